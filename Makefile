@@ -1,0 +1,40 @@
+# make demo    the main job on real content, with kills; needs nothing but python3
+# make test    the tests
+# make check   lint, types, tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test check lint types docs bench clean
+
+$(VENV)/ready: pyproject.toml
+	@sh tools/venv.sh "$(PYTHON)" "$(VENV)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/python demo/demo.py
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/ready-dev
+	$(BIN)/ruff check src journal/layerjournal
+
+types: $(VENV)/ready-dev
+	$(BIN)/mypy
+
+check: lint types test
+
+docs: $(VENV)/ready
+	$(BIN)/python -m layerstore.states > docs/states.md
+
+bench: $(VENV)/ready
+	$(BIN)/python bench/open_cost.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

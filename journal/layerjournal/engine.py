@@ -1,0 +1,329 @@
+"""The LMDB environment: opening it safely, transactions, growth, and its errors. The only module that imports lmdb.
+
+Engine 0.9 (``lib_version=0``), default full sync: a commit is two flushes and is durable when it returns. Never
+NOSYNC, NOMETASYNC, MAPASYNC or WRITEMAP: each lost acknowledged state, or died of SIGBUS, in power-loss runs.
+LMDB never fsyncs a directory; whoever creates or renames an environment does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import lmdb
+from lmdb.verify import VerifyError
+from lmdb.verify import verify as lmdb_verify
+
+from layerjournal.effects import FULL, is_writable
+from layerjournal.errors import (
+    AlreadyOpenError,
+    BusyError,
+    DamagedError,
+    ForkedError,
+    HostError,
+    JournalError,
+    NoSpaceError,
+    OutcomeUnknownError,
+    UsageError,
+)
+from layerjournal.gate import Gate
+from layerjournal.metapage import expected_size
+
+T = TypeVar("T")
+DATA_FILE = "data.mdb"
+LOG = ".log"
+MAX_MAP = 1 << 46
+_MAX_READERS = 1022
+_TRIES = 64
+_NEARLY_FULL = 1 << 16    # bytes
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_open: set[tuple[int, int]] = set()         # the data files that this process has open
+_inherited: set[tuple[int, int]] = set()    # those that its parent had, in the middle of a transaction
+
+
+def _after_fork_in_child() -> None:
+    """Close the child's copies, so that the child can open the journal itself.
+
+    Only those without a live transaction: ending one in the child would end it in the parent, whose reader slot
+    and writer lock are in shared memory. (Closing clears reader slots of the caller's own pid only.) A child forked
+    in the middle of a transaction cannot open the same journal; start such children by spawn.
+    """
+    for engine in list(_engines):
+        if not engine.busy:
+            engine.env.close()
+            _open.discard(engine.identity)
+    _inherited.update(_open)
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class _MapFull(Exception):   # noqa: N818 - never leaves this module
+    """The transaction was aborted because the map is full at *size* bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+class Engine:
+    """One open environment. ``.log`` and the named tables are its databases.
+
+    *lock* None: LMDB's lock file is used wherever it can be written; without it a reader is not protected from
+    writers, which is right on read-only media and for copies.
+    """
+
+    def __init__(
+        self, path: str, tables: Sequence[str], *, readonly: bool, map_size: int, create: bool = False,
+        lock: bool | None = None,
+    ) -> None:
+        self.path, self.readonly, self._pid = path, readonly, os.getpid()
+        self._gate, self._own = Gate(), threading.local()
+        data = os.path.join(path, DATA_FILE)
+        if not create:
+            check_size(data)
+            _check_not_open(data)
+        self.locking = (not readonly or is_writable(path)) if lock is None else lock
+        try:
+            self.env = lmdb.open(
+                path, map_size=map_size, max_dbs=len(tables) + 16, max_readers=_MAX_READERS, readonly=readonly,
+                lock=self.locking, create=create, lib_version=0,
+                max_spare_txns=0,   # a spare one has a reader slot, which a forked child would end by closing
+            )
+        except lmdb.Error as error:
+            raise _open_error(error, path) from error
+        self.identity = _identity(data)
+        _open.add(self.identity)
+        _engines.add(self)
+        try:
+            self.dbs = {name: self._database(name, create=create) for name in (LOG, *tables)}
+            if self.locking:
+                self.env.reader_check()   # what dead readers hold would keep pages from reuse
+        except lmdb.Error as error:
+            self.close()
+            raise DamagedError(f"the environment at {path} lacks one of the tables {list(tables)}: {error}") from error
+
+    def open_tables(self, names: Sequence[str]) -> None:
+        """Open more tables of this environment. DamagedError if there is no such one."""
+        try:
+            self.dbs.update({name: self._database(name, create=False) for name in names})
+        except lmdb.Error as error:
+            raise DamagedError(f"the environment at {self.path} lacks one of the tables {list(names)}: {error}") from error
+
+    def _database(self, name: str, *, create: bool) -> Any:
+        for _ in range(_TRIES):
+            try:
+                return self.env.open_db(name.encode(), create=create)
+            except lmdb.MapResizedError:   # another process has just grown it
+                self._adopt_map()
+        raise BusyError(f"the map of {self.path} keeps growing under us")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a transaction of this process is live, or about to be."""
+        return self._gate.occupied
+
+    def close(self) -> None:
+        """BusyError if other threads stay inside their transactions; UsageError if this one is inside one."""
+        with self._gate.alone("the journal is to be closed"):
+            self.env.close()
+            _open.discard(self.identity)
+            _engines.discard(self)
+
+    def copy(self, path: str) -> None:
+        """A consistent, compacted copy of ``data.mdb`` into the existing directory *path*, while others write."""
+        try:
+            with self._gate.inside():
+                self.env.copy(path, compact=True)
+        except lmdb.Error as error:
+            raise _use_error(error, path) from error
+
+    # -- transactions ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        """A read transaction: a snapshot that waits for nobody."""
+        for _ in range(_TRIES):
+            with self._gate.inside():
+                try:
+                    txn = self.env.begin()
+                except lmdb.MapResizedError:
+                    pass
+                except lmdb.Error as error:
+                    raise _use_error(error, self.path) from error
+                else:
+                    try:
+                        yield txn
+                    except lmdb.Error as error:
+                        raise _use_error(error, self.path) from error
+                    finally:
+                        if os.getpid() == self._pid:   # a forked child would clear its parent's reader slot
+                            txn.abort()
+                    return
+            self._adopt_map()
+        raise BusyError(f"the map of {self.path} keeps growing under us")
+
+    def writing(self, fn: Callable[[Any], tuple[T, bool]], commit: Callable[[Any], None]) -> T:
+        """Run *fn* in a write transaction and commit it durably if it says so; again if the map had to grow.
+
+        *commit* performs the commit, so that the caller can wrap it. NoSpaceError: nothing was changed.
+        OutcomeUnknownError: the commit itself failed.
+        """
+        for _ in range(_TRIES):
+            try:
+                with self._gate.inside():
+                    return self._write_once(fn, commit)
+            except _MapFull as full:
+                self._grow(full.size)
+            except lmdb.MapResizedError:
+                self._adopt_map()
+        raise BusyError(f"the map of {self.path} keeps growing under us")
+
+    def _write_once(self, fn: Callable[[Any], tuple[T, bool]], commit: Callable[[Any], None]) -> T:
+        if getattr(self._own, "writing", False):
+            raise UsageError(
+                "updates do not nest: this thread is inside one already", hint="append within the one that is open",
+            )
+        self._own.writing = True
+        try:
+            return self._write_alone(fn, commit)
+        finally:
+            self._own.writing = False
+
+    def _write_alone(self, fn: Callable[[Any], tuple[T, bool]], commit: Callable[[Any], None]) -> T:
+        try:
+            txn = self.env.begin(write=True)
+        except lmdb.MapResizedError:
+            raise
+        except lmdb.Error as error:
+            raise _use_error(error, self.path) from error
+        try:
+            result, changed = fn(txn)
+            if changed:
+                self._commit(txn, commit)
+        except lmdb.MapFullError as error:
+            raise _MapFull(self.env.info()["map_size"]) from error
+        except lmdb.Error as error:
+            raise _use_error(error, self.path) from error
+        else:
+            return result
+        finally:
+            if os.getpid() == self._pid:
+                with suppress(lmdb.Error):   # of a transaction that is finished already
+                    txn.abort()
+
+    def _commit(self, txn: Any, commit: Callable[[Any], None]) -> None:
+        what = f"a commit to the journal at {self.path} failed"
+        try:
+            commit(txn)
+        except lmdb.MapFullError:
+            raise
+        except lmdb.Error as error:
+            if (_is_full(error) or self._is_disk_full()) and not self._is_dead():
+                raise NoSpaceError(f"{what}: {error}") from error
+            raise OutcomeUnknownError(f"{what}: {error}") from error
+        except OSError as error:   # of the hook: as if the commit itself had met it
+            if error.errno in FULL:
+                raise NoSpaceError(f"{what}: {error}") from error
+            raise OutcomeUnknownError(f"{what}: {error}") from error
+
+    def _is_disk_full(self) -> bool:
+        """LMDB reports the short write that fills a disk as EIO; then nothing is free now.
+
+        Should another cause hide behind it, the outcome is known all the same: ``_is_dead`` asks after the meta page.
+        """
+        status = os.statvfs(self.path)
+        return min(status.f_bfree, status.f_bavail) * status.f_frsize < _NEARLY_FULL
+
+    def _is_dead(self) -> bool:
+        """Whether LMDB has given the environment up: writing the meta page itself failed half-way."""
+        try:
+            self.env.begin().abort()
+        except lmdb.Error:
+            return True
+        return False
+
+    # -- growth ----------------------------------------------------------------------------------------------------
+
+    def _grow(self, seen: int) -> None:
+        self.env.reader_check()   # a dead reader may be all that keeps free pages from use
+        if seen * 2 > MAX_MAP:
+            raise NoSpaceError(f"the journal at {self.path} has reached {seen} bytes; it can have {MAX_MAP}")
+        with self._gate.alone("the journal's map must grow"):
+            if self.env.info()["map_size"] <= seen:   # else another thread was faster
+                self._set_map(seen * 2)
+
+    def _adopt_map(self) -> None:
+        with self._gate.alone("the journal's map was grown by another process"):
+            self._set_map(0)
+
+    def _set_map(self, size: int) -> None:
+        try:
+            self.env.set_mapsize(size)
+        except lmdb.Error as error:
+            raise HostError(f"the map of {self.path} cannot be made {size} bytes long: {error}") from error
+
+
+def check_size(path: str) -> None:
+    """DamagedError when *path* is shorter than its newest meta page says: reading it would kill us by SIGBUS.
+
+    O(1) in the ordinary case. Pages at the very end that were allocated and freed unwritten may be missing
+    legitimately; then the structural walk decides.
+    """
+    size, expected = expected_size(path)
+    if size < expected and structural_problems(path):
+        raise DamagedError(f"{path} is truncated: it has {size} of {expected} bytes")
+
+
+def structural_problems(path: str) -> list[str]:
+    """What LMDB's own offline walk finds wrong with a data file: structure only, not values. About 100 MB/s."""
+    try:
+        return [str(problem) for problem in lmdb_verify(path)]  # type: ignore[no-untyped-call]
+    except VerifyError as error:
+        return [str(error)]
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _check_not_open(path: str) -> None:
+    identity = _identity(path)
+    if identity in _open:
+        raise AlreadyOpenError(f"this process has {path} open already")
+    if identity in _inherited:
+        raise ForkedError(f"{path} was in use, in the middle of a transaction, when this process was forked")
+
+
+def _is_full(error: lmdb.Error) -> bool:
+    return isinstance(error, lmdb.DiskError) or any(os.strerror(number) in str(error) for number in FULL)
+
+
+def _open_error(error: lmdb.Error, path: str) -> JournalError:
+    text = str(error)
+    if "already open" in text:
+        return AlreadyOpenError(f"this process has the journal at {path} open already")
+    if _is_full(error):
+        return NoSpaceError(f"opening {path}: {text}")
+    if isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError | lmdb.CorruptedError):
+        return DamagedError(f"{path} is no journal, or was damaged: {text}")
+    return HostError(f"opening {path}: {text}")
+
+
+def _use_error(error: lmdb.Error, path: str) -> JournalError:
+    if _is_full(error):
+        return NoSpaceError(f"the journal at {path}: {error}")
+    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
+        return DamagedError(f"the journal at {path} was damaged: {error}")
+    if isinstance(error, lmdb.BadTxnError):
+        return UsageError(f"a transaction of {path} was used after its end, or after an error: {error}")
+    if isinstance(error, lmdb.PanicError):
+        return OutcomeUnknownError(f"the journal at {path} met a fatal error earlier: {error}")
+    return HostError(f"the journal at {path}: {error}")

@@ -1,0 +1,21 @@
+"""Fixtures for the journal's tests. Nothing is set up behind a test's back."""
+
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import parcels  # noqa: E402
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def journal(path):
+    with parcels.create(path) as opened:
+        yield opened
