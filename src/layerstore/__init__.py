@@ -1,0 +1,66 @@
+"""layerstore: container layers that a crash cannot cost you, and never leaves half-made.
+
+Layout, top to bottom; a module imports only from below it (a test checks):
+
+``cli`` · ``store`` (the face) · the verbs, one module each: ``pull`` ``apply`` ``stage`` ``delete`` ``mount``
+``check`` ``gc`` ``checkpoint`` ``recover`` ``holds`` · ``executor`` (acts) and ``recovery`` (decides, pure) ·
+``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·
+``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``tar`` ``compression`` ·
+``handle`` ``fs`` ``kernel`` ``faults`` · ``model`` ``errors`` ``observe``. ``layerjournal`` is the write-ahead
+journal, a library of its own. ``testing`` is for those who crash-test; nothing imports it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBLIC`` for why they are not
+    from layerstore import errors as errors
+    from layerstore.apply import LayerSpec as LayerSpec
+    from layerstore.differs import DirectoryDiffer as DirectoryDiffer
+    from layerstore.differs import TarDiffer as TarDiffer
+    from layerstore.errors import LayerstoreError as LayerstoreError
+    from layerstore.model import Descriptor as Descriptor
+    from layerstore.model import Differ as Differ
+    from layerstore.model import DiffOutput as DiffOutput
+    from layerstore.model import DiffTarget as DiffTarget
+    from layerstore.model import Image as Image
+    from layerstore.model import Layer as Layer
+    from layerstore.model import Lease as Lease
+    from layerstore.model import Limits as Limits
+    from layerstore.model import Mount as Mount
+    from layerstore.model import StageOptions as StageOptions
+    from layerstore.model import default_layer_id as default_layer_id
+    from layerstore.observe import Observer as Observer
+    from layerstore.pull import Progress as Progress
+    from layerstore.pull import PullOptions as PullOptions
+    from layerstore.recover import RecoveryReport as RecoveryReport
+    from layerstore.stage import StagedLayer as StagedLayer
+    from layerstore.store import Store as Store
+    from layerstore.store import open as open  # noqa: A004 - the name that users expect
+
+__version__ = "0.1.0"
+
+# What each public name comes from. Resolved at first use: importing layerstore must stay cheap.
+_PUBLIC = {
+    "open": "store", "Store": "store", "StagedLayer": "stage", "LayerSpec": "apply", "PullOptions": "pull",
+    "Progress": "pull", "Differ": "model", "DiffOutput": "model", "DiffTarget": "model", "Descriptor": "model",
+    "Limits": "model", "StageOptions": "model", "Layer": "model", "Image": "model", "Lease": "model",
+    "Mount": "model", "default_layer_id": "model", "TarDiffer": "differs", "DirectoryDiffer": "differs",
+    "RecoveryReport": "recover", "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
+}
+
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605 - computed from the one table above
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'layerstore' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    module = import_module(f"layerstore.{_PUBLIC[name]}")
+    return module if name == _PUBLIC[name] else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,136 @@
+"""Is it still good? Structure always; every file's metadata and digest on request. Reads only; takes reader locks only.
+
+Findings have stable codes; docs/check.md explains each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from layerstore import catalog, fs, records
+from layerstore.errors import DamagedError, LayerDamagedError, LayerstoreError, UnknownLayerError
+from layerstore.handle import Handle, journal_errors
+from layerstore.holds import ReaderLock
+from layerstore.model import Layer
+from layerstore.recover import dry_run
+from layerstore.verify import tree_problems
+
+MAX_FILES_NAMED = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. ``code`` is stable; ``subject`` a layer or image ID, or a path in the store."""
+
+    code: str
+    subject: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    findings: tuple[Finding, ...]
+    layers: int
+    images: int
+    content: bool
+
+    @property
+    def sound(self) -> bool:
+        return not self.findings
+
+
+def check(handle: Handle, *, content: bool) -> CheckReport:
+    """Check the store. *content* also compares every file of every layer with its manifest."""
+    findings = list(_journal(handle))
+    with handle.read() as view:
+        layers, images = list(catalog.layers(view)), list(catalog.images(view))
+    for layer in layers:
+        findings += _layer(handle, layer, content=content)
+    for image in images:
+        findings += _image(handle, image.id, image.layers)
+    findings += [
+        Finding("pending-recovery", action.key, f"{action.do.value}: {action.why}")
+        for action in dry_run(handle).actions if action.do.value != "wait"
+    ]
+    return CheckReport(tuple(findings), len(layers), len(images), content)
+
+
+def _journal(handle: Handle) -> Iterator[Finding]:
+    with journal_errors(handle):
+        report = handle.journal.verify()
+    for finding in report.findings:
+        yield Finding(f"journal-{finding.code}", f"record {finding.seq}", finding.message)
+
+
+def _layer(handle: Handle, layer: Layer, *, content: bool) -> Iterator[Finding]:
+    if layer.state == "quarantined":
+        yield Finding("layer-quarantined", layer.id, f"{len(layer.damaged_files)} files are known to be bad")
+        return
+    try:
+        with ReaderLock(handle, [layer.id]):
+            yield from _tree(handle, layer, content=content)
+    except UnknownLayerError as error:
+        with handle.read() as view:
+            if catalog.is_committed(view, layer.id):   # else it was deleted meanwhile, which is no damage
+                yield Finding("layer-missing", layer.id, str(error))
+    except LayerDamagedError:
+        return
+
+
+def _tree(handle: Handle, layer: Layer, *, content: bool) -> Iterator[Finding]:
+    fd = fs.open_dir(layer.id, handle.dirs["layers"])
+    try:
+        with handle.read() as view:
+            row = view.get("layers", layer.txid)
+        if row is None:
+            return
+        try:
+            records.read(fs.read_file(fd, records.LAYER_FILE), "the side file 'layer'")
+            if fs.read_file(fd, records.LAYER_FILE) != records.layer_file(layer.txid, row):
+                yield Finding("side-file-wrong", layer.id, "the side file 'layer' does not say what the catalog says")
+        except DamagedError as error:
+            yield Finding("side-file-damaged", layer.id, str(error))
+        if not content:
+            return
+        yield from _big_data(fd, layer)
+        try:
+            found = tree_problems(fd, layer.manifest_digest, content=True, overlay_form=handle.overlay_form)
+            problems = (problem for problem in found if not problem.unreadable)
+            for number, problem in enumerate(problems):
+                if number >= MAX_FILES_NAMED:
+                    yield Finding("layer-content", layer.id, "… and more")
+                    break
+                yield Finding("layer-content", layer.id, f"{os.fsdecode(problem.path)}: {problem.what}")
+        except LayerstoreError as error:
+            yield Finding("manifest-damaged", layer.id, str(error))
+    finally:
+        os.close(fd)
+
+
+def _big_data(fd: int, layer: Layer) -> Iterator[Finding]:
+    for key, expected in sorted(layer.big_data.items()):
+        try:
+            directory = fs.open_dir("big-data", fd)
+        except OSError:
+            yield Finding("big-data-damaged", layer.id, "the directory big-data is missing")
+            return
+        try:
+            data = fs.read_file(directory, key, maximum=1 << 32)
+        finally:
+            os.close(directory)
+        if data is None or f"sha256:{hashlib.sha256(data).hexdigest()}" != expected:
+            yield Finding("big-data-damaged", layer.id, f"{key} is {'missing' if data is None else 'not what it was'}")
+
+
+def _image(handle: Handle, image_id: str, layers: tuple[str, ...]) -> Iterator[Finding]:
+    try:
+        records.read(fs.read_file(handle.dirs["images"], image_id), "the image's side file")
+    except DamagedError as error:
+        yield Finding("image-file-damaged", image_id, str(error))
+    with handle.read() as view:
+        for layer_id in layers:
+            if not catalog.is_committed(view, layer_id):
+                yield Finding("image-layer-missing", image_id, f"its layer {layer_id} is not available")

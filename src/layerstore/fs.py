@@ -1,0 +1,326 @@
+"""Every effect on the disk outside the journal: the one module of the store that touches files.
+
+Each effect passes a named fault point (``faults``) before and after; the caller names it, so that one function
+serves several steps of the write order (docs/crash-model.md). Everything is relative to open directory
+descriptors. No decisions are made here: what to do comes from the verbs and from recovery's plan.
+
+Layer content is written by ``unpack`` through descriptors handed out here; reading is anybody's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from layerstore import faults, kernel
+from layerstore.errors import BusyError, HostError, IoError, NoSpaceError, PrivilegeError, ReadOnlyError
+
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_POLL_SECONDS = 0.01
+TXID_FILE = "txid"
+
+
+def host_error(error: OSError, doing: str) -> HostError:
+    """The typed error for a failing system call, naming what was being done."""
+    text = f"{doing}: {error.strerror or error}"
+    number = error.errno
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return NoSpaceError(text)
+    if number == errno.EROFS:
+        return ReadOnlyError(text)
+    if number in (errno.EPERM, errno.EACCES):
+        return PrivilegeError(text)
+    if number in (errno.EMFILE, errno.ENFILE):
+        return BusyError(text, hint="raise the limit on open files (ulimit -n), or use fewer workers")
+    return IoError(text)
+
+
+def open_dir(name: str, dir_fd: int | None = None) -> int:
+    return os.open(name, _DIR, dir_fd=dir_fd)
+
+
+def exists(dir_fd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def make_dir(dir_fd: int, name: str, *, point: str, mode: int = 0o700) -> None:
+    with faults.point(point):
+        os.mkdir(name, mode, dir_fd=dir_fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """write(2) until everything is written: a short write is not an error, and not the end."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+def write_new(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = False) -> None:
+    """Create *name* with *data*; it must not exist. With *sync* the file (not its directory) is fsynced."""
+    with faults.point(point):
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
+        try:
+            write_all(fd, data)
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def replace_file(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = False) -> None:
+    """Put *data* at *name* by way of ``.<name>.new`` and rename: old content or new, never a mixture.
+
+    The caller holds a lock under which nobody else replaces the same name. What a crash leaves beside it is
+    overwritten by the next attempt.
+    """
+    aside = f".{name}.new"
+    with faults.point(f"{point}.write"):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(aside, flags, 0o600, dir_fd=dir_fd)
+        try:
+            write_all(fd, data)
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+    with faults.point(f"{point}.rename"):
+        os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def read_file(dir_fd: int, name: str, *, maximum: int = 64 << 20) -> bytes | None:
+    """The content of *name*, or None if it is not there, not a regular file, or larger than *maximum* bytes."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+            return None
+        raise
+    with os.fdopen(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > maximum:
+            return None
+        return file.read(maximum + 1)
+
+
+def move(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+    """renameat2(RENAME_NOREPLACE): never over anything. FileExistsError if *dst* is there.
+
+    A kernel or file system that does not know the flag is refused at open (``filesystem.probe``).
+    """
+    with faults.point(point):
+        kernel.renameat2(src_fd, src, dst_fd, dst, kernel.RENAME_NOREPLACE)
+
+
+def unlink(dir_fd: int, name: str, *, point: str) -> None:
+    """Remove a file; one that is not there is fine."""
+    with faults.point(point), suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=dir_fd)
+
+
+def sync_filesystem(fd: int, *, point: str) -> None:
+    """One syncfs for everything dirty on *fd*'s file system. An error is reported once per descriptor: never retry."""
+    with faults.point(point):
+        kernel.syncfs(fd)
+
+
+def sync_dir(fd: int, *, point: str) -> None:
+    with faults.point(point):
+        os.fsync(fd)
+
+
+def remove_tree(dir_fd: int, name: str, *, point: str) -> None:
+    """Unlink a whole tree, by descriptors, following nothing; one that is not there is fine."""
+    with faults.point(point):
+        try:
+            status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        _remove(dir_fd, os.fsencode(name), is_dir=stat.S_ISDIR(status.st_mode))
+
+
+def _remove(dir_fd: int, name: bytes, *, is_dir: bool) -> None:
+    if not is_dir:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=dir_fd)
+        return
+    try:
+        fd = os.open(name, _DIR, dir_fd=dir_fd)
+    except FileNotFoundError:   # somebody else is removing the same garbage
+        return
+    except PermissionError:  # a layer may hold directories of mode 0 that an ordinary user made
+        os.chmod(name, 0o700, dir_fd=dir_fd)
+        fd = os.open(name, _DIR, dir_fd=dir_fd)
+    try:
+        # depth is bounded by Limits.max_depth plus the store's own levels, so recursion and descriptors are too
+        with os.scandir(fd) as entries:
+            children = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
+        for child, child_is_dir in children:
+            try:
+                _remove(fd, child, is_dir=child_is_dir)
+            except PermissionError:
+                os.fchmod(fd, 0o700)
+                _remove(fd, child, is_dir=child_is_dir)
+    finally:
+        os.close(fd)
+    with suppress(FileNotFoundError):
+        os.rmdir(name, dir_fd=dir_fd)
+
+
+# -- trees and their locks ---------------------------------------------------------------------------------------
+
+
+def read_txid(tree_fd: int) -> str | None:
+    """The txid written inside a tree, or None if there is none that can be read."""
+    data = read_file(tree_fd, TXID_FILE, maximum=64)
+    if data is None:
+        return None
+    text = data.decode("ascii", "replace").strip()
+    return text if len(text) == 32 and all(c in "0123456789abcdef" for c in text) else None
+
+
+def txid_at(dir_fd: int, name: str) -> str | None:
+    """The txid inside the tree at *name*; ``""`` for a tree without one; None if nothing is there."""
+    try:
+        fd = open_dir(name, dir_fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            return ""
+        raise
+    try:
+        return read_txid(fd) or ""
+    finally:
+        os.close(fd)
+
+
+_locks: weakref.WeakSet[TreeLock] = weakref.WeakSet()
+
+
+class TreeLock:
+    """A flock on a tree's own directory: it follows the tree through renames and dies with its holder.
+
+    Kernel locks alone prove life: there are no time-outs, pids or epochs. The descriptor is the transaction's own
+    and is opened before the tree's first write, so that a write-back error is reported to this transaction too.
+    """
+
+    __slots__ = ("__weakref__", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        _locks.add(self)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> TreeLock:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+def _after_fork_in_child() -> None:
+    """Close the child's copies: a lock belongs to the open file description, and a copy would keep it alive."""
+    for lock in list(_locks):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def lock_tree(
+    dir_fd: int, name: str, *, shared: bool = False, wait: float | None = None,
+    point: str = "tree.lock",
+) -> TreeLock | None:
+    """Lock the tree at *name*; None if it is not there. *wait* seconds (None: for ever); then BusyError.
+
+    After the lock was had the path is looked at again: it may name another tree by now, or none.
+    """
+    deadline = None if wait is None else time.monotonic() + wait
+    while True:
+        try:
+            fd = open_dir(name, dir_fd)
+        except FileNotFoundError:
+            return None
+        try:
+            with faults.point(point):
+                locked = _flock(fd, shared=shared, deadline=deadline)
+            if not locked:
+                raise BusyError(f"the tree {name!r} is locked by another process or thread")
+            if _same(fd, dir_fd, name):
+                lock, fd = TreeLock(fd), -1
+                return lock
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+
+def is_locked(dir_fd: int, name: str, *, by_readers: bool = False) -> bool:
+    """Whether somebody holds the tree's lock exclusively (*by_readers*: in whatever mode).
+
+    A hint: only a lock that is held proves anything. Asked with a shared lock, so that two who ask do not take each
+    other for an owner.
+    """
+    try:
+        lock = lock_tree(dir_fd, name, shared=not by_readers, wait=0.0, point="tree.probe")
+    except BusyError:
+        return True
+    except NotADirectoryError:
+        return False
+    if lock is not None:
+        lock.close()
+    return False
+
+
+def _flock(fd: int, *, shared: bool, deadline: float | None) -> bool:
+    operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+    pause = _POLL_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, operation)
+        except BlockingIOError:
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)  # polled, so that signals, time-outs and threads all work alike
+            pause = min(pause * 1.5, 0.2)
+        else:
+            return True
+
+
+def _same(fd: int, dir_fd: int, name: str) -> bool:
+    try:
+        there = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+@contextmanager
+def locked_dir(fd: int) -> Iterator[None]:
+    """Hold an exclusive flock on a directory through a descriptor of its own, briefly."""
+    with TreeLock(os.open(".", _DIR, dir_fd=fd)) as own:
+        _flock(own.fd, shared=False, deadline=None)
+        yield
+
+
+def names_in(dir_fd: int) -> list[str]:
+    """The names in a directory, sorted: the order must not depend on the file system."""
+    own = os.open(".", _DIR, dir_fd=dir_fd)
+    try:
+        return sorted(os.listdir(own))
+    finally:
+        os.close(own)

@@ -1,0 +1,93 @@
+"""Garbage: what nothing needs any more. Beside live writers; by the same journal as everything else.
+
+Staged trees that nobody applied within the retention, layers that no image, name, lease, mount or child needs,
+and the trash of acknowledged deletions. Never what a live process holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from layerstore import catalog, fs
+from layerstore.checkpoint import checkpoint
+from layerstore.delete import finish_all, promise_unused
+from layerstore.errors import BusyError
+from layerstore.handle import Handle
+from layerstore.stage import Staging, discard
+from layerstore.states import State
+
+RETENTION_SECONDS = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """What was (or, on a dry run, would be) let go of. ``staged`` are txids; ``emptied`` counts trees unlinked."""
+
+    staged: tuple[str, ...]
+    layers: tuple[str, ...]
+    deferred: tuple[str, ...]
+    emptied: int
+
+
+def collect(handle: Handle, *, retention: float, grace: float, dry_run: bool) -> GcReport:
+    """Collect. *retention* and *grace* are seconds: for staged trees, and for unreferenced layers since creation."""
+    if not dry_run:
+        handle.check_writable()
+    staged = _old_staged(handle, retention)
+    layers = _unreferenced(handle, grace)
+    if dry_run:
+        return GcReport(tuple(staged), tuple(layers), (), 0)
+    discarded = [txid for txid in staged if _discard(handle, txid)]
+    done: list[str] = []
+    deferred: list[str] = []
+    while layers:   # a parent is unreferenced once its children are gone
+        promised = handle.update("delete", partial(promise_unused, layer_ids=layers))
+        if not promised:
+            break
+        report = finish_all(handle, promised, wait=0.0)
+        done += report.layers
+        deferred += report.deferred
+        layers = _unreferenced(handle, grace)
+    emptied = checkpoint(handle).emptied
+    return GcReport(tuple(discarded), tuple(done), tuple(deferred), emptied)
+
+
+def _old_staged(handle: Handle, retention: float) -> list[str]:
+    now = handle.clock()
+    found = []
+    with handle.read() as view:
+        for txid, entry in catalog.opened(view, "layer"):
+            if entry["state"] == State.STAGED and not handle.holds(txid):
+                sealed = (view.get("layers", txid) or {}).get("sealed_ns", 0)
+                if now - sealed >= retention * 1e9 and not fs.is_locked(handle.dirs["staging"], txid):
+                    found.append(txid)
+    return found
+
+
+def _discard(handle: Handle, txid: str) -> bool:
+    """Under the tree's lock, if it is still staged. False if somebody adopted it meanwhile."""
+    try:
+        lock = fs.lock_tree(handle.dirs["staging"], txid, wait=0.0, point="gc.lock")
+    except BusyError:
+        return False
+    if lock is None:
+        return False
+    handle.hold(txid, lock)
+    with handle.read() as view:
+        row: dict[str, Any] | None = view.get("layers", txid)
+    if row is None or row["state"] != State.STAGED:
+        handle.let_go(txid)
+        return False
+    discard(handle, Staging(txid, row["content_key"], sealed=True))
+    return True
+
+
+def _unreferenced(handle: Handle, grace: float) -> list[str]:
+    now = handle.clock()
+    with handle.read() as view:
+        return [
+            layer.id for layer in catalog.layers(view, damaged=False)
+            if not layer.names and now - layer.created_ns >= grace * 1e9 and not catalog.users(view, layer.id)
+        ]

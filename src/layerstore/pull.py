@@ -1,0 +1,279 @@
+"""Pulling an image: its missing layers staged in parallel, then applied with the image as one batch.
+
+Layers that are committed already (by chain ID) are not read. Trees are begun in the order of their content keys,
+whatever the order in the image, so that two processes pulling images that share layers never wait for each other
+in a circle. The first failure cancels the others; what was finished by then stays staged for the next pull.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from layerstore import catalog
+from layerstore.apply import LayerSpec, apply_batch, check_name
+from layerstore.differs import TarDiffer
+from layerstore.errors import (
+    DigestMismatchError,
+    DuplicateNameError,
+    LayerstoreError,
+    ParentUnavailableError,
+    UnknownLayerError,
+)
+from layerstore.handle import Handle
+from layerstore.holds import ReaderLock, set_name
+from layerstore.model import Image, LayerSource, Limits, SourceImage, default_layer_id
+from layerstore.sources import open_source
+from layerstore.stage import StagedLayer, Staging, begin, discard, fill, seal
+from layerstore.states import State
+
+_TRIES = 5
+
+
+class Progress(Protocol):
+    """Told how a pull goes; called from several threads. ``layer`` is the diffID, sizes are bytes."""
+
+    def layer(self, layer: str, *, state: str, size: int) -> None:
+        """*state*: ``present``, ``waiting``, ``staging``, ``adopted``, ``staged``."""
+
+    def advance(self, layer: str, n: int) -> None:
+        """*n* more bytes of the layer's blob were read."""
+
+
+class Quiet:
+    """The progress that tells nobody."""
+
+    def layer(self, layer: str, *, state: str, size: int) -> None:
+        pass
+
+    def advance(self, layer: str, n: int) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    """How to pull. ``workers`` layers are staged at once; ``platform`` is ``os/arch[/variant]`` (None: this machine's)."""
+
+    workers: int = 2
+    platform: str | None = None
+    replace_names: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(slots=True)
+class _Job:
+    source: LayerSource
+    layer_id: str
+    parent: str | None
+    staging: Staging | None = None
+    ordered: bool = True
+
+
+def pull(
+    handle: Handle, reference: str, names: Sequence[str] | None, options: PullOptions, progress: Progress,
+) -> Image:
+    """Pull *reference*; the verb behind ``Store.pull``. *names* None: the source's own suggestion."""
+    handle.check_writable()
+    with open_source(reference, platform=options.platform, limits=options.limits) as source:
+        wanted = source.resolve()
+        if names is None:
+            names = [wanted.name] if wanted.name is not None else []
+        for name in names:
+            check_name(name)
+        for _ in range(_TRIES - 1):
+            with suppress(ParentUnavailableError, UnknownLayerError):   # a layer that was there is being deleted meanwhile
+                return _pull(handle, wanted, names, options, progress)
+        return _pull(handle, wanted, names, options, progress)
+
+
+def _pull(
+    handle: Handle, wanted: SourceImage, names: Sequence[str], options: PullOptions, progress: Progress,
+) -> Image:
+    chain = _chain(wanted)
+    with handle.read() as view:
+        _check_names(view, names, wanted.id, options.replace_names)
+        known = _known(view, wanted)
+        missing = [job for job in chain if not catalog.is_committed(view, job.layer_id)]
+        quarantined = [job for job in missing if catalog.tree_of(view, job.layer_id) is not None]
+        for job in quarantined:
+            _refuse_damaged(view, job)
+    for job in chain:
+        if job not in missing:
+            progress.layer(job.source.diff_id, state="present", size=job.source.descriptor.size)
+    if known is None or missing:
+        # pinned by shared locks until the batch's own rows pin them: nobody may delete what we build on
+        present = [job.layer_id for job in chain if job not in missing]
+        with ReaderLock(handle, present):
+            known = _stage_and_apply(handle, wanted, chain, missing, names, options, progress)
+    for name in names:
+        if name not in known.names:
+            set_name(handle, name, "image", known.id, replace=options.replace_names)
+    with handle.read() as view:
+        return replace(catalog.image(view, wanted.id), created=known.created)
+
+
+def _chain(wanted: SourceImage) -> list[_Job]:
+    jobs: list[_Job] = []
+    parent: str | None = None
+    for source in wanted.layers:
+        layer_id = default_layer_id(parent, source.diff_id)
+        jobs.append(_Job(source, layer_id, parent))
+        parent = layer_id
+    return jobs
+
+
+def _known(view: catalog.Reader, wanted: SourceImage) -> Image | None:
+    row = view.get("images", wanted.id)
+    if row is None or row["state"] != State.COMMITTED:
+        return None
+    return replace(catalog.image(view, wanted.id), created=False)
+
+
+def _check_names(view: catalog.Reader, names: Sequence[str], image_id: str, replace_names: bool) -> None:
+    """Before a byte is fetched; decided again, and finally, in the claim."""
+    for name in names:
+        row = view.get("names", name)
+        if row is not None and row["id"] != image_id and not replace_names:
+            raise DuplicateNameError(f"the name {name!r} belongs to {row['kind']} {row['id']}")
+
+
+def _refuse_damaged(view: catalog.Reader, job: _Job) -> None:
+    found = catalog.tree_of(view, job.layer_id)
+    if found is not None and found[1]["state"] == State.QUARANTINED:
+        catalog.layer(view, job.layer_id)   # raises LayerDamagedError
+
+
+def _stage_and_apply(
+    handle: Handle, wanted: SourceImage, chain: list[_Job], missing: list[_Job], names: Sequence[str],
+    options: PullOptions, progress: Progress,
+) -> Image:
+    staged: list[StagedLayer] = []
+    try:
+        _stage_all(handle, missing, options, progress)
+        specs = []
+        for job in missing:
+            if job.staging is not None:
+                handle_of = StagedLayer(handle, job.staging)
+                staged.append(handle_of)
+                specs.append(LayerSpec(handle_of, parent=job.parent, id=job.layer_id))
+        _layers, image = apply_batch(
+            handle, specs, image=wanted, image_layers=[job.layer_id for job in chain], image_names=names,
+            replace_names=options.replace_names,
+        )
+    finally:
+        for each in staged:
+            each.release()   # does nothing once applied; else it stays staged for the next pull
+    assert image is not None
+    return image
+
+
+def _stage_all(handle: Handle, missing: list[_Job], options: PullOptions, progress: Progress) -> None:
+    """Stage what is missing; on the first error cancel the rest, keep what is finished, and raise it."""
+    # whoever holds trees out of order already must not wait in a circle either (``stage.begin``)
+    ordered = not handle.held_by_this_thread()
+    for job in missing:
+        job.ordered = ordered
+    try:
+        if options.workers == 1:
+            _stage_in_order(handle, missing, options, progress)
+        else:
+            _stage_in_parallel(handle, missing, options, progress)
+    except BaseException:
+        _keep_what_is_staged(handle, missing)
+        raise
+
+
+def _in_order(missing: list[_Job]) -> list[_Job]:
+    """The order of content keys: whoever waits holds only smaller ones, so nobody waits in a circle."""
+    return sorted(missing, key=lambda j: (j.source.descriptor.digest, j.layer_id))
+
+
+def _stage_in_order(handle: Handle, missing: list[_Job], options: PullOptions, progress: Progress) -> None:
+    """One after the other, in this thread: every effect in the same order every time."""
+    for job in _in_order(missing):
+        _begin(handle, job, progress)
+        if job.staging is not None and job.staging.output is None:
+            _fill(handle, job, options.limits, progress, threading.Event())
+            seal(handle, [job.staging])
+            progress.layer(job.source.diff_id, state="staged", size=job.source.descriptor.size)
+
+
+def _stage_in_parallel(handle: Handle, missing: list[_Job], options: PullOptions, progress: Progress) -> None:
+    cancelled = threading.Event()
+    running: dict[Future[None], _Job] = {}
+    with ThreadPoolExecutor(options.workers, thread_name_prefix="layerstore-stage") as pool:
+        try:
+            for job in _in_order(missing):
+                _begin(handle, job, progress)
+                if job.staging is not None and job.staging.output is None:
+                    running[pool.submit(_fill, handle, job, options.limits, progress, cancelled)] = job
+                _seal_finished(handle, running, progress, timeout=0.0)
+            while running:
+                _seal_finished(handle, running, progress, timeout=None)
+        except BaseException:
+            cancelled.set()
+            for future in running:
+                future.cancel()
+            raise
+
+
+def _begin(handle: Handle, job: _Job, progress: Progress) -> None:
+    """A tree of its own for the job, or none if another process committed the layer while we waited."""
+    size, label = job.source.descriptor.size, job.source.diff_id
+    progress.layer(label, state="waiting", size=size)
+    staging = begin(
+        handle, job.source.descriptor.digest, ordered=job.ordered,
+        needless=lambda view: catalog.is_committed(view, job.layer_id),
+    )
+    if staging is None:
+        progress.layer(label, state="present", size=size)
+        return
+    if staging.output is not None and staging.output.diff_id != job.source.diff_id:
+        # an earlier pull staged the blob under another promise; it is what it is, and not what this image says
+        handle.let_go(staging.txid)
+        raise DigestMismatchError(
+            f"the blob {job.source.descriptor.digest} is not the layer that the image's config promises",
+            expected=job.source.diff_id, actual=staging.output.diff_id,
+        )
+    job.staging = staging
+    progress.layer(label, state="adopted" if staging.output is not None else "staging", size=size)
+
+
+def _fill(handle: Handle, job: _Job, limits: Limits, progress: Progress, cancelled: threading.Event) -> None:
+    assert job.staging is not None
+    differ = TarDiffer(job.source.open, expect=job.source.descriptor, diff_id=job.source.diff_id)
+    label = job.source.diff_id
+    fill(handle, job.staging, differ, limits=limits, progress=lambda n: progress.advance(label, n),
+         cancelled=cancelled)
+
+
+def _seal_finished(
+    handle: Handle, running: dict[Future[None], _Job], progress: Progress, *, timeout: float | None,
+) -> None:
+    """Seal, as one group, whatever is filled by now; raise the first failure, after sealing what succeeded."""
+    done, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
+    jobs = [(future, running.pop(future)) for future in done]
+    good = [job for future, job in jobs if future.exception() is None]
+    seal(handle, [job.staging for job in good if job.staging is not None])
+    for job in good:
+        progress.layer(job.source.diff_id, state="staged", size=job.source.descriptor.size)
+    for future, job in jobs:
+        error = future.exception()
+        if error is not None:
+            job.staging = None   # swept by fill
+            raise error
+
+
+def _keep_what_is_staged(handle: Handle, jobs: list[_Job]) -> None:
+    for job in jobs:
+        if job.staging is None:
+            continue
+        if job.staging.sealed:
+            handle.let_go(job.staging.txid)
+        else:
+            with suppress(LayerstoreError):
+                discard(handle, job.staging)

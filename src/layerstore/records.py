@@ -1,0 +1,54 @@
+"""The side files: what lies beside a layer or image on disk, enough to rebuild its row if the journal is lost.
+
+Canonical msgpack (layerjournal's strict codec) of a map. Written from the row alone, so that anybody can write it
+again and get the same bytes. Only the formats belong here; writing is ``executor``'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import layerjournal
+from layerstore.errors import DamagedError
+
+VERSION = 1
+LAYER_FILE = "layer"
+
+
+def layer_file(txid: str, row: Mapping[str, Any]) -> bytes:
+    """The side file ``layers/<id>/layer`` of a promised or committed row."""
+    return _seal({
+        "version": VERSION, "txid": txid, "layer_id": row["layer_id"], "parent": row["parent"],
+        "names": list(row["born_named"]), "output": dict(row["output"]), "big_data": dict(row["big_data"]),
+        "overlay_form": row["overlay_form"],
+    })
+
+
+def image_file(image_id: str, promise: Mapping[str, Any]) -> bytes:
+    """The side file ``images/<id>`` from the promise's payload."""
+    return _seal({
+        "version": VERSION, "image_id": image_id, "layers": list(promise["layers"]), "names": list(promise["names"]),
+        "manifest": promise["manifest"], "manifest_media_type": promise["manifest_media_type"],
+        "manifest_digest": promise["manifest_digest"], "config": promise["config"],
+        "config_digest": promise["config_digest"],
+    })
+
+
+def read(data: bytes | None, what: str) -> dict[str, Any]:
+    """Decode a side file. DamagedError if it is missing, torn or not canonical."""
+    if data is None:
+        raise DamagedError(f"{what} is missing")
+    body, digest = data[:-32], data[-32:]
+    if len(data) < 33 or hashlib.sha256(body).digest() != digest:
+        raise DamagedError(f"{what} is torn or was altered ({len(data)} bytes)")
+    value = layerjournal.decode(body)
+    if not isinstance(value, dict) or value.get("version") != VERSION:
+        raise DamagedError(f"{what} is of a version that this layerstore does not know")
+    return value
+
+
+def _seal(value: Mapping[str, Any]) -> bytes:
+    body = layerjournal.encode(value)
+    return body + hashlib.sha256(body).digest()

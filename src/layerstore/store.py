@@ -1,0 +1,401 @@
+"""The face: one method a verb, no logic. What a verb does is in the module of its name."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Concatenate, ParamSpec, TypeVar
+
+from layerstore import apply, catalog, check, checkpoint, delete, gc, holds, mount, pull, recover, stage
+from layerstore.errors import LayerstoreError, NoSpaceError, UnknownImageError
+from layerstore.extract import ExtractReport
+from layerstore.fs import host_error
+from layerstore.handle import Handle, create
+from layerstore.model import Differ, Image, Layer, Lease, Mount, StageOptions, check_digest, check_id
+from layerstore.observe import Observer
+from layerstore.records import read as read_record
+from layerstore.recover import RecoveryReport
+from layerstore.stage import StagedLayer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def open(  # noqa: A001 - layerstore.open is the name that users expect
+    root: str | os.PathLike[str], *, readonly: bool = False, create: bool = True,
+    allow_filesystem: Sequence[str] = (), overlay_form: str | None = None, observer: Observer | None = None,
+    clock: Callable[[], int] = time.time_ns,
+) -> Store:
+    """Open the store at *root*, making it if it is not there (unless *create* is false), and recover it.
+
+    Args:
+        root: the store's directory (mode 0700), on ext4, xfs or btrfs for the full promises.
+        readonly: show what is committed; recover nothing, write nothing. ``Store.recovery`` then says what a
+            writable open would do.
+        create: make a store in an absent or empty directory.
+        allow_filesystem: names of file systems to accept although they are not known to keep the promises.
+        overlay_form: for a new store, the xattr namespace of opaque directories: ``trusted`` (root's default) or
+            ``user`` (where that may not be set, and for mounts in a user namespace).
+        observer: told of transitions, barriers and recovery.
+        clock: nanoseconds since 1970; only ever recorded, never decided upon, but for gc's ages.
+
+    Returns:
+        The open store; use it as a context manager. ``Store.recovery`` is the report.
+
+    Raises:
+        InvalidArgumentError, AlreadyOpenError, UnsafeFilesystemError, UnsupportedFormatError, PidNamespaceError,
+        ReadOnlyError, JournalDamagedError, BusyError.
+
+    Durability: creating and recovering are durable when this returns. A crash inside is finished by the next open.
+
+    """
+    path = os.path.abspath(os.fspath(root))
+    if create and not readonly:
+        _create(path, overlay_form=overlay_form, allow_filesystem=tuple(allow_filesystem), clock=clock)
+    try:
+        handle = Handle(path, readonly=readonly, allow_filesystem=tuple(allow_filesystem), observer=observer, clock=clock)
+    except FileNotFoundError as error:
+        raise UnknownStoreError(path) from error
+    except OSError as error:
+        raise host_error(error, f"opening the store at {path}") from error
+    try:
+        report = recover.dry_run(handle) if readonly else recover.recover(handle)
+    except BaseException as error:
+        handle.close()
+        if isinstance(error, OSError):
+            raise host_error(error, f"recovering the store at {path}") from error
+        raise
+    return Store(handle, report)
+
+
+_create = create
+
+
+class UnknownStoreError(UnknownImageError):
+    def __init__(self, path: str) -> None:
+        super().__init__(f"there is no store at {path}", hint="pull into it, or open it writable, to make one")
+
+
+def _verb(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
+    """Around every verb: the store is not closed meanwhile, and no bare OSError gets out."""
+
+    @functools.wraps(method)
+    def call(self: Store, /, *args: P.args, **options: P.kwargs) -> T:
+        with self._handle.in_use():
+            try:
+                return method(self, *args, **options)
+            except NoSpaceError:
+                checkpoint.relieve(self._handle)   # so that the next attempt finds what was deleted before
+                raise
+            except OSError as error:
+                raise host_error(error, f"{method.__name__} in {self.root}") from error
+
+    return call
+
+
+class Store:
+    """An open store. Made by ``layerstore.open``.
+
+    Thread-safe: one handle may be used by many threads. Not usable after fork: open the store in the child. In
+    asyncio, run the calls in a thread (``asyncio.to_thread``); every one may block on the disk.
+    """
+
+    def __init__(self, handle: Handle, report: RecoveryReport) -> None:
+        self._handle = handle
+        self.recovery: RecoveryReport = report
+        """What recovery did when the store was opened (or would do, read-only)."""
+
+    @property
+    def root(self) -> str:
+        return self._handle.root
+
+    @property
+    def uuid(self) -> str:
+        return str(self._handle.config["uuid"])
+
+    @property
+    def durability(self) -> str:
+        """``proven`` on ext4, xfs and btrfs; ``unproven`` elsewhere."""
+        return self._handle.filesystem.durability
+
+    @property
+    def filesystem(self) -> str:
+        return self._handle.filesystem.name
+
+    # -- putting in ----------------------------------------------------------------------------------------------
+
+    @_verb
+    def stage(
+        self, differ: Differ, *, options: StageOptions | None = None, progress: Callable[[int], None] = lambda _n: None,
+    ) -> StagedLayer:
+        """Make a layer's content a complete, verified, durable tree, not yet visible.
+
+        Args:
+            differ: where the content comes from, e.g. ``TarDiffer(path, expect=descriptor)``.
+            options: limits, and how long to wait for another process that stages the same content.
+            progress: told of each *n* more bytes read.
+
+        Returns:
+            An opaque handle for one apply; leaving its ``with`` unapplied discards it.
+
+        Raises:
+            InputError and its kin for bad content (nothing is left); HostError; BusyError.
+
+        Durability: the tree and its journal row are on disk when this returns. A crash before that leaves nothing
+        that the next open does not sweep; after it, the next stage of the same content adopts the tree, re-hashed.
+
+        """
+        return stage.stage(self._handle, differ, options or StageOptions(), progress)
+
+    @_verb
+    def apply_staged_layer(
+        self, staged: StagedLayer, *, parent: str | None = None, id: str | None = None,  # noqa: A002
+        names: Sequence[str] = (), big_data: Mapping[str, bytes] | None = None, replace_names: bool = False,
+    ) -> Layer:
+        """Turn a staged layer into a committed one.
+
+        Args:
+            staged: from ``stage``; used up by success.
+            parent: the ID (64 hex digits) of a committed layer to stand on; None for a base layer.
+            id: the new layer's ID, 64 hex digits; by default the field's chain ID of parent and diffID.
+            names: names to give it.
+            big_data: small named blobs kept beside the layer.
+            replace_names: take the names away from what has them.
+
+        Returns:
+            The layer; ``created`` is False if it was there already with the same diffID and parent.
+
+        Raises:
+            ParentUnavailableError, DuplicateLayerError, DuplicateNameError, InvalidArgumentError, StagedHandleError:
+            nothing happened, the handle is still good. PendingError: it is durable and will be finished.
+
+        Durability: committed, visible and on disk when this returns. A crash before the commit point leaves it
+        staged; after, recovery finishes it.
+
+        """
+        spec = apply.LayerSpec(staged, parent=parent, id=id, names=tuple(names), big_data=dict(big_data or {}))
+        return apply.apply_batch(self._handle, [spec], replace_names=replace_names)[0][0]
+
+    @_verb
+    def apply_batch(self, specs: Sequence[apply.LayerSpec], *, replace_names: bool = False) -> list[Layer]:
+        """Apply several staged layers as one: all become visible in the same moment, or none does.
+
+        A member's parent may be an earlier member. Raises and durability as ``apply_staged_layer``.
+        """
+        return apply.apply_batch(self._handle, specs, replace_names=replace_names)[0]
+
+    @_verb
+    def pull(
+        self, source: str, *, names: Sequence[str] | None = None, options: pull.PullOptions | None = None,
+        progress: pull.Progress | None = None,
+    ) -> Image:
+        """Pull an image: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]`` or ``docker-archive:FILE[:TAG]``.
+
+        Args:
+            source: where from.
+            names: names for the image; None takes the source's own suggestion.
+            options: workers, platform, limits, whether names may be moved.
+            progress: told per layer what happens.
+
+        Returns:
+            The image; ``created`` is False if it was there.
+
+        Raises:
+            SourceError, DigestMismatchError … for bad content; DuplicateNameError; HostError; PendingError.
+
+        Durability: image and layers are on disk and visible, together, when this returns. A crash before leaves
+        the image absent, and finished layers staged for the next pull.
+
+        """
+        return pull.pull(self._handle, source, names, options or pull.PullOptions(), progress or pull.Quiet())
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    @_verb
+    def layers(self) -> list[Layer]:
+        """Every committed and quarantined layer, by ID. Never waits for a writer."""
+        with self._handle.read() as view:
+            return list(catalog.layers(view))
+
+    @_verb
+    def layer(self, layer_id: str) -> Layer:
+        """One layer by its exact ID. UnknownLayerError; LayerDamagedError if it is quarantined."""
+        check_id(layer_id)
+        with self._handle.read() as view:
+            return catalog.layer(view, layer_id)
+
+    @_verb
+    def layers_by_digest(self, digest: str, *, kind: str = "diff") -> list[Layer]:
+        """Committed layers with that diffID (``kind="diff"``), blob digest (``"blob"``) or TOC digest (``"toc"``)."""
+        check_digest(digest)
+        with self._handle.read() as view:
+            return catalog.by_digest(view, kind, digest)
+
+    @_verb
+    def chain(self, layer_id: str) -> list[Layer]:
+        """A layer and its ancestors, base first."""
+        return mount.chain_of(self._handle, "layer", check_id(layer_id))
+
+    @_verb
+    def images(self) -> list[Image]:
+        """Every committed image, by ID. Never waits for a writer; never sees half an image."""
+        with self._handle.read() as view:
+            return list(catalog.images(view))
+
+    @_verb
+    def image(self, image_id: str) -> Image:
+        """One image by its exact ID. UnknownImageError."""
+        check_id(image_id, "image ID")
+        with self._handle.read() as view:
+            return catalog.image(view, image_id)
+
+    @_verb
+    def image_documents(self, image_id: str) -> tuple[bytes, bytes]:
+        """The exact bytes of an image's manifest and config. DamagedError if its side file is."""
+        image = self.image(image_id)
+        record = read_record(_image_file(self._handle, image.id), f"the side file of image {image.id}")
+        return record["manifest"], record["config"]
+
+    @_verb
+    def resolve(self, reference: str) -> tuple[str, str]:
+        """``("image" | "layer", ID)`` for a name, an ID, or an unambiguous ID prefix."""
+        with self._handle.read() as view:
+            return catalog.resolve(view, reference)
+
+    # -- taking out ----------------------------------------------------------------------------------------------
+
+    @_verb
+    def mount(self, reference: str, target: str | os.PathLike[str], *, writable: bool = False) -> Mount:
+        """Mount an image or layer by overlayfs at an existing directory; the layers cannot be deleted meanwhile.
+
+        Raises PrivilegeError without the privilege to mount (use ``extract``), BusyError, InvalidArgumentError.
+        Durability: the mount's row is on disk first; a mount does not survive a reboot, but the upper directory of
+        a writable one does, and mounting the same at the same place takes it up again.
+        """
+        chain = mount.chain_of(self._handle, *self.resolve(reference))
+        return mount.mount(self._handle, chain, os.fspath(target), writable=writable)
+
+    @_verb
+    def unmount(self, target: str | os.PathLike[str], *, keep_upper: bool = False) -> None:
+        """Unmount; the upper directory of a writable mount is removed unless *keep_upper*."""
+        mount.unmount(self._handle, os.fspath(target), keep_upper=keep_upper)
+
+    @_verb
+    def mounts(self) -> list[Mount]:
+        return mount.mounts(self._handle)
+
+    @_verb
+    def extract(
+        self, reference: str, directory: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None,
+    ) -> ExtractReport:
+        """Copy an image's or layer's merged content into an absent or empty directory; needs no privilege.
+
+        Durability: none; what was copied is not synced.
+        """
+        chain = mount.chain_of(self._handle, *self.resolve(reference))
+        return mount.extract_chain(self._handle, chain, os.fspath(directory), progress)
+
+    @contextmanager
+    def layer_paths(self, layer_id: str) -> Iterator[list[str]]:
+        """The ``diff`` directories of a layer's chain, base first, locked against deletion while inside."""
+        chain = self.chain(layer_id)
+        with holds.ReaderLock(self._handle, [each.id for each in chain]):
+            yield [os.path.join(self.root, "layers", each.id, "diff") for each in chain]
+
+    # -- holding, naming, deleting ---------------------------------------------------------------------------------
+
+    @_verb
+    def set_name(self, name: str, reference: str, *, replace: bool = False) -> None:
+        """Give *name* to an image or layer. DuplicateNameError if something else has it and not *replace*. Durable."""
+        kind, owner = self.resolve(reference)
+        holds.set_name(self._handle, name, kind, owner, replace=replace)
+
+    @_verb
+    def drop_name(self, name: str) -> None:
+        """Take a name away. Durable."""
+        holds.drop_name(self._handle, name)
+
+    @_verb
+    def take_lease(self, name: str, layers: Sequence[str]) -> None:
+        """Keep layers from deletion, beyond this process's life, until ``drop_lease``. Durable."""
+        holds.take_lease(self._handle, name, layers)
+
+    @_verb
+    def drop_lease(self, name: str) -> None:
+        holds.drop_lease(self._handle, name)
+
+    @_verb
+    def leases(self) -> list[Lease]:
+        with self._handle.read() as view:
+            return list(catalog.leases(view))
+
+    @_verb
+    def delete_layer(self, layer_id: str, *, wait: float = 10.0) -> delete.DeleteReport:
+        """Delete a layer that no child, image, lease or mount uses (InUseError).
+
+        It is hidden at once; readers that hold its tree are waited for *wait* seconds, then the rest is deferred
+        to whoever can do it. Durability: the deletion is promised on disk before anything moves.
+        """
+        return delete.delete_layer(self._handle, layer_id, wait=wait)
+
+    @_verb
+    def delete_image(self, image_id: str, *, keep_layers: bool = False, wait: float = 10.0) -> delete.DeleteReport:
+        """Delete an image and the layers that nothing else uses. Durability: as ``delete_layer``."""
+        return delete.delete_image(self._handle, image_id, wait=wait, keep_layers=keep_layers)
+
+    # -- keeping it well -------------------------------------------------------------------------------------------
+
+    @_verb
+    def checkpoint(self, *, archive: bool | None = None) -> checkpoint.CheckpointReport:
+        """Sync everything, so that recovery need not look further back; empty the trash; archive a long log."""
+        return checkpoint.checkpoint(self._handle, archive=archive)
+
+    @_verb
+    def check(self, *, content: bool = False) -> check.CheckReport:
+        """Look for damage: structure always, every file's metadata and digest with *content*. Reads only."""
+        self._handle.check_usable()
+        return check.check(self._handle, content=content)
+
+    @_verb
+    def collect_garbage(
+        self, *, retention: float = gc.RETENTION_SECONDS, grace: float = 3_600.0, dry_run: bool = False,
+    ) -> gc.GcReport:
+        """Let go of staged trees older than *retention* seconds, unreferenced layers older than *grace*, and trash."""
+        return gc.collect(self._handle, retention=retention, grace=grace, dry_run=dry_run)
+
+    @_verb
+    def recover(self, *, dry_run: bool = False) -> RecoveryReport:
+        """Run recovery again (deferred deletions, say); *dry_run* only plans, and touches nothing."""
+        if dry_run:
+            self._handle.check_usable()
+            return recover.dry_run(self._handle)
+        self._handle.check_writable()
+        return recover.recover(self._handle)
+
+    def close(self) -> None:
+        """Give locks and descriptors back. Unapplied staged layers stay staged."""
+        self._handle.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<layerstore.Store {self.root!r}{' closed' if self._handle.closed else ''}>"
+
+
+def _image_file(handle: Handle, image_id: str) -> bytes | None:
+    from layerstore.fs import read_file  # noqa: PLC0415
+
+    return read_file(handle.dirs["images"], image_id)
+
+
+__all__ = ["LayerstoreError", "Store", "open"]
