@@ -1,0 +1,24 @@
+"""The command line: a thin shell over the library. Needs the extra ``cli`` (click and rich).
+
+``main`` is the entry point: it turns errors into one line what and one line what to do, and into exit statuses:
+0 ok, 1 failed, 2 usage, 3 damage found. ``commands`` has the store's commands, ``journal`` the offline ones,
+``output`` what is printed and how.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit status (the console script exits with it)."""
+    try:
+        import click  # noqa: F401, PLC0415
+        import rich  # noqa: F401, PLC0415
+    except ImportError as error:
+        print(f"layerstore: the command line needs {error.name}", file=sys.stderr)  # noqa: T201
+        print("  hint: pip install 'layerstore[cli]'", file=sys.stderr)  # noqa: T201
+        return 1
+    from layerstore.cli.commands import run  # noqa: PLC0415
+
+    return run(arguments)

@@ -1,0 +1,325 @@
+"""The store's commands. Reading commands open the store read-only: they wait for nobody, and recover nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from layerstore import __version__
+from layerstore.cli import output
+from layerstore.errors import CallerError, DamagedError, InvalidArgumentError, LayerstoreError
+from layerstore.model import StageOptions
+from layerstore.pull import PullOptions
+from layerstore.store import Store
+from layerstore.store import open as open_store
+
+OK, FAILED, USAGE, DAMAGE = 0, 1, 2, 3
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+class _Settings:
+    """The options before the command."""
+
+    def __init__(self, root: str | None, allow: tuple[str, ...], debug: bool) -> None:
+        self._root, self.allow, self.debug = root, allow, debug
+
+    @property
+    def root(self) -> str:
+        if self._root is None:
+            raise click.UsageError("no store: give --root DIR, or set LAYERSTORE_ROOT")
+        return self._root
+
+    def open(self, *, write: bool = False) -> Store:
+        store = open_store(self.root, readonly=not write, allow_filesystem=self.allow)
+        if write:
+            for line in output.recovery_lines(store.recovery):
+                click.echo(line, err=True)
+            if store.durability != "proven":
+                click.echo(f"note: {store.root} is on {store.filesystem}: durability unproven", err=True)
+        return store
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="layerstore")
+@click.option("--root", envvar="LAYERSTORE_ROOT", metavar="DIR", help="The store's directory.")
+@click.option("--allow-filesystem", "allow", multiple=True, metavar="NAME",
+              help="Accept this file system although it is not known to keep the promises.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def cli(context: click.Context, root: str | None, allow: tuple[str, ...], debug: bool) -> None:
+    """A container-layer store that a crash cannot cost you a layer of.
+
+    An ID may be a name or an unambiguous prefix. Exit status: 0 ok, 1 failed, 2 usage, 3 damage found.
+    """
+    context.obj = _Settings(root, allow, debug)
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--name", "names", multiple=True, help="A name for the image (default: the source's own).")
+@click.option("--platform", help="os/arch[/variant] to choose from an index (default: this machine's).")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Layers staged at once.")
+@click.option("--replace", is_flag=True, help="Move names that belong to another image.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@json_option
+@click.pass_obj
+def pull(
+    settings: _Settings, source: str, names: tuple[str, ...], platform: str | None, workers: int, replace: bool,
+    quiet: bool, as_json: bool,
+) -> None:
+    """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:TAG]."""
+    options = PullOptions(workers=workers, platform=platform, replace_names=replace)
+    with settings.open(write=True) as store, output.PullProgress(quiet=quiet or as_json) as progress:
+        image = store.pull(source, names=names or None, options=options, progress=progress)
+    if as_json:
+        output.as_json({**output.image_json(image), "created": image.created})
+    else:
+        click.echo(image.id)
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def images(settings: _Settings, as_json: bool) -> None:
+    """List images."""
+    with settings.open() as store:
+        found = store.images()
+        sizes = {layer.id: layer.diff_size for layer in store.layers()}
+    if as_json:
+        output.as_json([output.image_json(image) for image in found])
+        return
+    output.table(
+        ("ID", "NAMES", "LAYERS", "SIZE", "CREATED"),
+        [(output.short(i.id), " ".join(i.names) or "-", str(len(i.layers)),
+          output.size(sum(sizes.get(each, 0) for each in i.layers)), output.when(i.created_ns)) for i in found],
+        right=(2, 3),
+    )
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def layers(settings: _Settings, as_json: bool) -> None:
+    """List committed (and quarantined) layers."""
+    with settings.open() as store:
+        found = store.layers()
+    if as_json:
+        output.as_json([output.layer_json(layer) for layer in found])
+        return
+    output.table(
+        ("ID", "PARENT", "STATE", "ENTRIES", "SIZE", "NAMES"),
+        [(output.short(layer.id), output.short(layer.parent) if layer.parent else "-", layer.state, str(layer.entries),
+          output.size(layer.diff_size), " ".join(layer.names) or "-") for layer in found],
+        right=(3, 4),
+    )
+
+
+@cli.command()
+@click.argument("reference", metavar="ID")
+@json_option
+@click.pass_obj
+def show(settings: _Settings, reference: str, as_json: bool) -> None:
+    """Show an image or layer."""
+    with settings.open() as store:
+        kind, owner = store.resolve(reference)
+        if kind == "image":
+            image = store.image(owner)
+            manifest, config = store.image_documents(owner)
+            found: dict[str, Any] = {
+                "kind": kind, **output.image_json(image), "manifest": json.loads(manifest), "config": json.loads(config),
+            }
+        else:
+            found = {"kind": kind, **output.layer_json(store.layer(owner)),
+                     "chain": [layer.id for layer in store.chain(owner)]}
+    if as_json:
+        output.as_json(found)
+    else:
+        output.lines(f"{key}: {_plain(value)}" for key, value in found.items() if key not in ("manifest", "config"))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "-"
+    return "-" if value in (None, {}) else str(value)
+
+
+@cli.command()
+@click.argument("reference", metavar="ID")
+@click.argument("target", type=click.Path(file_okay=False))
+@click.option("--writable", is_flag=True, help="With a writable upper directory, removed at unmount.")
+@click.pass_obj
+def mount(settings: _Settings, reference: str, target: str, writable: bool) -> None:
+    """Mount an image or layer by overlayfs at the directory TARGET."""
+    with settings.open(write=True) as store:
+        store.mount(reference, target, writable=writable)
+
+
+@cli.command()
+@click.argument("target", type=click.Path())
+@click.option("--keep-upper", is_flag=True, help="Keep a writable mount's upper directory, to mount it again.")
+@click.pass_obj
+def unmount(settings: _Settings, target: str, keep_upper: bool) -> None:
+    """Unmount what was mounted at TARGET."""
+    with settings.open(write=True) as store:
+        store.unmount(target, keep_upper=keep_upper)
+
+
+@cli.command()
+@click.argument("reference", metavar="ID")
+@click.argument("directory", type=click.Path())
+@click.pass_obj
+def extract(settings: _Settings, reference: str, directory: str) -> None:
+    """Copy an image's or layer's content into the absent or empty directory DIRECTORY."""
+    with settings.open() as store:
+        report = store.extract(reference, directory)
+    click.echo(f"{report.entries} entries extracted to {directory}" + (
+        f"; {report.unset} owners, devices or attributes could not be set without privilege" if report.unset else ""
+    ), err=True)
+
+
+@cli.command()
+@click.argument("reference", metavar="ID")
+@click.option("--keep-layers", is_flag=True, help="Keep the layers that nothing else uses.")
+@click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for readers.")
+@json_option
+@click.pass_obj
+def rm(settings: _Settings, reference: str, keep_layers: bool, wait: float, as_json: bool) -> None:
+    """Delete an image (and the layers nothing else uses) or a layer. ID in full, or a name."""
+    with settings.open(write=True) as store:
+        kind, owner = store.resolve(reference)
+        if reference != owner and len(reference) < 64 and owner.startswith(reference):
+            raise InvalidArgumentError(f"{reference!r} is only the beginning of an ID",
+                                       hint=f"where something is written, give it in full: {owner}")
+        if kind == "image":
+            report = store.delete_image(owner, keep_layers=keep_layers, wait=wait)
+        else:
+            report = store.delete_layer(owner, wait=wait)
+    if as_json:
+        output.as_json(dataclasses.asdict(report))
+        return
+    output.lines([f"deleted {output.short(each)}" for each in report.layers])
+    output.lines([f"deferred {output.short(each)}: readers still hold it" for each in report.deferred])
+
+
+@cli.command()
+@click.option("--content", is_flag=True, help="Compare every file of every layer with its recorded digest.")
+@json_option
+@click.pass_context
+def check(context: click.Context, content: bool, as_json: bool) -> None:
+    """Look for damage. Exit status 3 if there is any."""
+    with context.obj.open() as store:
+        report = store.check(content=content)
+    if as_json:
+        output.as_json({"sound": report.sound, **dataclasses.asdict(report)})
+    else:
+        output.lines(f"{f.code} {f.subject}: {f.message}" for f in report.findings)
+        click.echo(f"{report.layers} layers, {report.images} images: "
+                   + ("sound" if report.sound else f"{len(report.findings)} findings"))
+    context.exit(OK if report.sound else DAMAGE)
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Print the plan; touch nothing.")
+@json_option
+@click.pass_obj
+def recover(settings: _Settings, dry_run: bool, as_json: bool) -> None:
+    """Finish or roll back what a crash interrupted (every other writing command does it first, too)."""
+    store = open_store(settings.root, readonly=dry_run, create=False, allow_filesystem=settings.allow)
+    with store:
+        report = store.recovery
+    if as_json:
+        output.as_json(report.as_json())
+    else:
+        output.lines(output.recovery_lines(report) or ["nothing to do"])
+
+
+@cli.command()
+@click.option("--retention", type=float, default=7.0, show_default=True, help="Days to keep staged layers.")
+@click.option("--grace", type=float, default=1.0, show_default=True, help="Hours to keep unreferenced layers.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@json_option
+@click.pass_obj
+def gc(settings: _Settings, retention: float, grace: float, dry_run: bool, as_json: bool) -> None:
+    """Let go of old staged layers, of layers nothing needs, and of the trash."""
+    with settings.open(write=not dry_run) as store:
+        report = store.collect_garbage(retention=retention * 86_400, grace=grace * 3_600, dry_run=dry_run)
+    if as_json:
+        output.as_json(dataclasses.asdict(report))
+        return
+    verb = "would go" if dry_run else "gone"
+    output.lines([f"staged tree {each} {verb}" for each in report.staged])
+    output.lines([f"layer {output.short(each)} {verb}" for each in report.layers])
+    click.echo(f"{len(report.staged)} staged trees, {len(report.layers)} layers, {report.emptied} trees of trash")
+
+
+@cli.command("apply")
+@click.argument("tar", type=click.Path(exists=True))
+@click.option("--parent", metavar="ID", help="The layer to stand on.")
+@click.option("--name", "names", multiple=True)
+@click.pass_obj
+def apply_command(settings: _Settings, tar: str, parent: str | None, names: tuple[str, ...]) -> None:
+    """Stage and apply one layer from a tar file, or from a directory."""
+    from layerstore.differs import DirectoryDiffer, TarDiffer  # noqa: PLC0415
+
+    with settings.open(write=True) as store:
+        owner = None
+        if parent is not None:
+            kind, owner = store.resolve(parent)
+            if kind != "layer":
+                raise InvalidArgumentError(f"{parent!r} names an image, not a layer")
+        differ = DirectoryDiffer(tar) if os.path.isdir(tar) else TarDiffer(tar)
+        with store.stage(differ, options=StageOptions()) as staged:
+            click.echo(store.apply_staged_layer(staged, parent=owner, names=names).id)
+
+
+def run(arguments: list[str] | None) -> int:
+    """Run a command; errors as one line what and one line what to do, a traceback only with ``--debug``."""
+    from layerstore.cli.journal import journal  # noqa: PLC0415
+
+    cli.add_command(journal)
+    given = sys.argv[1:] if arguments is None else arguments
+    return _guarded(lambda: cli.main(args=given, prog_name="layerstore", standalone_mode=False), "--debug" in given)
+
+
+def _guarded(call: Callable[[], Any], debug: bool) -> int:
+    try:
+        status = call()
+    except click.UsageError as error:
+        error.show()
+        return USAGE
+    except click.ClickException as error:
+        error.show()
+        return FAILED
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("layerstore: interrupted; nothing is lost", err=True)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - the last line of defence of a command line
+        if debug:
+            traceback.print_exc()
+        return _explain(error)
+    return status if isinstance(status, int) else OK
+
+
+def _explain(error: Exception) -> int:
+    import layerjournal  # noqa: PLC0415
+
+    known = isinstance(error, LayerstoreError | layerjournal.JournalError)
+    what = str(error) if known or isinstance(error, OSError) else f"an error in layerstore itself: {error!r}"
+    hint = getattr(error, "hint", None) or ("see the message" if isinstance(error, OSError) else
+                                            "please report it, with the traceback that --debug shows")
+    click.echo(f"layerstore: {what}", err=True)
+    click.echo(f"  hint: {hint}", err=True)
+    if isinstance(error, DamagedError | layerjournal.DamagedError):
+        return DAMAGE
+    return USAGE if isinstance(error, InvalidArgumentError) and isinstance(error, CallerError) else FAILED

@@ -1,0 +1,127 @@
+"""What the commands print: tables and progress for people on a terminal, plain lines otherwise, JSON when asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from layerstore.model import Image, Layer
+from layerstore.recover import RecoveryReport
+
+
+def as_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def lines(rows: Iterable[str]) -> None:
+    for row in rows:
+        sys.stdout.write(row + "\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """A table on a terminal; tab-separated lines, without a heading, otherwise."""
+    if not sys.stdout.isatty():
+        lines("\t".join(row) for row in rows)
+        return
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="right" if number in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    Console(highlight=False).print(made)
+
+
+def short(digest: str) -> str:
+    """Twelve digits of an ID or digest."""
+    return digest.removeprefix("sha256:")[:12]
+
+
+def size(count: int | None) -> str:
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def when(nanoseconds: int) -> str:
+    return datetime.fromtimestamp(nanoseconds / 1e9, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def layer_json(layer: Layer) -> dict[str, Any]:
+    return {
+        "id": layer.id, "parent": layer.parent, "names": list(layer.names), "state": layer.state,
+        "diff_id": layer.diff_id, "diff_size": layer.diff_size, "blob_digest": layer.blob_digest,
+        "blob_size": layer.blob_size, "toc_digest": layer.toc_digest, "compression": layer.compression,
+        "entries": layer.entries, "unset": layer.unset, "created_ns": layer.created_ns,
+        "big_data": dict(layer.big_data), "damaged_files": list(layer.damaged_files),
+    }
+
+
+def image_json(image: Image) -> dict[str, Any]:
+    return {
+        "id": image.id, "names": list(image.names), "layers": list(image.layers),
+        "manifest_digest": image.manifest_digest, "manifest_media_type": image.manifest_media_type,
+        "config_digest": image.config_digest, "created_ns": image.created_ns,
+    }
+
+
+def recovery_lines(report: RecoveryReport) -> list[str]:
+    """What recovery did, a line each; nothing for nothing."""
+    verb = "would" if report.planned_only else "did"
+    found = [
+        f"recovery {verb}: {action.do.value} {short(action.layer_id or action.key)} ({action.why})"
+        for action in report.actions
+    ]
+    return found + [f"deferred: {short(a.layer_id or a.key)} ({a.why})" for a in report.deferred]
+
+
+class PullProgress:
+    """Progress of a pull on standard error: a bar per layer on a terminal, a line per change otherwise."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet, self._lock = quiet, threading.Lock()
+        self._tasks: dict[str, TaskID] = {}
+        self._bars: Progress | None = None
+        if sys.stderr.isatty() and not quiet:
+            self._bars = Progress(
+                TextColumn("{task.fields[layer]}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+                TextColumn("{task.fields[state]}"), console=Console(stderr=True),
+            )
+
+    def layer(self, layer: str, *, state: str, size: int) -> None:
+        with self._lock:
+            if self._bars is None:
+                if not self._quiet and state != "waiting":
+                    sys.stderr.write(f"{short(layer)} {state}\n")
+                return
+            if layer not in self._tasks:
+                self._tasks[layer] = self._bars.add_task("", total=size, layer=short(layer), state=state)
+            done = size if state in ("present", "adopted", "staged") else None
+            self._bars.update(self._tasks[layer], state=state, completed=done)
+
+    def advance(self, layer: str, n: int) -> None:
+        with self._lock:
+            if self._bars is not None and layer in self._tasks:
+                self._bars.advance(self._tasks[layer], n)
+
+    def __enter__(self) -> PullProgress:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()

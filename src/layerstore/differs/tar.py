@@ -1,0 +1,246 @@
+"""The tar differ: a blob, compressed or not, becomes a tree, and every promised size and digest is verified.
+
+Three threads, so that the work that holds no lock of Python's overlaps: one reads and decompresses, one
+hashes the blob and the tar, and the caller's own unpacks. What is between them is bounded in chunks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from typing import Any, BinaryIO
+
+from layerstore.compression import Decompressed, decompressed
+from layerstore.errors import (
+    DigestMismatchError,
+    InvalidArgumentError,
+    LayerstoreError,
+    SizeMismatchError,
+    SourceError,
+)
+from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
+from layerstore.unpack import unpack
+
+__all__ = ["Source", "TarDiffer", "fill"]
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Callable[[], BinaryIO]
+
+_CHUNK = 1 << 20                         # bytes read at once
+_DEPTH = 8                               # chunks between two threads: rides out a slow file or read
+
+
+class TarDiffer:
+    """Unpack a layer blob: a tar, plain or compressed with gzip or zstd (told by its first bytes).
+
+    *source* is a path, the bytes themselves, a binary file object (read to its end, not closed) or a callable
+    that returns one (which is closed). *expect* is the blob's descriptor: its size and digest are verified,
+    and its digest is the content key. *diff_id* is the promised digest of the uncompressed tar. Without
+    either of them an archive must have its end marker.
+
+    Raises InvalidArgumentError here for impossible arguments; ``apply_diff`` raises SizeMismatchError,
+    DigestMismatchError, CompressionError, ArchiveError, LimitExceededError, SourceError, or OSError for the
+    machine's failures, and leaves no thread behind.
+    """
+
+    def __init__(
+        self, source: Source, *, expect: Descriptor | None = None, diff_id: str | None = None
+    ) -> None:
+        if expect is not None:
+            check_digest(expect.digest, "the blob's digest")
+            if expect.size < 0:
+                raise InvalidArgumentError(f"the blob's size {expect.size} is negative")
+        if diff_id is not None:
+            check_digest(diff_id, "diff_id")
+        self._source: Source | None = source
+        self._expect = expect
+        self._diff_id = diff_id
+
+    @property
+    def content_key(self) -> str | None:
+        """The blob's promised digest, or None without one."""
+        return self._expect.digest if self._expect is not None else None
+
+    @property
+    def diff_id(self) -> str | None:
+        """The promised digest of the tar, or None without one."""
+        return self._diff_id
+
+    def apply_diff(self, target: DiffTarget) -> DiffOutput:
+        """See ``model.Differ``. Durability: nothing is synced here."""
+        if self._source is None:
+            raise InvalidArgumentError("a differ is good for one use")
+        source, self._source = self._source, None
+        with closing(_opened(source)) as blob:
+            return fill(target, blob, expect=self._expect, diff_id=self._diff_id)
+
+
+def fill(
+    target: DiffTarget,
+    blob: Iterable[bytes],
+    *,
+    expect: Descriptor | None = None,
+    diff_id: str | None = None,
+    compression: str = "auto",
+    is_blob: bool = True,
+) -> DiffOutput:
+    """Run the pipeline over *blob*'s chunks; *is_blob* false if they are nobody's blob, only a tar."""
+    hashes = _Hashes()
+    measured = _measured(blob, hashes, expect, target.progress)
+    stream = decompressed(measured, limits=target.limits, compression=compression)
+    ahead = _Ahead(_hashed(stream, hashes))
+    try:
+        unpacked = unpack(ahead, target, require_end=expect is None and diff_id is None)
+        blob_digest, actual_id = hashes.finish()
+    finally:
+        ahead.close()
+        hashes.close()
+    plain = stream.compression == "none"
+    blob_digest = actual_id if plain else blob_digest
+    if expect is not None and blob_digest != expect.digest:
+        raise DigestMismatchError("another blob than promised", expected=expect.digest, actual=blob_digest)
+    if diff_id is not None and actual_id != diff_id:
+        raise DigestMismatchError("another tar than promised", expected=diff_id, actual=actual_id)
+    return DiffOutput(
+        diff_id=actual_id, diff_size=stream.bytes_out, manifest_digest=unpacked.manifest_digest,
+        entries=unpacked.entries, uids=unpacked.uids, gids=unpacked.gids, unset=unpacked.unset,
+        blob_digest=blob_digest if is_blob else None, blob_size=hashes.blob_size if is_blob else None,
+        compression=stream.compression,
+    )
+
+
+def _opened(source: Source) -> Generator[bytes, None, None]:
+    """The chunks of *source*. A generator, so that closing it closes what it opened."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        view = memoryview(source).cast("B")
+        for start in range(0, len(view), _CHUNK):
+            yield bytes(view[start : start + _CHUNK])
+    elif isinstance(source, str | os.PathLike):
+        try:
+            file = open(source, "rb", buffering=0)  # noqa: SIM115 - closed below, whatever happens
+        except OSError as error:
+            raise SourceError(f"cannot open {os.fspath(source)!r}: {error.strerror}") from error
+        with file:
+            yield from _read(file)
+    elif callable(source):
+        with closing(source()) as opened:
+            yield from _read(opened)
+    else:
+        yield from _read(source)
+
+
+def _read(file: Any) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK):
+        yield chunk
+
+
+def _measured(
+    blob: Iterable[bytes], hashes: _Hashes, expect: Descriptor | None, progress: Callable[[int], None]
+) -> Iterator[bytes]:
+    """Count, and stop as soon as the size cannot be right: not one chunk of an endless stream too many."""
+    wrong = "the layer's blob has not the promised size"
+    for chunk in blob:
+        hashes.blob_size += len(chunk)
+        if expect is not None and hashes.blob_size > expect.size:
+            raise SizeMismatchError(wrong, expected=expect.size, actual=hashes.blob_size)
+        hashes.blob(chunk)
+        progress(len(chunk))
+        yield chunk
+    if expect is not None and hashes.blob_size < expect.size:
+        raise SizeMismatchError(wrong, expected=expect.size, actual=hashes.blob_size)
+
+
+def _hashed(stream: Decompressed, hashes: _Hashes) -> Iterator[bytes]:
+    for chunk in stream:
+        if stream.compression == "none":
+            hashes.plain()
+        hashes.tar(chunk)
+        yield chunk
+
+
+class _Hashes:
+    """sha256 of the blob and of the tar, in a thread of its own. A plain tar is hashed once."""
+
+    def __init__(self) -> None:
+        self.blob_size = 0
+        self._error: BaseException | None = None
+        self._blob, self._tar = hashlib.sha256(), hashlib.sha256()
+        self._plain = False
+        self._queue: queue.Queue[tuple[Any, bytes] | None] = queue.Queue(2 * _DEPTH)
+        self._thread = threading.Thread(target=self._work, name="layerstore-hash", daemon=True)
+        self._thread.start()
+
+    def plain(self) -> None:
+        """From now on the blob's chunks need no hashing: they are the tar's."""
+        self._plain = True
+
+    def blob(self, chunk: bytes) -> None:
+        if not self._plain:
+            self._queue.put((self._blob, chunk))
+
+    def tar(self, chunk: bytes) -> None:
+        self._queue.put((self._tar, chunk))
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            try:
+                job[0].update(job[1])
+            except BaseException as error:  # noqa: BLE001 - e.g. MemoryError; whoever fills the queue must not hang
+                self._error = error
+
+    def close(self) -> None:
+        """End the thread. It hashes what it was given first; nobody may be adding."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def finish(self) -> tuple[str, str]:
+        self.close()
+        if self._error is not None:
+            raise self._error
+        return "sha256:" + self._blob.hexdigest(), "sha256:" + self._tar.hexdigest()
+
+
+class _Ahead:
+    """Run an iterator in a thread, a few chunks ahead of who iterates here. ``close`` ends the thread."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._queue: queue.Queue[bytes | None] = queue.Queue(_DEPTH)
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._work, args=(chunks,), name="layerstore-read", daemon=True
+        )
+        self._thread.start()
+
+    def _work(self, chunks: Iterator[bytes]) -> None:
+        try:
+            for chunk in chunks:
+                if self._stop.is_set():
+                    return
+                self._queue.put(chunk)
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that wants the chunks
+            self._error = error
+        finally:
+            self._queue.put(None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (chunk := self._queue.get()) is not None:
+            yield chunk
+        if self._error is not None:
+            raise self._error
+        if self._stop.is_set():
+            raise LayerstoreError("the layer's stream was closed")
+
+    def close(self) -> None:
+        """Stop after the chunk being read; empty the queue, so that the thread is not stuck; join it."""
+        self._stop.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.get(timeout=0.05)
+            except queue.Empty:
+                continue
+        self._thread.join()

@@ -1,0 +1,65 @@
+"""Directories of a tree by path, opened one component at a time: the whole defence against path tricks.
+
+Every open names a single component, relative to a descriptor, with O_NOFOLLOW and O_DIRECTORY. So no path
+here can leave the tree, whatever symbolic links are in it, on any kernel and in any sandbox. (openat2 with
+RESOLVE_BENEATH would ask the kernel for the same; through ctypes it costs more than the one or two plain
+opens that a cached parent leaves to do, and would need this very code as its fallback.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+
+__all__ = ["DIRECTORY", "DirFds"]
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CAPACITY = 128                          # descriptors: a process has 1024 by default, for several layers
+
+
+class DirFds:
+    """A bounded cache of open directories below *root_fd*, which the caller owns.
+
+    Paths are clean, as ``tar.Entry`` has them; ``b""`` is the root. A descriptor stays open until the next
+    call of ``get``; who needs two at a time dups the first. OSError as open(2) gives it: ENOENT, ENOTDIR,
+    ELOOP for a symbolic link, EACCES.
+    """
+
+    def __init__(self, root_fd: int) -> None:
+        self._root_fd = root_fd
+        self._open: OrderedDict[bytes, int] = OrderedDict()
+
+    def get(self, path: bytes) -> int:
+        if not path:
+            return self._root_fd
+        fd = self._open.get(path)
+        if fd is not None:
+            self._open.move_to_end(path)
+            return fd
+        missing = [path]                 # from the path up to its nearest open ancestor
+        fd = self._root_fd
+        parent = path.rpartition(b"/")[0]
+        while parent:
+            known = self._open.get(parent)
+            if known is not None:
+                self._open.move_to_end(parent)  # so that it is not the one to be closed below
+                fd = known
+                break
+            missing.append(parent)
+            parent = parent.rpartition(b"/")[0]
+        for each in reversed(missing):
+            fd = os.open(each.rpartition(b"/")[2], DIRECTORY, dir_fd=fd)
+            self._open[each] = fd
+            if len(self._open) > _CAPACITY:
+                os.close(self._open.popitem(last=False)[1])
+        return fd
+
+    def forget(self, path: bytes) -> None:
+        """Close what is open at or beneath *path*: it is about to be removed."""
+        beneath = path + b"/"
+        for each in [p for p in self._open if p == path or p.startswith(beneath)]:
+            os.close(self._open.pop(each))
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])

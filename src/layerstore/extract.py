@@ -1,0 +1,446 @@
+"""Extracting: a chain of layer trees in overlay on-disk form becomes one plain directory. Knows no store.
+
+The merged view is walked from the top: at each path the topmost layer that has something there decides, and
+every file is copied once. The result is that of laying the layers over each other in order, and of an overlay
+mount:
+
+* a device 0:0 hides what lower layers have there; an opaque directory hides all that they have beneath it;
+* a directory on a directory merges, with the upper one's owner, mode, times and attributes; all else
+  replaces, also a directory a symbolic link. Below what replaced a directory, still lower directories of that
+  name stay hidden;
+* files that are one file in a layer stay one file, as far as they are visible; never across layers;
+* holes stay holes; where the file system can share blocks (copy_file_range(2) on xfs and btrfs) it does.
+
+Every open names a single component relative to a descriptor, with O_NOFOLLOW: no symbolic link, of whatever
+layer, is ever followed. Few descriptors are open at a time, however many layers there are.
+
+What an ordinary user cannot set (owners, devices, privileged attributes) is counted, and never fails an
+extraction. A file whose owner could not be set loses its set-user-ID and set-group-ID bits: they were meant
+for somebody else. Of extended attributes those are copied that a layer may carry
+(``manifest.storable_xattr``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from layerstore import faults, fs, kernel
+from layerstore.dirfds import DIRECTORY, DirFds
+from layerstore.errors import InvalidArgumentError, IoError, PrivilegeError
+from layerstore.manifest import storable_xattr
+from layerstore.whiteouts import is_whiteout
+
+__all__ = ["ExtractReport", "extract_chain"]
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: should it be a fifo after all
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_SOURCES = 64                       # descriptors of layers' directories
+_CHUNK = 8 << 20                         # bytes copied between two calls of progress
+_BUFFER = 1 << 20                        # bytes, where the kernel cannot copy by itself
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+_NO_XATTRS = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS})
+_NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
+_UNREADABLE = "run as root, or in a user namespace (unshare --user --map-root-user layerstore extract …)"
+_NOT_OURS = "run as root, or extract to a directory of your own"
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractReport:
+    """What became of an extraction.
+
+    ``entries`` counts the paths made, the destination itself not among them; ``bytes`` what was copied of
+    files' content, without holes and with every hard-linked file once; ``unset`` owners, devices and
+    attributes that this process, or the destination's file system, could not have.
+    """
+
+    entries: int
+    bytes: int
+    unset: int
+
+
+def extract_chain(
+    diffs: Sequence[str], dest: str, *, progress: Callable[[int], None] | None = None,
+    into_existing_empty: bool = True, overlay_form: str | None = None,
+) -> ExtractReport:
+    """Copy the merged content of the layer trees *diffs*, base first, into *dest*.
+
+    *dest* is absent, or (with *into_existing_empty*) an empty directory; while it is being filled nobody else
+    can enter it. ``progress(n)`` is told of *n* more bytes of content copied. *overlay_form* says which
+    attributes mean an opaque directory: ``trusted``, ``user``, or None for both.
+
+    Raises InvalidArgumentError for a *dest* that will not do, PrivilegeError for what this process may not
+    read (with ``trusted``, also if it could not see which directories are opaque), NoSpaceError, IoError. On
+    an error what was copied so far stays in *dest*, private to its owner, to be looked at and removed by the
+    caller.
+
+    Durability: none; nothing is synced. A crash leaves *dest* incomplete.
+    """
+    _check(diffs, dest, overlay_form)
+    extractor: _Extractor | None = None
+    try:
+        dest_fd = _open_dest(dest, into_existing_empty=into_existing_empty)
+        try:
+            extractor = _Extractor(diffs, dest_fd, progress or _ignore, overlay_form)
+            return extractor.run()
+        finally:
+            if extractor is not None:
+                extractor.close()
+            os.close(dest_fd)
+    except OSError as error:
+        at = os.fsdecode(extractor.at) if extractor is not None else ""
+        doing = f"extracting {at!r} to {dest}" if at else f"extracting to {dest}"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            hint = _NOT_OURS if extractor is None else _UNREADABLE
+            raise PrivilegeError(f"{doing}: {error.strerror}", hint=hint) from error
+        raise fs.host_error(error, doing) from error
+
+
+def _ignore(_count: int) -> None:
+    pass
+
+
+def _check(diffs: Sequence[str], dest: str, overlay_form: str | None) -> None:
+    if not diffs:
+        raise InvalidArgumentError("there is no layer to extract")
+    if overlay_form not in (None, "trusted", "user"):
+        raise InvalidArgumentError(f"overlay form {overlay_form!r} is neither 'trusted' nor 'user'")
+    if "\0" in dest or not dest:
+        raise InvalidArgumentError(f"{dest!r} is not a path")
+    real = os.path.realpath(dest)
+    for diff in diffs:
+        if os.path.commonpath((real, os.path.realpath(diff))) == os.path.realpath(diff):
+            raise InvalidArgumentError(f"{dest} lies inside the layer's tree {diff}")
+    if overlay_form == "trusted" and not kernel.has_trusted_xattrs():
+        raise PrivilegeError(
+            f"extracting to {dest}: without reading trusted.* attributes, deleted files would return",
+            hint="run as root of the initial user namespace",
+        )
+
+
+def _open_dest(dest: str, *, into_existing_empty: bool) -> int:
+    """Make *dest*, or check that it is an empty directory; close it to others until it is complete."""
+    try:
+        os.mkdir(dest, 0o700)
+    except FileExistsError:
+        if not into_existing_empty:
+            raise InvalidArgumentError(f"{dest} exists already") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise InvalidArgumentError(f"the directory in which {dest} is to be made does not exist") from None
+    try:
+        fd = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except NotADirectoryError:
+        raise InvalidArgumentError(f"{dest} is not a directory") from None
+    try:
+        if os.listdir(fd):
+            raise InvalidArgumentError(
+                f"{dest} is not empty", hint="name an absent or empty directory",
+            )
+        os.fchmod(fd, 0o700)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+class _Sources:
+    """The layers' directories, opened component by component; a bounded cache of them.
+
+    A descriptor stays open until the next call of ``get``.
+    """
+
+    def __init__(self, diffs: Sequence[str]) -> None:
+        self._diffs = diffs
+        self._open: OrderedDict[tuple[int, bytes], int] = OrderedDict()
+
+    def get(self, layer: int, path: bytes) -> int:
+        missing = []                     # from the path up to its nearest open ancestor
+        at: bytes | None = path
+        fd = None
+        while at is not None:
+            fd = self._open.get((layer, at))
+            if fd is not None:
+                self._open.move_to_end((layer, at))
+                break
+            missing.append(at)
+            at = at.rpartition(b"/")[0] if at else None
+        for each in reversed(missing):
+            if fd is None:
+                fd = os.open(self._diffs[layer], DIRECTORY)
+            else:
+                fd = os.open(each.rpartition(b"/")[2], DIRECTORY, dir_fd=fd)
+            self._open[layer, each] = fd
+            if len(self._open) > _OPEN_SOURCES:
+                os.close(self._open.popitem(last=False)[1])
+        assert fd is not None
+        return fd
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """A directory of the result, and the layers that make it up: topmost first, whose attributes it has."""
+
+    path: bytes
+    layers: tuple[int, ...]
+
+
+class _Extractor:
+    def __init__(
+        self, diffs: Sequence[str], dest_fd: int, progress: Callable[[int], None], overlay_form: str | None,
+    ) -> None:
+        self._sources = _Sources(diffs)
+        self._dest = DirFds(dest_fd)
+        self._top_first = tuple(reversed(range(len(diffs))))
+        self._progress = progress
+        forms = ("trusted", "user") if overlay_form is None else (overlay_form,)
+        self._opaque = [f"{form}.overlay.opaque" for form in forms]
+        self._links: dict[tuple[int, int, int], bytes | None] = {}  # None: what could not be made
+        self._kernel_copies = True
+        self._entries = self._bytes = self._unset = 0
+        self.at = b""
+
+    def run(self) -> ExtractReport:
+        made = []                        # every directory, before those in it
+        todo = [_Directory(b"", self._top_first)]
+        while todo:
+            directory = todo.pop()
+            if directory.path:
+                self._make_dir(directory.path)
+            made.append((directory.path, directory.layers[0]))
+            todo.extend(self._fill(directory))
+        while made:                      # deepest first, and last of all: a mode may forbid to enter
+            self._finish_dir(*made.pop())
+        return ExtractReport(self._entries, self._bytes, self._unset)
+
+    def close(self) -> None:
+        self._sources.close()
+        self._dest.close()
+
+    # -- the merged view -------------------------------------------------------------------------------------
+
+    def _fill(self, directory: _Directory) -> list[_Directory]:
+        """Copy what a directory holds but for its directories; return these."""
+        dirs: dict[bytes, list[int]] = {}
+        closed: set[bytes] = set()       # names at which lower layers have no say any more
+        for layer in directory.layers:
+            self.at = directory.path
+            source = self._sources.get(layer, directory.path)
+            with os.scandir(source) as listing:
+                entries = sorted((os.fsencode(entry.name), entry) for entry in listing)
+            for name, entry in entries:
+                if name in closed:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    dirs.setdefault(name, []).append(layer)
+                    continue
+                closed.add(name)
+                if name not in dirs:
+                    self._copy(layer, source, directory.path, name, entry)
+            if layer != directory.layers[-1] and self._is_opaque(source):
+                break
+        return [_Directory(_join(directory.path, name), tuple(layers)) for name, layers in dirs.items()]
+
+    def _is_opaque(self, fd: int) -> bool:
+        for name in self._opaque:
+            try:
+                if os.getxattr(fd, name) == b"y":
+                    return True
+            except OSError as error:
+                if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+                    raise
+        return False
+
+    # -- one entry -------------------------------------------------------------------------------------------
+
+    def _copy(self, layer: int, source: int, parent: bytes, name: bytes, entry: os.DirEntry[str]) -> None:
+        found = entry.stat(follow_symlinks=False)
+        kind = stat.S_IFMT(found.st_mode)
+        if is_whiteout(found, name, source):
+            return                       # a whiteout: that nothing is made is its whole effect
+        path = self.at = _join(parent, name)
+        faults.before("extract.entry")
+        if found.st_nlink == 1:
+            made = self._make(kind, source, parent, name, found)
+        else:
+            group = (layer, found.st_dev, found.st_ino)
+            if group in self._links:
+                made = self._link(self._links[group], parent, name)
+            else:
+                made = self._make(kind, source, parent, name, found)
+                self._links[group] = path if made else None
+        self._entries += made
+        faults.after("extract.entry")
+
+    def _make(self, kind: int, source: int, parent: bytes, name: bytes, found: os.stat_result) -> bool:
+        dest = self._dest.get(parent)
+        if kind == stat.S_IFREG:
+            self._file(source, dest, name, found)
+            return True
+        if kind == stat.S_IFLNK:
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=dest)
+        else:
+            try:
+                os.mknod(name, kind | 0o600, found.st_rdev, dir_fd=dest)
+            except PermissionError:
+                if kind not in (stat.S_IFCHR, stat.S_IFBLK):
+                    raise
+                self._unset += 1
+                return False
+        self._dress_path(source, dest, name, found)
+        return True
+
+    def _link(self, first: bytes | None, parent: bytes, name: bytes) -> bool:
+        if first is None:
+            self._unset += 1
+            return False
+        first_parent, _, first_name = first.rpartition(b"/")
+        first_fd = os.dup(self._dest.get(first_parent))  # the next directory opened may close this one
+        try:
+            dest = self._dest.get(parent)
+            os.link(first_name, name, src_dir_fd=first_fd, dst_dir_fd=dest, follow_symlinks=False)
+        finally:
+            os.close(first_fd)
+        return True
+
+    def _make_dir(self, path: bytes) -> None:
+        self.at = path
+        parent, _, name = path.rpartition(b"/")
+        faults.before("extract.entry")
+        os.mkdir(name, 0o700, dir_fd=self._dest.get(parent))
+        faults.after("extract.entry")
+        self._entries += 1
+
+    def _finish_dir(self, path: bytes, layer: int) -> None:
+        self.at = path
+        source = self._sources.get(layer, path)
+        self._dress(source, self._dest.get(path), os.fstat(source))
+
+    # -- content ---------------------------------------------------------------------------------------------
+
+    def _file(self, source: int, dest: int, name: bytes, found: os.stat_result) -> None:
+        src = os.open(name, _READ, dir_fd=source)
+        try:
+            if not os.path.samestat(os.fstat(src), found):
+                raise IoError(f"the layer's file {os.fsdecode(self.at)!r} was replaced while it was read")
+            dst = os.open(name, _NEW_FILE, 0o600, dir_fd=dest)
+            try:
+                if found.st_size:
+                    self._content(src, dst, found)
+                self._dress(src, dst, found)
+            finally:
+                os.close(dst)
+        finally:
+            os.close(src)
+
+    def _content(self, src: int, dst: int, found: os.stat_result) -> None:
+        size = found.st_size
+        if found.st_blocks * 512 >= size:
+            self._segment(src, dst, 0, size)
+            return
+        at = 0
+        while at < size:
+            try:
+                start = os.lseek(src, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # a hole up to the end
+                    break
+                if error.errno != errno.EINVAL:
+                    raise
+                self._segment(src, dst, at, size)  # a file system that does not tell
+                return
+            at = os.lseek(src, start, os.SEEK_HOLE)
+            self._segment(src, dst, start, min(at, size))
+        os.ftruncate(dst, size)
+
+    def _segment(self, src: int, dst: int, start: int, end: int) -> None:
+        """Copy the bytes from *start* to *end*."""
+        while start < end:
+            count = self._some(src, dst, start, min(end - start, _CHUNK))
+            if not count:
+                raise IoError(f"the layer's file {os.fsdecode(self.at)!r} became shorter while it was read")
+            start += count
+            self._bytes += count
+            self._progress(count)
+
+    def _some(self, src: int, dst: int, offset: int, count: int) -> int:
+        if self._kernel_copies:
+            try:
+                copied = os.copy_file_range(src, dst, count, offset, offset)
+            except OSError as error:
+                if error.errno not in _NO_KERNEL_COPY:
+                    raise
+                self._kernel_copies = False  # other file systems, an old kernel: it will not be otherwise
+            else:
+                if copied:               # some kernels say 0 where they cannot: let read(2) decide
+                    return copied
+        data = os.pread(src, min(count, _BUFFER), offset)
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(dst, view, offset)
+            view, offset = view[written:], offset + written
+        return len(data)
+
+    # -- attributes: chown; then xattrs (chown clears capabilities), mode (chown clears setuid), time --------
+
+    def _dress(self, src: int, dst: int, found: os.stat_result) -> None:
+        owned = self._chown(lambda: os.fchown(dst, found.st_uid, found.st_gid))
+        self._copy_xattrs(src, dst)
+        os.fchmod(dst, _mode(found, owned=owned))
+        os.utime(dst, ns=(found.st_mtime_ns, found.st_mtime_ns))
+
+    def _dress_path(self, source: int, dest: int, name: bytes, found: os.stat_result) -> None:
+        """The same for what cannot be opened: symbolic links and nodes, just made by us at that name."""
+        owned = self._chown(
+            lambda: os.chown(name, found.st_uid, found.st_gid, dir_fd=dest, follow_symlinks=False)
+        )
+        self._copy_xattrs(b"/proc/self/fd/%d/%b" % (source, name), b"/proc/self/fd/%d/%b" % (dest, name))
+        if not stat.S_ISLNK(found.st_mode):
+            os.chmod(name, _mode(found, owned=owned), dir_fd=dest)
+        os.utime(name, ns=(found.st_mtime_ns, found.st_mtime_ns), dir_fd=dest, follow_symlinks=False)
+
+    def _chown(self, call: Callable[[], None]) -> bool:
+        try:
+            call()
+        except OSError as error:
+            # EINVAL: an ID that this user namespace does not map
+            if error.errno not in (errno.EPERM, errno.EINVAL):
+                raise
+            self._unset += 1
+            return False
+        return True
+
+    def _copy_xattrs(self, src: int | bytes, dst: int | bytes) -> None:
+        follow = isinstance(src, int)    # a descriptor is what it is; a path must not be followed
+        try:
+            names = os.listxattr(src, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno in _NO_XATTRS:
+                return                   # a file system without them has none to copy
+            raise
+        for name in names:
+            if not storable_xattr(os.fsencode(name)):
+                continue
+            value = os.getxattr(src, name, follow_symlinks=follow)
+            try:
+                os.setxattr(dst, name, value, follow_symlinks=follow)
+            except OSError as error:
+                if error.errno not in _NO_XATTRS:
+                    raise
+                self._unset += 1
+
+
+def _mode(found: os.stat_result, *, owned: bool) -> int:
+    mode = stat.S_IMODE(found.st_mode)
+    return mode if owned or stat.S_ISDIR(found.st_mode) else mode & ~_SET_ID
+
+
+def _join(parent: bytes, name: bytes) -> bytes:
+    return parent + b"/" + name if parent else name

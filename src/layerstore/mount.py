@@ -1,0 +1,140 @@
+"""Mounting and extracting layers and images.
+
+Mounting, in order, and what a crash in each gap leaves:
+
+1. shared locks on the chain's trees; txn ``take``: the row, the layers pinned – nothing is mounted: dropped at open
+2. ``uppers/<id>/`` for a writable one                                        – the same
+3. mount(2)                                                                   – recorded by the next open as it is
+4. txn ``attach``                                                             – a mount
+
+Unmounting: umount(2) · txn ``detach`` · unlink the upper directory · txn ``drop``. All of it under the lock of
+``uppers/``, so that no recovery looks at a mount that is half made.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from layerstore import catalog, extract, fs, mounting, overlay
+from layerstore.errors import BusyError, InvalidArgumentError, UnknownMountError
+from layerstore.handle import Handle
+from layerstore.holds import ReaderLock
+from layerstore.lifecycle import fire
+from layerstore.model import Layer, Mount
+from layerstore.recover import boot_id
+from layerstore.states import Kind, Trigger
+
+
+def chain_of(handle: Handle, kind: str, owner: str, *, damaged: bool = False) -> list[Layer]:
+    """The layers of an image or of a layer's chain, base first."""
+    with handle.read() as view:
+        if kind == "layer":
+            return catalog.chain(view, owner, damaged=damaged)
+        return [catalog.layer(view, i, damaged=damaged) for i in catalog.image(view, owner).layers]
+
+
+def mount(handle: Handle, chain: list[Layer], target: str, *, writable: bool) -> Mount:
+    """Mount a chain at *target*, an existing directory. PrivilegeError says what to do without privilege."""
+    handle.check_writable()
+    target = os.path.realpath(target)
+    if not os.path.isdir(target):
+        raise InvalidArgumentError(f"the mount point {target} is not an existing directory", hint="make it first")
+    with fs.locked_dir(handle.dirs["uppers"]), ReaderLock(handle, [layer.id for layer in chain]):
+        kept = _resume(handle, chain, target, writable)
+        mount_id = kept or _take(handle, chain, target, writable)
+        try:
+            _attach(handle, mount_id, chain, target, writable)
+        except BaseException:
+            if mounting.is_mounted(target):
+                overlay.unmount(target)
+            # an upper directory that was there already holds somebody's data; a fresh one holds nothing
+            mounting.forget(handle, mount_id, keep_upper=kept is not None)
+            raise
+    with handle.read() as view:
+        return next(m for m in catalog.mounts(view) if m.id == mount_id)
+
+
+def _resume(handle: Handle, chain: list[Layer], target: str, writable: bool) -> str | None:
+    """A kept upper directory for the same chain and target, from before a reboot."""
+    if mounting.is_mounted(target):
+        raise BusyError(f"something is mounted by overlayfs at {target} already", hint="unmount it first")
+    with handle.read() as view:
+        for known in catalog.mounts(view):
+            if known.target == target and not known.mounted:
+                if writable and known.writable and known.layers == tuple(layer.id for layer in chain):
+                    return known.id
+                raise BusyError(
+                    f"{target} has a kept upper directory of another mount",
+                    hint=f"give it up first: layerstore unmount {target}",
+                )
+            if known.target == target:
+                raise BusyError(f"{target} is already a mount of this store", hint="unmount it first")
+    return None
+
+
+def _take(handle: Handle, chain: list[Layer], target: str, writable: bool) -> str:
+    mount_id = secrets.token_hex(16)
+
+    def change(txn: Any) -> None:
+        for layer in chain:
+            catalog.layer(txn, layer.id)
+        fire(txn, Kind.MOUNT, mount_id, Trigger.TAKE, txid=mount_id, payload={
+            "target": target, "layers": [layer.id for layer in chain], "writable": writable, "boot_id": boot_id(),
+            "namespace": mounting.namespace(),
+        })
+
+    handle.update("mount", change)
+    return mount_id
+
+
+def _attach(handle: Handle, mount_id: str, chain: list[Layer], target: str, writable: bool) -> None:
+    uppers = os.path.join(handle.root, "uppers", mount_id)
+    upper = work = None
+    if not fs.exists(handle.dirs["uppers"], mount_id):
+        fs.make_dir(handle.dirs["uppers"], mount_id, point="mount.upper.mkdir")
+        for name in ("empty", "upper", "work"):
+            os.mkdir(os.path.join(uppers, name), 0o755)
+    if writable:
+        upper, work = os.path.join(uppers, "upper"), os.path.join(uppers, "work")
+    lowers = [os.path.join(handle.root, "layers", layer.id, "diff") for layer in reversed(chain)]
+    overlay.mount_overlay(
+        lowers, target, upper=upper, work=work, overlay_form=handle.overlay_form,
+        empty_dir=os.path.join(uppers, "empty"),
+    )
+    handle.update("mounted", lambda txn: fire(
+        txn, Kind.MOUNT, mount_id, Trigger.ATTACH, txid=mount_id,
+        payload={"boot_id": boot_id(), "namespace": mounting.namespace(), "kept": False},
+    ))
+
+
+def unmount(handle: Handle, target: str, *, keep_upper: bool = False) -> None:
+    """Unmount what this store mounted at *target*. The upper directory of a writable one goes, unless kept."""
+    handle.check_writable()
+    target = os.path.realpath(target)
+    with fs.locked_dir(handle.dirs["uppers"]):
+        with handle.read() as view:
+            known = next((m for m in catalog.mounts(view) if m.target == target), None)
+        if known is None:
+            raise UnknownMountError(f"nothing of this store is mounted at {target}")
+        if mounting.is_mounted(target):
+            overlay.unmount(target)
+        mounting.forget(handle, known.id, keep_upper=keep_upper)
+
+
+def mounts(handle: Handle) -> list[Mount]:
+    with handle.read() as view:
+        return list(catalog.mounts(view))
+
+
+def extract_chain(
+    handle: Handle, chain: list[Layer], directory: str, progress: Callable[[int], None] | None = None,
+) -> extract.ExtractReport:
+    """Copy a chain's merged content into an absent or empty *directory*, for users who cannot mount."""
+    handle.check_usable()
+    with ReaderLock(handle, [layer.id for layer in chain], damaged=False):
+        diffs = [os.path.join(handle.root, "layers", layer.id, "diff") for layer in chain]
+        return extract.extract_chain(diffs, directory, progress=progress, overlay_form=handle.overlay_form)
+

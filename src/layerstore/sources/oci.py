@@ -1,0 +1,128 @@
+"""From an OCI layout (in a directory or an archive) to one image: which manifest is meant, and is it whole.
+
+Every document is checked by size and digest before it is parsed; layers are checked to be there, and not
+read. Source: OCI image-spec 1.1, image-layout.md and image-index.md; Docker's schema 2 documents are taken
+as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from layerstore.errors import NoMatchingPlatformError, SourceError, UnsupportedMediaTypeError
+from layerstore.model import LayerSource, Limits, SourceImage
+from layerstore.sources.documents import (
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    Listed,
+    check_layout,
+    check_pairs,
+    parse_config,
+    parse_index,
+    parse_manifest,
+    show,
+    show_list,
+)
+from layerstore.sources.files import Files, check_blob, layer_opener, read_blob, read_document
+from layerstore.sources.platforms import Platform, best, check_config, this_machine
+from layerstore.sources.reference import Reference, suggested_name
+
+__all__ = ["resolve"]
+
+_MAX_DEPTH = 4   # indexes below index.json; two are seen in the field
+
+
+def resolve(files: Files, reference: Reference, platform: Platform | None, limits: Limits) -> SourceImage:
+    """Find the one image that *reference* means. *platform* None: this machine's, where there is a choice.
+
+    Raises SourceError, NoMatchingPlatformError, UnsupportedMediaTypeError, DigestMismatchError,
+    SizeMismatchError, LimitExceededError.
+    """
+    check_layout(read_document(files, "oci-layout", limits), f"oci-layout of {files.label}")
+    what = f"index.json of {files.label}"
+    listed = parse_index(read_document(files, "index.json", limits), None, what)
+    entries = _tagged(listed, reference.tag, what)
+    name = suggested_name(reference, entries[0].tag)
+    # what a tag stands for alone is meant; the machine's platform decides only where there is a choice
+    chosen = entries[0] if len(entries) == 1 else _for_platform(entries, platform, what)
+    return _image(files, _descend(files, chosen, platform, limits), platform, limits, name)
+
+
+def _tagged(listed: Sequence[Listed], tag: str | None, what: str) -> list[Listed]:
+    """The entries of *tag*; without a tag, all of them if they share one (or have none), else SourceError."""
+    if not listed:
+        raise SourceError(f"{what} lists no image")
+    tags = sorted({entry.tag for entry in listed if entry.tag is not None})
+    if tag is None:
+        if len({entry.tag for entry in listed}) > 1:
+            untagged = ", and some without a tag" if any(entry.tag is None for entry in listed) else ""
+            raise SourceError(
+                f"{what} lists several images: {show_list(tags)}{untagged}",
+                hint="add ':' and one of these tags to the reference",
+            )
+        return list(listed)
+    found = [entry for entry in listed if entry.tag == tag]
+    if not found:
+        raise SourceError(
+            f"{what} has no image with the tag {tag!r}",
+            hint=f"the tags there are: {show_list(tags)}" if tags else "leave the tag out: there is none",
+        )
+    return found
+
+
+def _for_platform(entries: Sequence[Listed], platform: Platform | None, what: str) -> Listed:
+    """Of an index's entries, the one that suits the platform best."""
+    wanted = platform or this_machine()
+    position = best(wanted, [entry.platform for entry in entries])
+    if position is not None:
+        return entries[position]
+    if all(entry.platform is None for entry in entries):
+        if len({entry.descriptor.digest for entry in entries}) == 1:
+            return entries[0]
+        raise SourceError(f"{what} lists {len(entries)} images that neither a tag nor a platform tells apart")
+    offered = [str(entry.platform) for entry in entries if entry.platform is not None]
+    offered = [each for each in offered if each != "unknown/unknown"]   # attestations beside the images
+    there = show_list(offered) or "no platform that it names"
+    raise NoMatchingPlatformError(f"{what} has no image for {wanted}, but for {there}")
+
+
+def _descend(files: Files, chosen: Listed, platform: Platform | None, limits: Limits) -> Listed:
+    """Follow nested indexes to what is none."""
+    for _ in range(_MAX_DEPTH):
+        found = chosen.descriptor
+        if found.media_type not in INDEX_TYPES:
+            return chosen
+        what = f"the index {found.digest} of {files.label}"
+        listed = parse_index(read_blob(files, found, what, limits), found.media_type, what)
+        if not listed:
+            raise SourceError(f"{what} lists no image")
+        chosen = _for_platform(listed, platform, what)
+    if chosen.descriptor.media_type in INDEX_TYPES:
+        raise SourceError(f"{files.label} nests more than {_MAX_DEPTH} indexes")
+    return chosen
+
+
+def _image(
+    files: Files, chosen: Listed, platform: Platform | None, limits: Limits, name: str | None
+) -> SourceImage:
+    found = chosen.descriptor
+    if found.media_type not in MANIFEST_TYPES:
+        raise UnsupportedMediaTypeError(
+            f"{found.digest} of {files.label} is no image manifest but of the type {show(found.media_type)}"
+        )
+    what = f"the manifest {found.digest} of {files.label}"
+    manifest_bytes = read_blob(files, found, what, limits)
+    manifest = parse_manifest(manifest_bytes, found.media_type, what)
+    config_what = f"the config {manifest.config.digest} of {files.label}"
+    config_bytes = read_blob(files, manifest.config, config_what, limits)
+    config = parse_config(config_bytes, config_what)
+    check_config(platform, config.platform, files.label)
+    check_pairs([layer.digest for layer in manifest.layers], config.diff_ids, what)
+    layers = []
+    for n, (layer, diff_id) in enumerate(zip(manifest.layers, config.diff_ids, strict=True)):
+        check_blob(files, layer, f"layer {n}")
+        layers.append(LayerSource(layer, diff_id, layer_opener(files, layer, f"layer {n}")))
+    return SourceImage(
+        manifest_bytes, found.digest, found.media_type, config_bytes, manifest.config.digest, tuple(layers),
+        name,
+    )

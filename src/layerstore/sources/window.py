@@ -1,0 +1,76 @@
+"""Streams over a part of a file, each independent of the others: what a layer is read through. Nothing else.
+
+A window reads with preadv at its own position, so any number of them may run in parallel over one archive.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from layerstore.errors import SourceError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+__all__ = ["open_window", "reopen"]
+
+_BUFFER = 128 << 10   # small reads are gathered; larger ones go straight into the reader's own memory
+
+
+class _Window(io.RawIOBase):
+    def __init__(self, fd: int, offset: int, size: int, label: str) -> None:
+        self._fd, self._offset, self._size, self._label = fd, offset, size, label
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("a window is not the whole of its file")
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        if self._fd < 0:
+            raise ValueError("read of a closed stream")
+        view = memoryview(buffer).cast("B")[: self._size - self._position]
+        if not view:
+            return 0
+        try:
+            count = os.preadv(self._fd, [view], self._offset + self._position)
+        except OSError as error:
+            what = f"cannot read {self._label} at byte {self._position}: {error.strerror}"
+            raise SourceError(what) from error
+        if count == 0:   # an end of file here must never look like the end of a shorter layer
+            raise SourceError(
+                f"{self._label} shrank while it was read: {self._size} bytes became {self._position}"
+            )
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        super().close()
+
+
+def open_window(fd: int, offset: int, size: int, label: str) -> BinaryIO:
+    """Return a stream of *size* bytes of *fd* from *offset* (both in bytes); it owns *fd* and closes it.
+
+    ``read(n)`` gives n bytes unless the window ends, never fewer for another reason. *label* names what is
+    read in messages. Raises SourceError when the file cannot be read or turns out to be shorter than the
+    window.
+    """
+    return cast("BinaryIO", io.BufferedReader(_Window(fd, offset, size, label), _BUFFER))
+
+
+def reopen(fd: int) -> int:
+    """Return a descriptor of the same file with its own read-ahead, or (without /proc) a duplicate.
+
+    Streams that share one open file description would make the kernel see random access (posix_fadvise(2)).
+    """
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(fd)

@@ -1,0 +1,215 @@
+"""A tree against its manifest: is every file still what it was when the layer was made? Reads only, follows nothing.
+
+``check`` and the adoption of staged trees stand on it. What a manifest says, and how it is written, is ``manifest``'s.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from layerstore import dirfds
+from layerstore.manifest import (
+    NAME,
+    NODE,
+    OWNER,
+    TIME,
+    XATTR,
+    ManifestEntry,
+    final_entries,
+    manifest_digest,
+    open_regular,
+    read_chunks,
+    storable_xattr,
+)
+from layerstore.whiteouts import is_whiteout
+
+__all__ = ["Problem", "tree_problems", "verify_tree"]
+
+_KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
+_OPAQUE_XATTRS = (b"trusted.overlay.opaque", b"user.overlay.opaque")
+
+
+class Problem(NamedTuple):
+    """One thing that is not as the manifest says.
+
+    ``unreadable``: this process may not look, so it cannot be told.
+    """
+
+    path: bytes
+    what: str
+    unreadable: bool = False
+
+
+def tree_problems(
+    tree_fd: int, digest: str, *, content: bool, overlay_form: str | None = None,
+) -> Iterator[Problem]:
+    """What is wrong with a layer's directory (``manifest``, ``diff/``), given its manifest's *digest*.
+
+    Reads only. *content* also compares every file's bytes. *overlay_form* is the store's.
+    DamagedError if the manifest cannot be decoded.
+    """
+    try:
+        actual = manifest_digest(tree_fd)
+        if actual != digest:
+            yield Problem(NAME.encode(), f"the manifest's digest is {actual}, not {digest}")
+            return
+        diff_fd = os.open("diff", dirfds.DIRECTORY, dir_fd=tree_fd)
+    except OSError as error:
+        yield _unlooked(b"", error)
+        return
+    try:
+        manifest_fd = open_regular(NAME, tree_fd)
+        try:
+            yield from verify_tree(diff_fd, manifest_fd, content=content, overlay_form=overlay_form)
+        finally:
+            os.close(manifest_fd)
+    finally:
+        os.close(diff_fd)
+
+
+def verify_tree(
+    diff_fd: int, manifest: str | bytes | int, *, content: bool, overlay_form: str | None = None,
+) -> Iterator[Problem]:
+    """Compare the tree under *diff_fd* with a manifest.
+
+    Compared are type, mode, size, mtime, owner, link target, attributes, what is missing, what is too many
+    and, with *content*, every byte. What ``unset`` names is not.
+
+    Reads only, follows nothing. DamagedError if the manifest is malformed.
+    """
+    fds = dirfds.DirFds(diff_fd)
+    present = listed = 0
+    sound = True
+    try:
+        for entry in final_entries(manifest):
+            if entry.unset & NODE:
+                continue
+            present += 1
+            for problem in _problems(fds, entry, content=content, form=overlay_form):
+                sound = False
+                yield problem
+            if entry.type == "dir" and sound:
+                listed += len(os.listdir(fds.get(entry.path)))
+        # else nothing can be too many, and no paths need to be remembered
+        if not sound or listed + 1 > present:
+            yield from _surplus(fds, {entry.path for entry in final_entries(manifest)})
+    finally:
+        fds.close()
+
+
+def _unlooked(path: bytes, error: OSError) -> Problem:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Problem(path, "this process may not read it", unreadable=True)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        return Problem(path, "missing")
+    return Problem(path, f"cannot be read: {error.strerror}")
+
+
+def _problems(fds: dirfds.DirFds, entry: ManifestEntry, *, content: bool, form: str | None) -> Iterator[Problem]:
+    try:
+        found = list(_compare(fds, entry, content=content, form=form))
+        if entry.type == "dir" and not found:
+            os.listdir(fds.get(entry.path))
+        yield from found
+    except OSError as error:
+        yield _unlooked(entry.path, error)
+
+
+def _compare(fds: dirfds.DirFds, entry: ManifestEntry, *, content: bool, form: str | None) -> Iterator[Problem]:
+    path = entry.path
+    parent, _, name = path.rpartition(b"/")
+    dir_fd = fds.get(parent)
+    found = os.stat(name or b".", dir_fd=dir_fd, follow_symlinks=False)
+    if entry.type == "hardlink":
+        target_parent, _, target = entry.linkname.rpartition(b"/")
+        other = os.stat(target, dir_fd=fds.get(target_parent), follow_symlinks=False)
+        if (found.st_dev, found.st_ino) != (other.st_dev, other.st_ino):
+            yield Problem(path, f"no longer a hard link to {entry.linkname!r}")
+        return
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode), "unknown")
+    if (kind == "char" or entry.type == "whiteout") and is_whiteout(found, name, dir_fd):
+        kind = "whiteout"
+    if kind != entry.type:
+        yield Problem(path, f"is a {kind}, not a {entry.type}")
+        return
+    if kind == "whiteout":
+        return
+    wrong = []
+    if kind != "symlink" and stat.S_IMODE(found.st_mode) != entry.mode:
+        wrong.append(f"mode {stat.S_IMODE(found.st_mode):04o}, not {entry.mode:04o}")
+    if not entry.unset & OWNER and (found.st_uid, found.st_gid) != (entry.uid, entry.gid):
+        wrong.append(f"owner {found.st_uid}:{found.st_gid}, not {entry.uid}:{entry.gid}")
+    if not entry.unset & TIME and found.st_mtime_ns != entry.mtime_ns:
+        wrong.append(f"mtime {found.st_mtime_ns}, not {entry.mtime_ns} (nanoseconds)")
+    device = (os.major(found.st_rdev), os.minor(found.st_rdev))
+    if kind in ("char", "block") and device != (entry.devmajor, entry.devminor):
+        wrong.append(f"device {device[0]}:{device[1]}, not {entry.devmajor}:{entry.devminor}")
+    if kind == "symlink" and os.readlink(name, dir_fd=dir_fd) != entry.linkname:
+        wrong.append(f"link target is not {entry.linkname!r}")
+    if kind == "file" and found.st_size != entry.size:
+        wrong.append(f"size {found.st_size}, not {entry.size} bytes")
+    elif kind == "file" and content and _content(name, dir_fd) != entry.sha256:
+        wrong.append("its content changed")
+    wrong += _xattrs_wrong(f"/proc/self/fd/{dir_fd}/".encode() + (name or b"."), entry, form)
+    if wrong:
+        yield Problem(path, "; ".join(wrong))
+
+
+def _content(name: bytes, dir_fd: int) -> bytes:
+    digest = hashlib.sha256()
+    fd = open_regular(name, dir_fd)
+    try:
+        for chunk in read_chunks(fd):
+            digest.update(chunk)
+    finally:
+        os.close(fd)
+    return digest.digest()
+
+
+def _xattrs_wrong(path: bytes, entry: ManifestEntry, form: str | None) -> Iterator[str]:
+    names = {os.fsencode(n) for n in os.listxattr(path, follow_symlinks=False)}
+    if entry.type == "dir":
+        # an ordinary user does not even see trusted.*: only if the tree is of the form user.* can a loss be told
+        marks = [n for n in _OPAQUE_XATTRS if n in names]
+        opaque = any(os.getxattr(path, n, follow_symlinks=False) == b"y" for n in marks)
+        if opaque != entry.opaque and (opaque or form == "user" or os.geteuid() == 0):
+            yield f"opaque is {opaque}, not {entry.opaque}"
+    kept = {n for n in names if storable_xattr(n)}
+    for extra in sorted(kept - entry.xattrs.keys()):
+        yield f"the attribute {extra!r} is not its own"
+    for name, value in entry.xattrs.items():
+        if name in kept:
+            if os.getxattr(path, name, follow_symlinks=False) != value:
+                yield f"the attribute {name!r} changed"
+        elif not entry.unset & XATTR:
+            yield f"the attribute {name!r} is missing"
+
+
+def _surplus(fds: dirfds.DirFds, known: set[bytes]) -> Iterator[Problem]:
+    todo = [b""]
+    while todo:
+        path = todo.pop()
+        try:
+            with os.scandir(fds.get(path)) as children:
+                found = [(os.fsencode(c.name), c.is_dir(follow_symlinks=False)) for c in children]
+        except OSError:
+            continue                     # already told
+        for name, is_dir in sorted(found):
+            child = path + b"/" + name if path else name
+            if child not in known:
+                yield Problem(child, "is not in the manifest")
+            elif is_dir:
+                todo.append(child)
