@@ -1,0 +1,41 @@
+"""Fixtures, and the rule that in CI nothing may be skipped."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+IN_CI = bool(os.environ.get("LAYERSTORE_CI"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def store(root):
+    import layerstore
+
+    with layerstore.open(root) as opened:
+        yield opened
+
+
+def pytest_collection_modifyitems(items):
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("root") or item.get_closest_marker("debian"):
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if IN_CI and os.geteuid() == 0 and skipped and exitstatus == 0:
+        for report in skipped:
+            reporter.write_line(f"skipped, but must run in CI: {report.nodeid}", red=True)
+        session.exitstatus = 1

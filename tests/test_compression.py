@@ -1,0 +1,208 @@
+"""Compressed streams: what is recognised, decompressed, and refused."""
+
+import gzip
+import os
+import sys
+import zlib
+
+import pytest
+import zstandard
+
+from layerstore import compression
+from layerstore.compression import ZstdWriter, decompressed, detect
+from layerstore.errors import CompressionError, LimitExceededError
+from layerstore.model import Limits
+
+TEXT = b"".join(b"line %d of a text that compresses\n" % n for n in range(20_000))
+NOISE = os.urandom(300_000)
+
+
+def zst(data, **more):
+    return zstandard.ZstdCompressor(**more).compress(data)
+
+
+def skippable(data, n=0):
+    return bytes([0x50 + n]) + b"\x2a\x4d\x18" + len(data).to_bytes(4, "little") + data
+
+
+def cut(data, size):
+    return [data[i:i + size] for i in range(0, len(data), size)]
+
+
+def run(data, *, chunk=65_536, limits=None, **more):
+    stream = decompressed(cut(data, chunk), limits=limits or Limits(), **more)
+    return b"".join(stream), stream.compression
+
+
+@pytest.fixture(params=["isal", "zlib"])
+def inflate(request, monkeypatch):
+    """Both gzip decoders."""
+    if request.param == "isal":
+        pytest.importorskip("isal")
+        from isal import isal_zlib as module
+    else:
+        module = zlib
+    monkeypatch.setattr(compression, "inflate", module)
+
+
+def test_isal_is_used_where_it_is_installed():
+    pytest.importorskip("isal")
+    assert compression.inflate.__name__ == "isal.isal_zlib"
+
+
+@pytest.mark.parametrize("head, kind", [
+    (gzip.compress(b""), "gzip"), (zst(b"x"), "zstd"), (skippable(b"abc", 3), "zstd"), (b"", "none"), (b"\0" * 10, "none"),
+    (b"./", "none"),
+])
+def test_the_first_bytes_tell_what_a_stream_is(head, kind):
+    assert detect(head) == kind
+
+
+@pytest.mark.parametrize("head, name", [(b"\xfd7zXZ\0", "xz"), (b"BZh91AY", "bzip2"), (b"\x04\x22\x4d\x18ab", "lz4")])
+def test_other_formats_are_refused_by_name(head, name):
+    with pytest.raises(CompressionError, match=name):
+        run(head)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 1000, 1 << 20])
+@pytest.mark.parametrize("pack", [gzip.compress, zst, bytes], ids=["gzip", "zstd", "none"])
+def test_a_stream_comes_out_however_it_is_cut(pack, chunk):
+    data = TEXT[:100_000] if chunk < 1000 else TEXT + NOISE
+    assert run(pack(data), chunk=chunk)[0] == data
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 1 << 20, (1 << 20) - 1, (1 << 20) + 1, 3 << 20])
+@pytest.mark.parametrize("byte", [b"\0", None], ids=["zeros", "noise"])
+def test_gzip_output_of_any_size_is_complete(inflate, size, byte):
+    data = byte * size if byte else os.urandom(size)
+    packed = gzip.compress(data, 1)
+    for chunk in (len(packed), len(packed) - 8 or 1, 32 << 10):
+        assert run(packed, chunk=chunk) == (data, "gzip")
+
+
+def test_every_member_of_a_gzip_stream_is_read(inflate):
+    data = b"".join(gzip.compress(part) for part in (b"one", b"", b"two" * 50_000, b"three"))
+    assert run(data, chunk=100)[0] == b"one" + b"two" * 50_000 + b"three"
+
+
+def test_many_small_members_do_not_take_quadratic_time(inflate):
+    assert len(run(gzip.compress(b"x") * 30_000, chunk=1 << 20)[0]) == 30_000
+
+
+def test_every_frame_of_a_zstd_stream_is_read_and_skippable_ones_are_skipped():
+    data = skippable(b"head") + zst(b"one") + skippable(b"x" * 5000, 15) + zst(b"two" * 50_000) + skippable(b"")
+    for chunk in (3, 100, 1 << 20):
+        assert run(data, chunk=chunk) == (b"one" + b"two" * 50_000, "zstd")
+
+
+def test_a_gzip_stream_cut_anywhere_is_refused(inflate):
+    data = gzip.compress(b"hello world" * 3)
+    for n in range(2, len(data)):
+        with pytest.raises(CompressionError):
+            run(data[:n], compression="gzip")
+
+
+def test_a_second_gzip_member_cut_anywhere_is_refused(inflate):
+    first, second = gzip.compress(b"one"), gzip.compress(b"two")
+    for n in range(1, len(second)):
+        with pytest.raises(CompressionError):
+            run(first + second[:n])
+
+
+def test_a_zstd_stream_cut_anywhere_is_refused():
+    data = zst(b"hello world" * 30, write_checksum=True) + skippable(b"tail")
+    whole = len(data) - len(skippable(b"tail"))
+    for n in range(1, len(data)):
+        if n == whole:
+            continue   # at the end of a frame the stream is whole
+        with pytest.raises(CompressionError):
+            run(data[:n], compression="zstd")
+
+
+@pytest.mark.parametrize("junk", [b"x", b"\0", b"\0" * 600, b"\x1f", b"\x28\xb5", b"junk" * 100])
+@pytest.mark.parametrize("pack", [gzip.compress, zst], ids=["gzip", "zstd"])
+def test_junk_after_the_end_is_refused(inflate, pack, junk):
+    with pytest.raises(CompressionError):
+        run(pack(TEXT) + junk)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lambda d: zst(d, write_checksum=True)], ids=["gzip", "zstd"])
+def test_a_flipped_bit_never_gives_other_bytes(inflate, pack):
+    data = bytearray(pack(TEXT[:3000]))
+    refused = 0
+    for at in range(12, len(data), 7):
+        damaged = data.copy()
+        damaged[at] ^= 0x10
+        try:
+            assert run(bytes(damaged))[0] == TEXT[:3000]   # a few bits of a zstd frame mean nothing
+        except CompressionError:
+            refused += 1
+    assert refused > len(data) // 7 * 0.9
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_an_empty_stream_is_not_an_empty_compressed_one(compression):
+    assert run(b"") == (b"", "none")
+    with pytest.raises(CompressionError):
+        run(b"", compression=compression)
+
+
+@pytest.mark.parametrize("pack", [lambda d: gzip.compress(d, 9), zst], ids=["gzip", "zstd"])
+def test_a_bomb_is_stopped_by_the_ratio(inflate, pack):
+    bomb = pack(bytes(64 << 20))
+    with pytest.raises(LimitExceededError, match="max_ratio"):
+        run(bomb, limits=Limits(max_ratio=100))
+
+
+def test_a_bomb_within_one_chunk_is_stopped_before_it_is_inflated():
+    out = 0
+    stream = decompressed([gzip.compress(bytes(200 << 20), 9)], limits=Limits(max_ratio=100))
+    with pytest.raises(LimitExceededError):
+        for piece in stream:
+            out += len(piece)
+    assert out <= 17 << 20
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zst], ids=["gzip", "zstd"])
+def test_what_compresses_very_well_but_is_small_is_no_bomb(pack):
+    assert len(run(pack(bytes(8 << 20)), limits=Limits(max_ratio=2))[0]) == 8 << 20
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zst, bytes], ids=["gzip", "zstd", "none"])
+def test_more_bytes_than_allowed_are_refused(pack):
+    with pytest.raises(LimitExceededError, match="max_bytes"):
+        run(pack(NOISE), limits=Limits(max_bytes=len(NOISE) - 1))
+    assert run(pack(NOISE), limits=Limits(max_bytes=len(NOISE)))[0] == NOISE
+
+
+def test_no_piece_of_output_is_large(inflate):
+    for data in (gzip.compress(bytes(50 << 20)), zst(bytes(50 << 20))):
+        assert max(map(len, decompressed([data], limits=Limits(max_ratio=1 << 30)))) <= 17 << 20
+
+
+def test_a_zstd_frame_with_a_huge_window_is_refused():
+    params = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    obj = zstandard.ZstdCompressor(compression_params=params).compressobj()
+    data = obj.compress(b"x" * 1000) + obj.flush()
+    with pytest.raises(CompressionError, match="zstd"):
+        run(data)
+
+
+def test_the_writers_stream_is_read_back():
+    parts = []
+    writer = ZstdWriter(parts.append)
+    for piece in cut(TEXT, 7000):
+        writer.write(piece)
+    writer.close()
+    assert run(b"".join(parts)) == (TEXT, "zstd")
+
+
+def test_zlib_takes_over_where_isal_is_missing(monkeypatch):
+    import importlib
+
+    monkeypatch.setitem(sys.modules, "isal", None)
+    try:
+        assert importlib.reload(compression).inflate is zlib
+    finally:
+        monkeypatch.undo()
+        importlib.reload(compression)

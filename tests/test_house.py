@@ -1,0 +1,149 @@
+"""The house: import direction, the one-module rules, and documents made from the code are not stale."""
+
+import ast
+import os
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SRC = ROOT / "src" / "layerstore"
+JOURNAL = ROOT / "journal" / "layerjournal"
+
+# top to bottom; a module imports only from strictly below it (packages count as one, and are free inside)
+ORDER = [
+    ["testing"],
+    ["__main__"],
+    ["cli"],
+    ["store"],
+    ["pull"],
+    ["mount"],
+    ["check", "gc"],
+    ["holds"],
+    ["apply", "delete"],
+    ["checkpoint", "stage"],
+    ["recover"],
+    ["executor", "mounting"],
+    ["recovery", "catalog"],
+    ["handle"],
+    ["projection"],
+    ["differs", "sources", "overlay", "extract"],
+    ["unpack", "pack", "verify"],
+    ["lifecycle"],
+    ["manifest", "records", "tar"],
+    ["pax", "dirfds", "whiteouts"],
+    ["compression", "filesystem", "fs"],
+    ["states"],
+    ["model", "observe"],
+    ["errors", "kernel", "faults"],
+]
+RANK = {name: len(ORDER) - n for n, group in enumerate(ORDER) for name in group}
+ONE_MODULE = {
+    "lmdb": {"layerjournal.engine"},
+    "msgpack": {"layerjournal.codec", "layerstore.manifest"},
+    "zstandard": {"layerjournal.segment", "layerstore.compression"},
+    "transitions": {"layerstore.lifecycle"},
+    "isal": {"layerstore.compression"},
+    "click": {"layerstore.cli"},
+    "rich": {"layerstore.cli"},
+}
+
+
+def modules():
+    for base, package in ((SRC, "layerstore"), (JOURNAL, "layerjournal")):
+        for path in sorted(base.rglob("*.py")):
+            parts = path.relative_to(base).with_suffix("").parts
+            yield path, package, parts
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module == "layerstore":
+                for alias in node.names:
+                    yield f"layerstore.{alias.name}"
+
+
+MODULES = list(modules())
+
+
+@pytest.mark.parametrize(("path", "package", "parts"), MODULES, ids=[f"{p}.{'.'.join(t)}" for _, p, t in MODULES])
+def test_a_module_imports_only_from_below_it(path, package, parts):
+    top = parts[0]
+    if package == "layerjournal":
+        assert not [n for n in imports(path) if n.split(".")[0] == "layerstore"], "layerjournal knows nothing of layers"
+        return
+    if top == "__init__":
+        return   # the public face names them all
+    assert top in RANK, f"{top} has no place in ORDER"
+    for name in imports(path):
+        if not name.startswith("layerstore."):
+            continue
+        other = name.split(".")[1]
+        if other in RANK and other != top:
+            assert RANK[other] < RANK[top], f"{top} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize("library", sorted(ONE_MODULE))
+def test_each_dependency_is_imported_by_its_one_module(library):
+    users = set()
+    for path, package, parts in MODULES:
+        if library in {name.split(".")[0] for name in imports(path)}:
+            users.add(f"{package}.{parts[0]}")
+    allowed = ONE_MODULE[library]
+    assert users <= allowed, f"{library} is imported by {users - allowed}"
+    assert users, f"nothing imports {library}: it does no job"
+
+
+def test_only_fs_and_its_peers_change_the_disk():
+    """Effects are in fs (store), unpack and manifest (staging trees), extract, overlay (targets); nowhere else."""
+    allowed = {"fs", "unpack", "manifest", "extract", "overlay", "filesystem", "handle", "mount", "kernel", "testing",
+               "whiteouts"}
+    effects = {"mkdir", "rename", "unlink", "rmdir", "link", "symlink", "mknod", "fsync", "replace", "truncate"}
+    for path, package, parts in MODULES:
+        if package != "layerstore" or parts[0] in allowed:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (isinstance(node, ast.Attribute) and node.attr in effects
+                    and isinstance(node.value, ast.Name) and node.value.id == "os"):
+                pytest.fail(f"{path.name}:{node.lineno} calls os.{node.attr}")
+
+
+def test_nothing_imports_testing():
+    for path, package, parts in MODULES:
+        if parts[0] != "testing":
+            assert not [n for n in imports(path) if n.startswith("layerstore.testing")], path
+
+
+def test_the_diagram_is_made_from_the_table():
+    from layerstore import states
+
+    assert (ROOT / "docs" / "states.md").read_text() == states.page(), "run: make docs/states.md"
+
+
+def test_every_module_says_what_may_live_there():
+    for path, _package, _parts in MODULES:
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
+
+
+def test_every_public_verb_speaks_of_durability():
+    from layerstore.store import Store
+
+    for verb in ("stage", "apply_staged_layer", "pull", "mount", "extract", "delete_layer", "delete_image"):
+        assert "Durability" in (getattr(Store, verb).__doc__ or ""), verb
+    assert os.path.exists(ROOT / "docs" / "crash-model.md")
+
+
+def test_the_public_names_are_told_alike_to_python_and_to_type_checkers():
+    import layerstore
+
+    tree = ast.parse((SRC / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    told = {alias.asname for node in block.body for alias in node.names}
+    assert told == set(layerstore._PUBLIC)
+    for name in told:
+        assert getattr(layerstore, name) is not None

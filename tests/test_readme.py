@@ -1,0 +1,78 @@
+"""What the README shows is run: its Python as it stands, its commands in order; and its links lead somewhere."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import imagemaker
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def prepared(tmp_path):
+    imagemaker.Image([imagemaker.Layer({"etc/os-release": b"ID=test\n"})]).write_oci(tmp_path / "image", tag="latest")
+    (tmp_path / "base.tar.gz").write_bytes(imagemaker.Layer({"a": b"1"}, compression="gzip").blob_bytes())
+    (tmp_path / "upper").mkdir()
+    (tmp_path / "upper" / "b").write_text("2")
+    (tmp_path / "mnt").mkdir()
+
+
+def here(text, tmp_path):
+    for name in ("/srv/layers", "/tmp/rootfs", "/tmp/upper", "/mnt/image", "/copy/of/journal"):
+        text = text.replace(name, str(tmp_path / name.rpartition("/")[2]))
+    return text
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    prepared(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(body for kind, body in BLOCKS if kind == "python")
+    assert "store.pull" in code
+    assert "DirectoryDiffer" in code
+    done = subprocess.run([sys.executable, "-c", here(code, tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "rootfs" / "etc" / "os-release").exists()
+
+
+def test_the_commands_of_the_readme_run(tmp_path):
+    prepared(tmp_path)
+    script = next(body for kind, body in BLOCKS if kind == "sh" and "layerstore pull" in body)
+    lines = [line.partition(" #")[0].strip() for line in script.splitlines()]
+    ran = 0
+    environment = {**os.environ, "LAYERSTORE_ROOT": str(tmp_path / "layers")}
+    for line in lines:
+        if not line.startswith("layerstore ") or ("mount" in line and os.geteuid() != 0):
+            continue
+        line = here(line.replace(" /mnt", f" {tmp_path}/mnt"), tmp_path)
+        if "journal replay" in line:
+            subprocess.run(["cp", "-a", tmp_path / "layers" / "journal", tmp_path / "journal"], check=True)
+        done = subprocess.run([sys.executable, "-m", *line.split()], cwd=tmp_path, env=environment, capture_output=True,
+                              text=True, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+        ran += 1
+    if os.geteuid() == 0:
+        subprocess.run(["umount", tmp_path / "mnt"], check=True)
+    assert ran >= 6
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/crash-model.md", "docs/on-disk.md", "docs/check.md"])
+def test_links_lead_somewhere(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{page} links to {target}"
+
+
+def test_every_row_of_the_regression_table_names_tests_that_exist():
+    text = (ROOT / "docs" / "regressions.md").read_text()
+    everything = "".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py"))
+    names = re.findall(r"`(test_\w+)`", text)
+    assert len(names) >= 12
+    for name in names:
+        assert f"def {name}(" in everything, name
