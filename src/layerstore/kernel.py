@@ -11,12 +11,6 @@ import os
 
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1
-RENAME_EXCHANGE = 2
-RESOLVE_NO_XDEV = 0x01
-RESOLVE_NO_MAGICLINKS = 0x02
-RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
-_SYS_OPENAT2 = 437  # the same number on every architecture
 FSOPEN_CLOEXEC = 0x1
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
@@ -26,7 +20,7 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NODEV = 0x4
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
 CLONE_FS = 0x200
-_SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 429, 430, 431, 432  # as openat2; not on alpha
+_SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 429, 430, 431, 432  # the same everywhere but on alpha
 _INITIAL_USER_NS = 0xEFFFFFFD  # its inode in nsfs: PROC_USER_INIT_INO, linux/proc_ns.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -48,18 +42,8 @@ def syncfs(fd: int) -> None:
 
 
 def renameat2(src_fd: int, src: str, dst_fd: int, dst: str, flags: int = 0) -> None:
-    """rename(2) relative to directory descriptors, with RENAME_NOREPLACE or RENAME_EXCHANGE."""
+    """rename(2) relative to directory descriptors, with its flags."""
     _check(_libc.renameat2(src_fd, os.fsencode(src), dst_fd, os.fsencode(dst), ctypes.c_uint(flags)), dst)
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-def openat2(dir_fd: int, path: bytes, flags: int, *, mode: int = 0, resolve: int = RESOLVE_BENEATH) -> int:
-    """open(2) confined by RESOLVE_* flags. OSError(ENOSYS or EPERM) where kernel or sandbox lack it. openat2(2)."""
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    return int(_check(_libc.syscall(_SYS_OPENAT2, dir_fd, path, ctypes.byref(how), ctypes.sizeof(how)), path))
 
 
 class _Statfs(ctypes.Structure):

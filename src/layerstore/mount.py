@@ -3,11 +3,11 @@
 Mounting, in order, and what a crash in each gap leaves:
 
 1. shared locks on the chain's trees; txn ``take``: the row, the layers pinned – nothing is mounted: dropped at open
-2. ``uppers/<id>/`` for a writable one                                        – the same
-3. mount(2)                                                                   – recorded by the next open as it is
+2. ``uppers/<id>/``: upper and work directories, and the empty one that a single layer needs  – the same
+3. mount(2)                                                                   – a mount whose row says ``mounting``
 4. txn ``attach``                                                             – a mount
 
-Unmounting: umount(2) · txn ``detach`` · unlink the upper directory · txn ``drop``. All of it under the lock of
+Unmounting: umount(2) · unlink the upper directory · txn ``detach`` and ``drop``. All of it under the lock of
 ``uppers/``, so that no recovery looks at a mount that is half made.
 """
 
@@ -95,8 +95,12 @@ def _attach(handle: Handle, mount_id: str, chain: list[Layer], target: str, writ
     upper = work = None
     if not fs.exists(handle.dirs["uppers"], mount_id):
         fs.make_dir(handle.dirs["uppers"], mount_id, point="mount.upper.mkdir")
-        for name in ("empty", "upper", "work"):
-            os.mkdir(os.path.join(uppers, name), 0o755)
+        own = fs.open_dir(mount_id, handle.dirs["uppers"])
+        try:
+            for name in ("empty", "upper", "work"):
+                fs.make_dir(own, name, point="mount.upper.mkdir", mode=0o755)
+        finally:
+            os.close(own)
     if writable:
         upper, work = os.path.join(uppers, "upper"), os.path.join(uppers, "work")
     lowers = [os.path.join(handle.root, "layers", layer.id, "diff") for layer in reversed(chain)]

@@ -82,7 +82,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Kind.LAYER, T.BEGIN, S.ABSENT, S.STAGING, "a tree is being filled under its lock"),
     Transition(Kind.LAYER, T.SEAL, S.STAGING, S.STAGED, "the tree is complete, verified and durable"),
     Transition(Kind.LAYER, T.SWEEP, S.STAGING, S.ABSENT, "its owner failed or died: row first, then the tree"),
-    Transition(Kind.LAYER, T.DISCARD, S.STAGED, S.ABSENT, "given up by its owner or by gc, never by recovery"),
+    Transition(Kind.LAYER, T.DISCARD, S.STAGED, S.ABSENT, "given up by its owner or gc; by recovery only without a tree"),
     Transition(Kind.LAYER, T.CLAIM, S.STAGED, S.CREATING, "ID and names claimed, parent pinned, all or none"),
     Transition(Kind.LAYER, T.RELEASE, S.CREATING, S.STAGED, "rolled back: the claim is free again"),
     Transition(Kind.LAYER, T.PROMISE, S.CREATING, S.INCOMPLETE, "the commit point: from here forward only"),
@@ -111,9 +111,6 @@ TRANSITIONS: tuple[Transition, ...] = (
 )
 
 del S, T
-
-VISIBLE = frozenset({State.COMMITTED})
-"""What look-ups, listings, mounts and exports see."""
 
 HOLDS_MARK = frozenset({State.CREATING, State.INCOMPLETE, State.DELETING})
 """Open transactions below whose first record a checkpoint's low-water mark stays (docs/adr/0004)."""
