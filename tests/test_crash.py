@@ -29,12 +29,8 @@ def run(tmp_path, prepare, scenario, *, nested=False, every=1, judge=violations)
     return len(outcomes)
 
 
-def test_a_pull_killed_at_every_fault_point_leaves_the_image_whole_or_absent(tmp_path, record_property):
-    made = image(tmp_path)
-
-    def prepare(root):
-        reopen(root)
-
+def pulling(made):
+    """A pull into an empty store, and the oracle that knows what it must come to."""
     def scenario(root):
         with layerstore.open(root) as store:
             store.pull(made.reference, options=PullOptions(workers=1))
@@ -50,9 +46,22 @@ def test_a_pull_killed_at_every_fault_point_leaves_the_image_whole_or_absent(tmp
                 found.append("the pull after the crash went wrong")
         return found
 
-    count = run(tmp_path, prepare, scenario, judge=judge)
+    return scenario, judge
+
+
+def test_a_pull_killed_at_every_fault_point_leaves_the_image_whole_or_absent(tmp_path, record_property):
+    scenario, judge = pulling(image(tmp_path))
+    count = run(tmp_path, reopen, scenario, judge=judge)
     record_property("states", count)
     assert count > 60
+
+
+@pytest.mark.timeout(1800)
+def test_the_recovery_of_a_pull_killed_at_each_of_its_own_fault_points_converges(tmp_path, record_property):
+    scenario, judge = pulling(image(tmp_path))
+    count = run(tmp_path, reopen, scenario, nested=True, every=EVERY, judge=judge)
+    record_property("states", count)
+    assert count > 300 // EVERY
 
 
 def everything(made):
