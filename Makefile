@@ -23,7 +23,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/ready-dev
-	$(BIN)/ruff check src journal/layerjournal
+	$(BIN)/ruff check src journal/layerjournal crash
 
 types: $(VENV)/ready-dev
 	$(BIN)/mypy

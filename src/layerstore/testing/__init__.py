@@ -17,9 +17,14 @@ this package. It uses ``os.fork``: call it from a single-threaded process.
 
 from __future__ import annotations
 
-from layerstore.testing.explore import FaultNotReachedError, Outcome, Passing, explore, kill_at, passings, run_child
-from layerstore.testing.oracle import dump, violations
+from layerstore.testing.children import ChildDiedError, run_child, start_child, telling
+from layerstore.testing.explore import FaultNotReachedError, Outcome, Passing, explore, kill_at, passings
+from layerstore.testing.ledger import Expectation, Ledger, expectation, read_ledger
+from layerstore.testing.oracle import Verdict, dump, examine, violations
+from layerstore.testing.trees import differences, read_tree, tree_of_tar
 
 __all__ = [
-    "FaultNotReachedError", "Outcome", "Passing", "dump", "explore", "kill_at", "passings", "run_child", "violations",
+    "ChildDiedError", "Expectation", "FaultNotReachedError", "Ledger", "Outcome", "Passing", "Verdict", "differences",
+    "dump", "examine", "expectation", "explore", "kill_at", "passings", "read_ledger", "read_tree", "run_child",
+    "start_child", "telling", "tree_of_tar", "violations",
 ]

@@ -11,12 +11,12 @@ import os
 import shutil
 import signal
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from layerstore import faults
+from layerstore.testing.children import run_child
 from layerstore.testing.oracle import violations
 
 Scenario = Callable[[str], object]
@@ -45,25 +45,6 @@ class Outcome:
     killed_at: tuple[Passing, ...]
     violations: tuple[str, ...]
     root: str
-
-
-def run_child(fn: Callable[[], object], *, hook: faults.Hook | None = None) -> int:
-    """Run *fn* in a forked child with *hook* installed; return the wait status. Its traceback goes to stderr."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            faults.install(hook)
-            fn()
-            code = 0
-        except BaseException:  # noqa: BLE001 - the child must never return into the caller's stack
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
-    return os.waitpid(pid, 0)[1]
 
 
 def passings(fn: Callable[[], object]) -> list[Passing]:

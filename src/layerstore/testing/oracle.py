@@ -1,44 +1,147 @@
-"""The one oracle: what must hold of a store after any crash, once it has been opened again."""
+"""The one oracle: what must hold of a store after any crash, once it has been opened again.
+
+It opens the store through the public API and compares what it serves with the ledger; it reads trees from the disk
+with code that knows nothing of layerstore (``trees``); only the canonical dump, and what lies in the store's own
+directories, are looked at from inside.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import layerjournal
 import layerstore
 from layerstore.recover import dry_run
 from layerstore.store import Store
+from layerstore.testing.ledger import Expectation, Value
+from layerstore.testing.trees import Tree, differences, read_tree
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the oracle saw. ``redo``: what the first recovery had to do; ``dump``: the catalog after it, canonical."""
+
+    violations: list[str] = field(default_factory=list)
+    redo: list[str] = field(default_factory=list)
+    dump: bytes = b""
+    happened: bool | None = None   # whether the last thing that was asked for, and not answered, came about
+
+
+def examine(
+    root: str, *, content: bool = True, expect: Expectation | None = None, trees: Mapping[str, Tree] | None = None,
+    again: Callable[[Store], object] | None = None,
+) -> Verdict:
+    """Open the store at *root* (which recovers it) and look for everything that is wrong with it.
+
+    Opens without error · journal gapless, chain intact, catalog = fold(log) · every committed layer whole, every
+    image's layers there, no layer without its parent · nothing in ``staging/``, ``trash/``, ``images/``, ``layers/``
+    or ``uppers/`` that the journal does not know · a second recovery does nothing and leaves the same canonical dump.
+
+    Args:
+        root: the store's directory.
+        content: compare every file's digest, not only the structure.
+        expect: from a ledger: what was told must be so, what was left open wholly so or not, nothing else there.
+        trees: by diffID, the tree of every layer that may be there, compared with the disk.
+        again: the program once more, on the open store, at the end: it must succeed, and all must hold still.
+
+    Durability: opening recovers the store; apart from that, and from what *again* does, nothing is changed.
+
+    """
+    verdict = Verdict()
+    try:
+        _examine(root, verdict, content, expect, trees, again)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a violation
+        print(f"oracle: {error!r}", file=sys.stderr)  # noqa: T201
+        verdict.violations.append(f"the store does not open, or cannot be used: {error!r}")
+    return verdict
 
 
 def violations(root: str, *, content: bool = True) -> list[str]:
-    """Open the store at *root* (which recovers it) and list everything that is wrong with it.
-
-    Opens without error · journal gapless, chain intact, catalog = fold(log) · every committed layer whole, every
-    image's layers there · nothing in ``staging/``, ``trash/``, ``images/``, ``layers/`` or ``uppers/`` that the
-    journal does not know · a second recovery does nothing and leaves the same canonical dump.
-    """
-    try:
-        with layerstore.open(root) as store:
-            found = [f"{f.code} {f.subject}: {f.message}" for f in store.check(content=content).findings]
-            found += _strangers(store)
-            first = dump(store)
-        with layerstore.open(root) as store:
-            if not store.recovery.clean:
-                found.append(f"a second recovery did something: {store.recovery.actions}")
-            if dump(store) != first:
-                found.append("a second recovery changed the catalog")
-            if not dry_run(store._handle).clean:  # noqa: SLF001 - the oracle may look inside
-                found.append("recovery left something to do")
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a violation
-        print(f"oracle: {error!r}", file=sys.stderr)  # noqa: T201
-        return [f"the store does not open: {error!r}"]
-    return found
+    """What ``examine`` finds wrong with the store at *root*, without a ledger."""
+    return examine(root, content=content).violations
 
 
 def dump(store: Store) -> bytes:
     """The canonical dump of the catalog: equal bytes, equal catalog."""
     return layerjournal.canonical_dump(store._handle.journal.fold())  # noqa: SLF001
+
+
+def _examine(
+    root: str, verdict: Verdict, content: bool, expect: Expectation | None, trees: Mapping[str, Tree] | None,
+    again: Callable[[Store], object] | None,
+) -> None:
+    found = verdict.violations
+    with layerstore.open(root) as store:
+        verdict.redo = [f"{a.do.value} {a.key}" for a in store.recovery.actions]
+        found += _look(store, content=content, trees=trees)
+        if expect is not None:
+            found += _compare(served(store), expect)
+            verdict.happened = _happened(served(store), expect)
+        verdict.dump = dump(store)
+    with layerstore.open(root) as store:
+        if not store.recovery.clean:
+            found.append(f"a second recovery did something: {store.recovery.actions}")
+        if dump(store) != verdict.dump:
+            found.append("a second recovery changed the catalog")
+        if not dry_run(store._handle).clean:  # noqa: SLF001 - the oracle may look inside
+            found.append("recovery left something to do")
+        if again is not None and not found:
+            again(store)
+            found += [f"after doing it again: {each}" for each in _look(store, content=content, trees=trees)]
+
+
+def _look(store: Store, *, content: bool, trees: Mapping[str, Tree] | None) -> list[str]:
+    found = [f"{f.code} {f.subject}: {f.message}" for f in store.check(content=content).findings]
+    found += _strangers(store)
+    layers = {each.id: each for each in store.layers()}
+    for each in layers.values():
+        if each.parent is not None and each.parent not in layers:
+            found.append(f"layer {each.id[:12]} is visible without its parent {each.parent[:12]}")
+        if trees is not None:
+            found += _tree_problems(store.root, each.id, each.diff_id, trees)
+    for image in store.images():
+        found += [f"image {image.id[:12]} lacks its layer {x[:12]}" for x in image.layers if x not in layers]
+    return found
+
+
+def _tree_problems(root: str, layer_id: str, diff_id: str, trees: Mapping[str, Tree]) -> list[str]:
+    if diff_id not in trees:
+        return [f"layer {layer_id[:12]} has the diffID {diff_id}, which nobody made"]
+    lines = differences(trees[diff_id], read_tree(os.path.join(root, "layers", layer_id, "diff")))
+    return [f"layer {layer_id[:12]}: {line}" for line in lines[:3]]
+
+
+def served(store: Store) -> dict[str, Value]:
+    """What the store serves, in a ledger's words."""
+    facts: dict[str, Value] = {}
+    for layer in store.layers():
+        facts[f"layer:{layer.id}"] = layer.diff_id if layer.state == "committed" else layer.state
+        facts |= {f"name:{text}": f"layer:{layer.id}" for text in layer.names}
+    for image in store.images():
+        facts[f"image:{image.id}"] = "present"
+        facts |= {f"name:{text}": f"image:{image.id}" for text in image.names}
+    return facts
+
+
+def _compare(facts: Mapping[str, Value], expect: Expectation) -> list[str]:
+    found = [
+        f"{subject} is {facts.get(subject)}, but must be {' or '.join(sorted(map(str, expect.value(subject))))}"
+        for subject in sorted(facts.keys() | expect.allowed.keys())
+        if facts.get(subject) not in expect.value(subject)
+    ]
+    for asked in expect.open.values():   # all or none of what one verb was to bring about
+        came = {facts.get(s) == v for s, v in asked.items() if len(expect.value(s)) > 1}
+        if len(came) > 1:
+            found.append(f"half of what was asked for came about: {sorted(asked)}")
+    return found
+
+
+def _happened(facts: Mapping[str, Value], expect: Expectation) -> bool | None:
+    asked = [pair for facts_ in expect.open.values() for pair in facts_.items()]
+    return all(facts.get(s) == v for s, v in asked) if asked else None
 
 
 def _strangers(store: Store) -> list[str]:
@@ -60,3 +163,6 @@ def _strangers(store: Store) -> list[str]:
         if directory in ("layers", "staging"):
             found += [f"{directory}/{name} has a row, and is not there" for name in sorted(known - there)]
     return found
+
+
+__all__ = ["Verdict", "dump", "examine", "served", "violations"]

@@ -1,0 +1,11 @@
+"""The crash rigs: what kills, starves, reorders and misleads the store, and what looks at what is left.
+
+Not part of the installed package; they drive it through its public API. Common to all rigs:
+
+* ``content``    the layers and images they use, and the trees those must become
+* ``workloads``  what is done to a store, by name, each with its ledger
+* ``state``      one explored crash state as a line of JSON; counting, floors, the summary
+* ``__main__``   ``python -m crash``: run a rig for as long as it is told, write states, print what was found
+
+Each rig is a package or module of its own; none imports another. ``docs/crash-model.md`` says what each shows.
+"""

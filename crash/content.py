@@ -1,0 +1,132 @@
+"""The content that the rigs put into stores: small deterministic tars and images, made by Python's ``tarfile``.
+
+Every tree that a rig's store may serve is made here, so ``TREES`` (by diffID) is what the oracle compares with.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from layerstore.testing.trees import Tree, tree_of_tar
+
+TREES: dict[str, Tree] = {}
+
+
+def digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Content:
+    """One layer: its tar, and what identifies it."""
+
+    label: str
+    tar: bytes
+
+    @property
+    def diff_id(self) -> str:
+        return digest(self.tar)
+
+    @property
+    def blob(self) -> bytes:
+        return gzip.compress(self.tar, mtime=0)
+
+
+def content(label: str, *, size: int = 3000) -> Content:
+    """A layer of two directories, three files, a symlink, a hard link and (in some) a whiteout; *size* bytes of it
+    in a file of pseudo-random bytes, so that a file whose data were lost cannot look right.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        _add(archive, "shared", tarfile.DIRTYPE, mode=0o755)
+        _add(archive, f"only-{label}", tarfile.DIRTYPE, mode=0o750)
+        _add(archive, f"only-{label}/data", data=_bytes(label, size))
+        _add(archive, f"only-{label}/empty", data=b"", mode=0o600)
+        _add(archive, f"only-{label}/link", tarfile.SYMTYPE, target="data")
+        _add(archive, f"only-{label}/hard", tarfile.LNKTYPE, target=f"only-{label}/data")
+        _add(archive, "shared/file", data=f"from {label}\n".encode())
+        if label[-1:] in "13579":
+            _add(archive, "shared/.wh.gone", data=b"")
+    made = Content(label, buffer.getvalue())
+    TREES[made.diff_id] = tree_of_tar(made.tar)
+    return made
+
+
+def _add(
+    archive: tarfile.TarFile, path: str, kind: bytes = tarfile.REGTYPE, *, data: bytes = b"", mode: int = 0o644,
+    target: str = "",
+) -> None:
+    info = tarfile.TarInfo(path)
+    info.type, info.size, info.mode, info.linkname, info.mtime = kind, len(data), mode, target, 1_700_000_000
+    archive.addfile(info, io.BytesIO(data))
+
+
+def _bytes(label: str, size: int) -> bytes:
+    return hashlib.shake_256(label.encode()).digest(size)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image: layers, base first, and its documents."""
+
+    layers: tuple[Content, ...]
+    config: bytes
+    manifest: bytes
+    reference: str
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(self.config).hexdigest()
+
+    def layer_ids(self) -> list[str]:
+        """Chain IDs, base first. Source: OCI image specification, config.md, "Layer ChainID"."""
+        ids: list[str] = []
+        for each in self.layers:
+            own = each.diff_id.removeprefix("sha256:")
+            ids.append(own if not ids else hashlib.sha256(f"{ids[-1]}+{own}".encode()).hexdigest())
+        return ids
+
+
+def picture(directory: str, layers: Sequence[Content], *, tag: str = "latest") -> Picture:
+    """Write an image of *layers* as an OCI layout in *directory* (made if absent)."""
+    config = _json({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [each.diff_id for each in layers]},
+    })
+    manifest = _json({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": _descriptor("application/vnd.oci.image.config.v1+json", config),
+        "layers": [_descriptor("application/vnd.oci.image.layer.v1.tar+gzip", each.blob) for each in layers],
+    })
+    index = _json({"schemaVersion": 2, "manifests": [
+        _descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
+        | {"annotations": {"org.opencontainers.image.ref.name": tag},
+           "platform": {"architecture": "amd64", "os": "linux"}},
+    ]})
+    blobs = os.path.join(directory, "blobs", "sha256")
+    os.makedirs(blobs, exist_ok=True)
+    for data in (config, manifest, *(each.blob for each in layers)):
+        _write(os.path.join(blobs, digest(data)[7:]), data)
+    _write(os.path.join(directory, "oci-layout"), _json({"imageLayoutVersion": "1.0.0"}))
+    _write(os.path.join(directory, "index.json"), index)
+    return Picture(tuple(layers), config, manifest, f"oci:{directory}:{tag}")
+
+
+def _descriptor(media_type: str, data: bytes) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": digest(data), "size": len(data)}
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _write(path: str, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
