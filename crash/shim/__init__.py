@@ -54,7 +54,12 @@ class Fault(IntEnum):
 
 
 class Call(NamedTuple):
-    """One recorded call that succeeded, in the order in which they happened. ``op`` "mark": a text of the rig's own."""
+    """One recorded call that succeeded, in the order in which they happened. ``op`` "mark": a text of the rig's own.
+
+    ``offset`` is where a write began, a new length, a mode or an owner; ``data`` what was written, an attribute's
+    value, two timespecs, a group or a device number; ``other`` a rename's or link's target path, what a symlink says,
+    an attribute's name, and ``O_DSYNC`` for the "fdatasync" of the write before it that a descriptor opened so implies.
+    """
 
     op: str
     path: str

@@ -72,6 +72,12 @@ static const char *path_of_fd(int fd, char *buffer) {
 
 static const char *path_at(int dir, const char *name, char *buffer) {
     if (!name) return 0;
+    if (!strncmp(name, "/proc/self/fd/", 14)) {   /* what has no *at call is reached through its directory's descriptor */
+        const char *rest = name + 14;
+        int fd = 0;
+        while (*rest >= '0' && *rest <= '9') fd = fd * 10 + *rest++ - '0';
+        return *rest == '/' ? path_at(fd, rest + 1, buffer) : *rest ? name : path_of_fd(fd, buffer);
+    }
     if (name[0] == '/') return name;
     if (dir == AT_FDCWD) {
         if (syscall(SYS_getcwd, buffer, 4096) < 0) return 0;
@@ -163,7 +169,7 @@ static ssize_t put(int fd, const struct iovec *parts, int count, off_t offset, i
     if (done >= 0) {
         uint64_t inode = inode_of_fd(fd);
         record("write", path, 0, inode, where, data, done, done);
-        if (flags & (O_DSYNC | O_SYNC)) record("fdatasync", path, 0, inode, 0, 0, 0, 0);
+        if (flags & (O_DSYNC | O_SYNC)) record("fdatasync", path, "O_DSYNC", inode, where, 0, 0, done);
     }
     if (what == HALF_THEN_DIE) die();
     int keep = errno;
@@ -181,14 +187,16 @@ ssize_t pwritev64(int fd, const struct iovec *v, int n, off64_t o) { return put(
 
 /* ---- syncs, sizes, attributes: by descriptor ---------------------------------------------------------------------- */
 
-#define BY_FD(class_, op, off_, call)                                              \
+/* What an attribute was set to goes into the record: name_ as the second text, value_ as the data. */
+#define BY_FD(class_, op, off_, call) BY_FD_WITH(class_, op, off_, 0, 0, 0, call)
+#define BY_FD_WITH(class_, op, off_, name_, value_, size_, call)                   \
     char buffer_[4096];                                                            \
     const char *path_ = root_length ? path_of_fd(fd, buffer_) : 0;                 \
     if (!beneath(path_)) return call;                                              \
     LOCK;                                                                          \
     if (meet(class_, 0) == FAIL) DONE(-1);                                         \
     long done_ = call;                                                             \
-    if (done_ >= 0) record(op, path_, 0, inode_of_fd(fd), off_, 0, 0, done_);      \
+    if (done_ >= 0) record(op, path_, name_, inode_of_fd(fd), off_, value_, size_, done_); \
     DONE(done_)
 
 int fsync(int fd) { BY_FD(SYNC, "fsync", 0, syscall(SYS_fsync, fd)); }
@@ -201,17 +209,18 @@ int fallocate64(int fd, int mode, off64_t o, off64_t n) { return fallocate(fd, m
 int posix_fallocate(int fd, off_t o, off_t n) { return fallocate(fd, 0, o, n) ? errno : 0; }
 int posix_fallocate64(int fd, off64_t o, off64_t n) { return posix_fallocate(fd, o, n); }
 int fchmod(int fd, mode_t m) { BY_FD(META, "chmod", m, syscall(SYS_fchmod, fd, m)); }
-int fchown(int fd, uid_t u, gid_t g) { BY_FD(META, "chown", u, syscall(SYS_fchown, fd, u, g)); }
-int futimens(int fd, const struct timespec t[2]) { BY_FD(META, "utimens", 0, syscall(SYS_utimensat, fd, 0, t, 0)); }
-int fsetxattr(int fd, const char *k, const void *v, size_t n, int f) { BY_FD(META, "setxattr", 0, syscall(SYS_fsetxattr, fd, k, v, n, f)); }
-int fremovexattr(int fd, const char *k) { BY_FD(META, "setxattr", 0, syscall(SYS_fremovexattr, fd, k)); }
+int fchown(int fd, uid_t u, gid_t g) { BY_FD_WITH(META, "chown", u, 0, &g, sizeof g, syscall(SYS_fchown, fd, u, g)); }
+int futimens(int fd, const struct timespec t[2]) { BY_FD_WITH(META, "utimens", 0, 0, t, sizeof(struct timespec[2]), syscall(SYS_utimensat, fd, 0, t, 0)); }
+int fsetxattr(int fd, const char *k, const void *v, size_t n, int f) { BY_FD_WITH(META, "setxattr", 0, k, v, n, syscall(SYS_fsetxattr, fd, k, v, n, f)); }
+int fremovexattr(int fd, const char *k) { BY_FD_WITH(META, "removexattr", 0, k, 0, 0, syscall(SYS_fremovexattr, fd, k)); }
 ssize_t read(int fd, void *b, size_t n) { if (!(mask & READ)) return syscall(SYS_read, fd, b, n); BY_FD(READ, "read", 0, syscall(SYS_read, fd, b, n)); }
 ssize_t pread(int fd, void *b, size_t n, off_t o) { if (!(mask & READ)) return syscall(SYS_pread64, fd, b, n, o); BY_FD(READ, "read", o, syscall(SYS_pread64, fd, b, n, o)); }
 ssize_t pread64(int fd, void *b, size_t n, off64_t o) { return pread(fd, b, n, o); }
 
 /* ---- names: by directory and name ---------------------------------------------------------------------------------- */
 
-#define BY_NAME(class_, op, dir, name, off_, call)                                 \
+#define BY_NAME(class_, op, dir, name, off_, call) BY_NAME_WITH(class_, op, dir, name, off_, 0, 0, 0, call)
+#define BY_NAME_WITH(class_, op, dir, name, off_, name_, value_, size_, call)      \
     char buffer_[4096];                                                            \
     const char *path_ = root_length ? path_at(dir, name, buffer_) : 0;             \
     if (!beneath(path_)) return call;                                              \
@@ -219,7 +228,7 @@ ssize_t pread64(int fd, void *b, size_t n, off64_t o) { return pread(fd, b, n, o
     if (meet(class_, 0) == FAIL) DONE(-1);                                         \
     uint64_t inode_ = inode_at(path_);                                             \
     long done_ = call;                                                             \
-    if (done_ >= 0) record(op, path_, 0, inode_ ? inode_ : inode_at(path_), off_, 0, 0, done_); \
+    if (done_ >= 0) record(op, path_, name_, inode_ ? inode_ : inode_at(path_), off_, value_, size_, done_); \
     DONE(done_)
 
 int unlinkat(int d, const char *n, int f) { BY_NAME(NAME, f & AT_REMOVEDIR ? "rmdir" : "unlink", d, n, 0, syscall(SYS_unlinkat, d, n, f)); }
@@ -227,19 +236,19 @@ int unlink(const char *n) { return unlinkat(AT_FDCWD, n, 0); }
 int rmdir(const char *n) { return unlinkat(AT_FDCWD, n, AT_REMOVEDIR); }
 int mkdirat(int d, const char *n, mode_t m) { BY_NAME(NAME, "mkdir", d, n, m, syscall(SYS_mkdirat, d, n, m)); }
 int mkdir(const char *n, mode_t m) { return mkdirat(AT_FDCWD, n, m); }
-int mknodat(int d, const char *n, mode_t m, dev_t v) { BY_NAME(NAME, "mknod", d, n, m, syscall(SYS_mknodat, d, n, m, v)); }
+int mknodat(int d, const char *n, mode_t m, dev_t v) { BY_NAME_WITH(NAME, "mknod", d, n, m, 0, &v, sizeof v, syscall(SYS_mknodat, d, n, m, v)); }
 int mknod(const char *n, mode_t m, dev_t v) { return mknodat(AT_FDCWD, n, m, v); }
 int fchmodat(int d, const char *n, mode_t m, int f) { (void)f; BY_NAME(META, "chmod", d, n, m, syscall(SYS_fchmodat, d, n, m)); }
 int chmod(const char *n, mode_t m) { return fchmodat(AT_FDCWD, n, m, 0); }
-int fchownat(int d, const char *n, uid_t u, gid_t g, int f) { BY_NAME(META, "chown", d, n, u, syscall(SYS_fchownat, d, n, u, g, f)); }
+int fchownat(int d, const char *n, uid_t u, gid_t g, int f) { BY_NAME_WITH(META, "chown", d, n, u, 0, &g, sizeof g, syscall(SYS_fchownat, d, n, u, g, f)); }
 int lchown(const char *n, uid_t u, gid_t g) { return fchownat(AT_FDCWD, n, u, g, AT_SYMLINK_NOFOLLOW); }
 int chown(const char *n, uid_t u, gid_t g) { return fchownat(AT_FDCWD, n, u, g, 0); }
 int utimensat(int d, const char *n, const struct timespec t[2], int f) {
     if (!n) return futimens(d, t);
-    BY_NAME(META, "utimens", d, n, 0, syscall(SYS_utimensat, d, n, t, f));
+    BY_NAME_WITH(META, "utimens", d, n, 0, 0, t, sizeof(struct timespec[2]), syscall(SYS_utimensat, d, n, t, f));
 }
-int setxattr(const char *n, const char *k, const void *v, size_t l, int f) { BY_NAME(META, "setxattr", AT_FDCWD, n, 0, syscall(SYS_setxattr, n, k, v, l, f)); }
-int lsetxattr(const char *n, const char *k, const void *v, size_t l, int f) { BY_NAME(META, "setxattr", AT_FDCWD, n, 0, syscall(SYS_lsetxattr, n, k, v, l, f)); }
+int setxattr(const char *n, const char *k, const void *v, size_t l, int f) { BY_NAME_WITH(META, "setxattr", AT_FDCWD, n, 0, k, v, l, syscall(SYS_setxattr, n, k, v, l, f)); }
+int lsetxattr(const char *n, const char *k, const void *v, size_t l, int f) { BY_NAME_WITH(META, "setxattr", AT_FDCWD, n, 0, k, v, l, syscall(SYS_lsetxattr, n, k, v, l, f)); }
 int truncate(const char *n, off_t l) { BY_NAME(TRUNC, "truncate", AT_FDCWD, n, l, syscall(SYS_truncate, n, l)); }
 int truncate64(const char *n, off64_t l) { return truncate(n, l); }
 
