@@ -31,6 +31,21 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """How many crash states were explored, test by test: what ``record_property("states", n)`` said."""
+    lines, total, caught = [], 0, 0
+    for report in terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", []):
+        for key, value in report.user_properties:
+            if key == "states":
+                lines.append(f"{value:>7}  {report.nodeid}")
+                total += value
+            caught += value if key == "caught" else 0
+    if lines:
+        terminalreporter.section("crash states explored")
+        terminalreporter.write_line("\n".join(lines))
+        terminalreporter.write_line(f"{total:>7}  in total; {caught} planted mistakes caught")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
