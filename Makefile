@@ -1,11 +1,12 @@
 # make demo    the main job on real content, with kills; needs nothing but python3
 # make test    the tests
+# make fuzz    coverage-guided fuzzing: TARGET=name SECONDS=60
 # make check   lint, types, tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types docs bench clean
+.PHONY: demo test check lint types docs bench fuzz clean
 
 $(VENV)/ready: pyproject.toml
 	@sh tools/venv.sh "$(PYTHON)" "$(VENV)"
@@ -23,7 +24,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/ready-dev
-	$(BIN)/ruff check src journal/layerjournal crash
+	$(BIN)/ruff check src journal/layerjournal crash fuzz
 
 types: $(VENV)/ready-dev
 	$(BIN)/mypy
@@ -35,6 +36,10 @@ docs: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python bench/open_cost.py
+
+fuzz: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	$(BIN)/python -m fuzz $(or $(TARGET),all) --seconds $(or $(SECONDS),60)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

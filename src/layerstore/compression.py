@@ -1,16 +1,17 @@
 """Compressed streams in, plain bytes out, in bounded memory; and the zstd writer for our own files.
 
-The only module that imports zlib, isal or zstandard. It knows nothing of tar. What a stream is compressed
+The only module that imports zlib, isal, lzma, bz2 or zstandard. It knows nothing of tar. What a stream is compressed
 with is decided by its first bytes, never by a media type or a file name (media types in the field are often
 wrong).
 
-Both decoders are loops over *members* or *frames*, because every one-call interface gets something wrong: a
+All decoders are loops over *members* or *frames*, because every one-call interface gets something wrong: a
 truncated stream read as a short one, junk after the end ignored, or only the first member seen. A stream ends
 well only when its last member does, exactly at the last byte.
 """
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -31,33 +32,39 @@ __all__ = ["Decompressed", "ZstdWriter", "decompressed", "detect", "inflate"]
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"       # after one byte from 0x50 to 0x5f (RFC 8878, 3.1.2)
-_REFUSED = {b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"\x04\x22\x4d\x18": "lz4"}
+_XZ = b"\xfd7zXZ\x00"
+_BZIP2 = b"BZh"
+_LZ4 = b"\x04\x22\x4d\x18"
 _MAGIC_LENGTH = 6
 
 _GZIP_WBITS = 31                        # a gzip wrapper and a 32 KiB window (zlib.h, inflateInit2)
+_GZIP_RESERVED = 0xE0                   # header flags that must be zero (RFC 1952, 2.3.1.2); ISA-L does not look
 _GZIP_SLICE = 32 << 10                  # a member's end copies the rest of what was fed
 _ZSTD_SLICE = 512                       # zstandard has no output limit; 512 bytes make at most 16 MiB
 _ZSTD_WINDOW = 1 << 27                  # what zstd(1) takes without --long; larger frames are refused
+_XZ_MEMORY = 1 << 27                    # bytes that decoding may take; xz -9 makes streams that take half of it
 _PIECE = 1 << 20                        # bytes of a chunk handed on; gzip's output limit for a call
 _RATIO_GRACE = 16 << 20                 # bytes of output before the ratio is looked at
 
 
 def detect(head: bytes) -> str:
-    """``gzip``, ``zstd`` or ``none`` by the first (at least six) bytes of a stream.
+    """``gzip``, ``zstd``, ``xz``, ``bzip2`` or ``none`` by the first (at least six) bytes of a stream.
 
-    CompressionError for formats that are recognised but not supported (xz, bzip2, lz4).
-    Sources: RFC 1952 2.3.1, RFC 8878 3.1.
+    CompressionError for lz4, which is recognised but not supported.
+    Sources: RFC 1952 2.3.1, RFC 8878 3.1, the .xz file format 2.1.1.1.
     """
     if head.startswith(_GZIP):
         return "gzip"
     if head.startswith(_ZSTD) or (head[1:4] == _ZSTD_SKIPPABLE and head[0] & 0xF0 == 0x50):
         return "zstd"
-    for magic, name in _REFUSED.items():
-        if head.startswith(magic):
-            raise CompressionError(
-                f"the stream is {name}-compressed, which is not supported",
-                hint="recompress the layer with gzip or zstd",
-            )
+    if head.startswith(_XZ):
+        return "xz"
+    if head.startswith(_BZIP2):
+        return "bzip2"
+    if head.startswith(_LZ4):
+        raise CompressionError(
+            "the stream is lz4-compressed, which is not supported", hint="recompress the layer with gzip or zstd",
+        )
     return "none"
 
 
@@ -88,13 +95,10 @@ class Decompressed:
                 break
         if self.compression == "auto":
             self.compression = detect(head)
-        if self.compression == "gzip":
-            pieces = self._gunzip(_put_back(head, chunks))
-        elif self.compression == "zstd":
-            pieces = self._unzstd(_put_back(head, chunks))
-        else:
-            pieces = self._plain(_put_back(head, chunks))
-        return (yield from pieces)
+        decode = {
+            "gzip": self._gunzip, "zstd": self._unzstd, "xz": self._unxz, "bzip2": self._bunzip2,
+        }.get(self.compression, self._plain)
+        return (yield from decode(_put_back(head, chunks)))
 
     def _account(self, produced: int) -> None:
         """Count *produced* more bytes of output, and stop a bomb before it is handed on."""
@@ -119,31 +123,70 @@ class Decompressed:
                 yield chunk
 
     def _gunzip(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        member = inflate.decompressobj(_GZIP_WBITS)
+        member: Any = None
         members = 0
-        fresh = True                    # nothing was fed to this member yet: here the stream may end
+        held = b""                      # the beginning of a member's header
         for data in _slices(chunks, _GZIP_SLICE):
             self.bytes_in += len(data)
-            rest = data
-            while rest or not fresh:
+            rest, held = held + data, b""
+            while True:
+                if member is None:      # between members: here the stream may end
+                    if len(rest) < 4:
+                        held = rest
+                        break
+                    if rest[3] & _GZIP_RESERVED:
+                        raise CompressionError(self._broken("gzip", members, "a reserved header flag is set"))
+                    member = inflate.decompressobj(_GZIP_WBITS)
                 try:
                     output = member.decompress(rest, _PIECE)
                 except Exception as error:  # zlib.error, or isal's own class of the same name
                     raise CompressionError(self._broken("gzip", members, error)) from error
-                fresh = False
                 self._account(len(output))
                 if output:
                     yield output
                 if member.eof:
-                    rest = member.unused_data
+                    rest, member = member.unused_data, None
                     members += 1
-                    member, fresh = inflate.decompressobj(_GZIP_WBITS), True
                 else:
                     rest = member.unconsumed_tail
                     if not rest and len(output) < _PIECE:
                         break           # all was taken, and no output is held back
-        if not fresh or not members:
+        if member is not None or held or not members:
             raise CompressionError(self._truncated("gzip", members))
+
+    def _unxz(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        lzma = _codec("lzma", "xz")
+        return self._streams(
+            "xz", chunks, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY), (lzma.LZMAError, EOFError),
+        )
+
+    def _bunzip2(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        return self._streams("bzip2", chunks, _codec("bz2", "bzip2").BZ2Decompressor, (OSError, EOFError))
+
+    def _streams(
+        self, kind: str, chunks: Iterator[bytes], begin: Callable[[], Any], errors: tuple[type[Exception], ...],
+    ) -> Iterator[bytes]:
+        """The decoders of Python's own library, which all work alike: one object a stream, with an output limit."""
+        stream: Any = None
+        whole = 0
+        for data in _slices(chunks, _PIECE):
+            self.bytes_in += len(data)
+            rest = data
+            while rest or (stream is not None and not stream.needs_input):
+                stream = stream or begin()
+                try:
+                    output = stream.decompress(rest, _PIECE)
+                except errors as error:
+                    raise CompressionError(self._broken(kind, whole, error)) from error
+                self._account(len(output))
+                if output:
+                    yield output
+                rest = stream.unused_data if stream.eof else b""
+                if stream.eof:
+                    stream = None
+                    whole += 1
+        if stream is not None or not whole:
+            raise CompressionError(self._truncated(kind, whole))
 
     def _unzstd(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
@@ -184,7 +227,7 @@ class Decompressed:
             f"{whole + 1}: truncated, or with junk after its end"
         )
 
-    def _broken(self, kind: str, whole: int, error: Exception) -> str:
+    def _broken(self, kind: str, whole: int, error: object) -> str:
         return (
             f"the {kind} stream is corrupt, or has junk after its end, near byte {self.bytes_in} "
             f"(after {whole} whole members or frames): {error}"
@@ -194,8 +237,9 @@ class Decompressed:
 def decompressed(chunks: Iterable[bytes], *, limits: Limits, compression: str = "auto") -> Decompressed:
     """The plain bytes of *chunks*, lazily, in chunks of about 1 MiB (at most some 17 MiB).
 
-    *compression* is ``auto`` (by the first bytes), ``none``, ``gzip`` (any number of members) or ``zstd``
-    (any number of frames, skippable ones included). The result's ``compression`` tells which it was.
+    *compression* is ``auto`` (by the first bytes), ``none``, ``gzip`` (any number of members), ``zstd`` (any
+    number of frames, skippable ones included), ``xz`` or ``bzip2`` (any number of streams, without padding).
+    The result's ``compression`` tells which it was.
     CompressionError if the stream is corrupt, truncated or followed by junk, zeros included;
     LimitExceededError beyond ``limits.max_bytes``, or beyond ``limits.max_ratio`` once 16 MiB came out.
     """
@@ -221,6 +265,17 @@ class ZstdWriter:
     def close(self) -> None:
         """End the frame. Nothing may be written after it."""
         self._sink(self._frame.flush())
+
+
+def _codec(module: str, kind: str) -> Any:
+    """A module of Python's own library that some builds of Python lack."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise CompressionError(
+            f"the stream is {kind}-compressed, and this Python was built without {module}",
+            hint="recompress the layer with gzip or zstd, or use another Python",
+        ) from error
 
 
 def _put_back(head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:

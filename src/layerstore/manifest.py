@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -250,7 +251,7 @@ def _decode(fd: int) -> Iterator[ManifestEntry | _Gone | _End]:
                 if header is None:
                     header = item
                     if header != ("layerstore-manifest", VERSION):
-                        raise DamagedError(f"no layer manifest of version {VERSION}: {header!r:.80}")
+                        raise DamagedError(f"no layer manifest of version {VERSION}: {reprlib.repr(header)}")
                     continue
                 if end is not None:
                     raise DamagedError("a layer's manifest has records after its end")
@@ -274,7 +275,8 @@ def _entry(item: Any) -> ManifestEntry | _Gone | _End:
             return _Gone(item[1])
         if len(item) == 3 and item[0] == "end" and type(item[1]) is int and type(item[2]) is int:
             return _End(item[1], item[2])
-    raise DamagedError(f"a layer's manifest has the unknown record {item!r:.80}")
+    # reprlib: what is nested a thousand deep cannot be shown by repr
+    raise DamagedError(f"a layer's manifest has the unknown record {reprlib.repr(item)}")
 
 
 def _full(item: tuple[Any, ...]) -> ManifestEntry:
@@ -289,7 +291,7 @@ def _full(item: tuple[Any, ...]) -> ManifestEntry:
         and _clean(path) and (kind != "hardlink" or (_clean(linkname) and bool(linkname)))
     )
     if not sound:
-        raise DamagedError(f"a layer's manifest has the malformed record {item!r:.200}")
+        raise DamagedError(f"a layer's manifest has the malformed record {reprlib.repr(item)}")
     mode, uid, gid, size, mtime_ns = numbers
     return ManifestEntry(
         path,

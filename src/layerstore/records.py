@@ -43,7 +43,10 @@ def read(data: bytes | None, what: str) -> dict[str, Any]:
     body, digest = data[:-32], data[-32:]
     if len(data) < 33 or hashlib.sha256(body).digest() != digest:
         raise DamagedError(f"{what} is torn or was altered ({len(data)} bytes)")
-    value = layerjournal.decode(body)
+    try:
+        value = layerjournal.decode(body)
+    except layerjournal.RecordError as error:
+        raise DamagedError(f"{what} is not encoded as a side file is: {error}") from error
     if not isinstance(value, dict) or value.get("version") != VERSION:
         raise DamagedError(f"{what} is of a version that this layerstore does not know")
     return value

@@ -1,0 +1,12 @@
+"""Fuzzing: bytes from strangers, thrown at everything that decodes them.
+
+* ``targets/``       one module a target: its first line is its invariant; ``check(data)`` raises AssertionError if
+                     it does not hold, and swallows nothing but the typed errors that the invariant allows
+* ``nasties``        hand-made seeds, as code; what is fuzzed starts from these
+* ``mutate``         small seeded mutations, for the ordinary test run, where no instrumentation is at hand
+* ``dictionaries/``  tokens for the coverage-guided engine
+* ``findings/``      inputs that broke something once, by target: they are replayed by the tests for ever
+* ``__main__``       ``python -m fuzz TARGET``: coverage-guided, by atheris (the extra ``fuzz``)
+
+The product never imports anything of this.
+"""

@@ -1,0 +1,231 @@
+"""Hand-made seeds, by target: small inputs that each hold one thing a decoder may stumble over.
+
+As code rather than as files, so that a reader sees what is nasty about each. Most are valid up to the one thing: what
+is refused in its first bytes exercises nothing.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import tarfile
+import zlib
+from collections.abc import Callable
+
+import msgpack
+import zstandard
+
+import layerjournal
+from layerjournal import segment
+from layerjournal.record import genesis, seal
+
+Seeds = list[bytes]
+
+
+def seeds(target: str) -> Seeds:
+    """The seeds of a target, always the same."""
+    return _MAKERS[target]()
+
+
+# -- tars ----------------------------------------------------------------------------------------------------------
+
+
+def header(
+    name: bytes, kind: bytes = b"0", *, size: int = 0, link: bytes = b"", mode: int = 0o644, magic: bytes = b"ustar\00000",
+    size_field: bytes | None = None, prefix: bytes = b"", extra: bytes = b"",
+) -> bytes:
+    """A ustar header with a right checksum, whatever is in its fields. *extra* goes at byte 345."""
+    field = size_field if size_field is not None else b"%011o\0" % size
+    block = bytearray(512)
+    for at, value in (
+        (0, name[:100]), (100, b"%07o\0" % mode), (108, b"%07o\0" % 0), (116, b"%07o\0" % 0), (124, field[:12]),
+        (136, b"%011o\0" % 1_700_000_000), (148, b"        "), (156, kind), (157, link[:100]), (257, magic),
+        (329, b"%07o\0" % 0), (337, b"%07o\0" % 0), (345, prefix or extra),
+    ):
+        block[at : at + len(value)] = value
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 512)
+
+
+def pax(records: dict[str, bytes], kind: bytes = b"x") -> bytes:
+    """A PAX header of *records*, with right lengths."""
+    body = b""
+    for key, value in records.items():
+        line = b" " + key.encode() + b"=" + value + b"\n"
+        length = len(line)
+        while len(str(length)) + len(line) != length:
+            length = len(str(length)) + len(line)
+        body += str(length).encode() + line
+    return header(b"pax", kind, size=len(body)) + padded(body)
+
+
+def file(name: bytes, data: bytes = b"data", **fields: object) -> bytes:
+    return header(name, size=len(data), **fields) + padded(data)   # type: ignore[arg-type]
+
+
+END = bytes(1024)
+
+
+def _tars() -> Seeds:
+    long = b"d/" * 60 + b"f"
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name in ("a" * 120, "b/" + "c" * 200):
+            archive.addfile(tarfile.TarInfo(name))
+    return [
+        END, b"", bytes(512), bytes(511),
+        file(b"plain") + END, file(b"plain"), file(b"plain") + bytes(512), file(b"plain") + END + b"junk",
+        header(b"dir/", b"5", mode=0o755) + file(b"dir/file") + END,
+        header(b"link", b"2", link=b"/etc/passwd") + file(b"link/evil") + END,
+        header(b"link", b"2", link=b"../..") + file(b"link/evil") + END,
+        header(b"loop", b"2", link=b"loop") + file(b"loop/x") + END,
+        header(b"d", b"5") + header(b"l", b"2", link=b"d") + file(b"l/through") + END,
+        file(b"target") + header(b"hard", b"1", link=b"target") + END,
+        header(b"hard", b"1", link=b"../canary/file") + END, header(b"hard", b"1", link=b"absent") + END,
+        header(b"self", b"1", link=b"self") + END,
+        file(b"../escape") + END, file(b"/absolute") + END, file(b"a/../b") + END, file(b"./.") + END, file(b"") + END,
+        file(b"twice", b"one") + file(b"twice", b"two") + END,
+        header(b"x", b"5") + file(b"x/in") + file(b"x") + END, file(b"x") + header(b"x", b"5") + file(b"x/in") + END,
+        file(b".wh.gone", b"") + END, file(b"d/.wh..wh..opq", b"") + file(b"d/kept") + END, file(b".wh.", b"") + END,
+        file(b"kept") + file(b".wh.kept", b"") + END, file(b".wh..wh.plnk", b"") + END,
+        header(b"null", b"3") + END, header(b"fifo", b"6") + END, header(b"block", b"4") + END,
+        header(b"unknown", b"Z") + END, header(b"volume", b"V") + END, header(b"multi", b"M", size=4) + padded(b"data") + END,
+        pax({"path": long}) + file(b"short") + END, pax({"path": b""}) + file(b"short") + END,
+        pax({"size": b"4"}) + header(b"sized", size=0) + padded(b"data") + END,
+        pax({"size": b"99999999999999999999"}) + header(b"huge") + END,
+        pax({"mtime": b"-1.5"}) + file(b"old") + END, pax({"mtime": b"1e9"}) + file(b"odd") + END,
+        pax({"uid": b"4294967295"}) + file(b"owned") + END, pax({"SCHILY.xattr.user.a": b"1"}) + file(b"attr") + END,
+        pax({"SCHILY.xattr.trusted.overlay.opaque": b"y"}) + header(b"d", b"5") + END,
+        pax({"LIBARCHIVE.xattr.user%2Ea": b"!!"}) + file(b"attr") + END,
+        pax({"comment": b"x" * 3000}) + file(b"c") + END, pax({"path": b"a\0b"}) + file(b"nul") + END,
+        pax({"mtime": b"1"}, b"g") + file(b"g") + END, pax({"path": b"all"}, b"g") + file(b"g") + END,
+        pax({"a": b"1"}) + pax({"b": b"2"}) + file(b"two") + END, pax({"a": b"1"}) + END, pax({"a": b"1"}),
+        header(b"pax", b"x", size=9) + padded(b"10 a=b\nxx") + file(b"f") + END,
+        header(b"pax", b"x", size=4) + padded(b"junk") + file(b"f") + END,
+        header(b"././@LongLink", b"L", size=5) + padded(b"name\0") + file(b"n") + END,
+        header(b"././@LongLink", b"L", size=5) + padded(b"a\0b\0c") + file(b"n") + END,
+        header(b"././@LongLink", b"K", size=5) + padded(b"name\0") + header(b"s", b"2", link=b"x") + END,
+        pax({"GNU.sparse.major": b"1", "GNU.sparse.minor": b"0", "GNU.sparse.name": b"s", "GNU.sparse.realsize": b"1000"})
+        + file(b"s", padded(b"1\n500\n4\n") + b"data") + END,
+        pax({"GNU.sparse.map": b"0,2,100,2", "GNU.sparse.size": b"200"}) + file(b"s") + END,
+        pax({"GNU.sparse.map": b"100,2,0,2", "GNU.sparse.size": b"200"}) + file(b"s") + END,
+        pax({"GNU.sparse.map": b"0,9,100,2", "GNU.sparse.size": b"20"}) + file(b"s") + END,
+        header(b"old", b"S", size=4, magic=b"ustar  \0", extra=bytes(41) + b"%011o\0%011o\0" % (512, 4)) + padded(b"data") + END,
+        header(b"base256", size_field=b"\x80" + bytes(10) + b"\4") + padded(b"data") + END,
+        header(b"negative", size_field=b"\xff" * 12) + END, header(b"notoctal", size_field=b"9999999999\0") + END,
+        header(b"v7", magic=b"") + END, header(b"name", prefix=b"prefix/of/it") + END,
+        header(b"cut", size=600) + bytes(512), file(b"cut")[:-1], whole.getvalue(),
+        header(b"dir/", b"5", size=4) + padded(b"data") + END, header(b"asdir/", b"0", size=4) + padded(b"data") + END,
+        file(b"/".join([b"d"] * 39) + b"/deep") + END, file(b"\xff\xfe") + END, file(b"n" * 100) + END,
+    ]
+
+
+# -- compressed streams -----------------------------------------------------------------------------------------------
+
+
+def _compressed() -> Seeds:
+    text = b"layerstore " * 300
+    gz, zs = gzip.compress(text, mtime=0), zstandard.ZstdCompressor().compress(text)
+    checked = zstandard.ZstdCompressor(write_checksum=True).compress(text)
+    skippable = b"\x50\x2a\x4d\x18\x04\x00\x00\x00skip"
+    raw = zlib.compressobj(9, zlib.DEFLATED, -15)
+    named = b"\x1f\x8b\x08\x08" + bytes(6) + b"name\0" + raw.compress(b"x") + raw.flush() + zlib.crc32(b"x").to_bytes(4, "little")
+    gzips = [gz, gz + gz, gz[:-1], gz[:-8], gz + b"junk", gz + bytes(512), gz[:10], b"", gzip.compress(b""), named + b"\1\0\0\0",
+             gz[:-8] + bytes(8), gzip.compress(bytes(1 << 20), mtime=0)]
+    zstds = [zs, zs + zs, zs[:-1], zs + b"junk", skippable, skippable + zs, zs + skippable, checked, checked[:-4] + bytes(4),
+             b"", zstandard.ZstdCompressor().compress(b""), skippable[:-1], b"\x50\x2a\x4d\x18\xff\xff\xff\xff",
+             b"\x28\xb5\x2f\xfd\x00\xff", zstandard.ZstdCompressor().compress(bytes(1 << 20))]
+    others = [b"plain", b"\xfd7zXZ\0", b"BZh9", b"\x04\x22\x4d\x18", b"\x1f", b"\x28\xb5"]
+    xzs = [lzma.compress(text), lzma.compress(text) * 2, lzma.compress(text)[:-1], lzma.compress(text) + bytes(4),
+           lzma.compress(b""), lzma.compress(text, check=lzma.CHECK_NONE), lzma.compress(text, format=lzma.FORMAT_ALONE)]
+    bzips = [bz2.compress(text), bz2.compress(text) * 2, bz2.compress(text)[:-1], bz2.compress(text) + b"x", bz2.compress(b"")]
+    return [b"\3" + s for s in xzs] + [b"\4" + s for s in bzips] + [b"\0" + s for s in gzips] + [b"\1" + s for s in zstds] + [b"\2" + s for s in gzips + zstds + others]
+
+
+# -- our own formats, and documents ---------------------------------------------------------------------------------------
+
+
+def _record(**changes: object) -> bytes:
+    fields: dict[str, object] = {
+        "seq": 1, "group": 1, "txid": "t", "entity": "layer:x", "from_state": "absent", "to_state": "staging",
+        "trigger": "begin", "payload": {"key": b"\0", "n": [1, -1, None, True]}, "time_ns": 1,
+    }
+    return seal(genesis("fuzz"), **{**fields, **changes})[1][32:]   # type: ignore[arg-type]
+
+
+def _records() -> Seeds:
+    good = _record()
+    return [
+        good, b"", b"\x90", b"\xc0", _record(payload={}), good + b"\0", good[:-1], b"\xdc\x00\x0a" + good[1:],
+        msgpack.packb([1, 1, 1, "", "", "", "", "", {"b": 1, "a": 2}, 0]), msgpack.packb([1] * 10), msgpack.packb([2] * 10),
+        msgpack.packb([1, 1, 1, "", "", "", "", "", {"f": 1.5}, 0]), msgpack.packb([1, True, 1, "", "", "", "", "", {}, 0]),
+        b"\x9a\xcc\x01" + good[2:], b"\x91" * 2000,
+    ]
+
+
+def _segments() -> Seeds:
+    """Without magic and digest: the target puts those around it."""
+    stored = seal(
+        genesis("fuzz"), seq=1, group=1, txid="t", entity="e", from_state="a", to_state="b", trigger="c", payload={}, time_ns=0,
+    )
+    made = b"".join(segment.pack(
+        uuid="fuzz", first=1, last=1, prev_link=genesis("fuzz"), last_link=stored[0].link, stored=[stored[1]],
+        tables={"t": {"k": layerjournal.encode({"a": 1})}},
+    ))
+    body = made[8:-32]
+    empty = zstandard.ZstdCompressor().compress(b"")
+    return [body, body[:-1], body + b"x", b"", empty, zstandard.ZstdCompressor().compress(b"\xff\xff\xff\xff" + b"x"),
+            zstandard.ZstdCompressor().compress(b"\0\0\0\1\x80")]
+
+
+def _documents() -> Seeds:
+    digest = "sha256:" + "a" * 64
+    layer = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": 3}
+    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": 2}
+    manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": [layer]}
+    index = {"schemaVersion": 2, "manifests": [
+        {**config, "mediaType": manifest["mediaType"], "platform": {"os": "linux", "architecture": "amd64"}},
+    ]}
+    made = [
+        manifest, index, {**manifest, "manifests": []}, {**manifest, "layers": None}, {**manifest, "layers": [layer] * 3},
+        {**manifest, "config": {**config, "size": -1}}, {**manifest, "config": {**config, "size": 1.0}},
+        {**manifest, "config": {**config, "digest": "md5:00"}}, {**manifest, "schemaVersion": True},
+        {"imageLayoutVersion": "1.0.0"}, {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [digest]}},
+        {"rootfs": {"diff_ids": "x"}}, [], None, 1,
+    ]
+    return [json.dumps(each).encode() for each in made] + [
+        b"", b"{", b"\xff", b'{"a":1,"a":2}', b'{"a":NaN}', b"[" * 5000, b'"\\ud800"', b"1" * 5000, b"\xef\xbb\xbf{}", b'{"a":1e999}',
+    ]
+
+
+def _manifests() -> Seeds:
+    """The msgpack items of a manifest, not compressed: the target does that too."""
+    pack = msgpack.Packer(use_bin_type=True).pack
+    start, end = pack(["layerstore-manifest", 1]), pack(["end", 2, 0])
+    root = pack([b"", "dir", 0o755, 0, 0, 0, 0, b"", 0, 0, {}, None, 0, 0])
+    one = pack([b"f", "file", 0o644, 0, 0, 4, 0, b"", 0, 0, {b"user.a": b"1"}, b"\1" * 32, 0, 0])
+    hard = pack([b"h", "hardlink", 0, 0, 0, 0, 0, b"f", 0, 0, {}, None, 0, 0])
+    bad = pack([b"../x", "file", 0o644, 0, 0, 4, 0, b"", 0, 0, {}, b"\1" * 32, 0, 0])
+    return [
+        start + one + root + end, start + one + root, start + end, start + bad + root + end, start + one + end + root, b"",
+        start + one + hard + pack(["end", 2, 1]), start + hard + one + pack(["end", 2, 1]), start + one + pack(["gone", b"f"]) + end,
+        pack(["layerstore-manifest", 2]), start + pack([1] * 14), start * 2, b"\xc1", b"\x91" * 3000,
+    ]
+
+
+def _side_files() -> Seeds:
+    good = layerjournal.encode({"version": 1, "txid": "t", "layer_id": "a" * 64, "parent": None, "names": []})
+    return [good, b"", good[:-1], good + b"\0", b"\x80", b"\x90", layerjournal.encode({"version": 2}), b"\xc1", b"\x81" * 1000]
+
+
+_MAKERS: dict[str, Callable[[], Seeds]] = {
+    "tar_reader": _tars, "unpack": _tars, "decompress": _compressed, "journal_record": _records,
+    "journal_segment": _segments, "oci_json": _documents, "manifest": _manifests, "side_file": _side_files,
+}

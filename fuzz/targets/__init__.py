@@ -1,0 +1,7 @@
+"""The targets, by name. A new one is a module here, a row below, and a function in ``nasties``."""
+
+from __future__ import annotations
+
+TARGETS = (
+    "tar_reader", "decompress", "unpack", "journal_record", "journal_segment", "oci_json", "manifest", "side_file",
+)

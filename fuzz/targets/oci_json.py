@@ -1,0 +1,37 @@
+"""Any bytes as layout, index, manifest or config are refused by a typed error, or give values of the right kinds."""
+
+from __future__ import annotations
+
+from layerstore.errors import InputError
+from layerstore.sources import documents
+
+
+def check(data: bytes) -> None:
+    for listed in _try(documents.parse_index, data, None, "the index") or ():
+        _descriptor(listed.descriptor)
+        assert listed.tag is None or isinstance(listed.tag, str)
+    for media_type in sorted(documents.MANIFEST_TYPES):
+        manifest = _try(documents.parse_manifest, data, media_type, "the manifest")
+        if manifest is not None:
+            for each in (manifest.config, *manifest.layers):
+                _descriptor(each)
+    config = _try(documents.parse_config, data, "the config")
+    if config is not None:
+        for each in config.diff_ids:
+            documents.check_sha256(each, "a diffID")
+    _try(documents.check_layout, data, "the layout")
+
+
+def _try(parse, *arguments):  # noqa: ANN001, ANN002, ANN202
+    try:
+        return parse(*arguments)
+    except InputError as error:
+        assert len(str(error)) < 20_000, "an error as long as its input"
+        return None
+
+
+def _descriptor(found) -> None:  # noqa: ANN001
+    documents.check_sha256(found.digest, "a digest")
+    assert isinstance(found.size, int)
+    assert 0 <= found.size < 1 << 63
+    assert isinstance(found.media_type, str)
