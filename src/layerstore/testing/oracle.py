@@ -110,7 +110,11 @@ def _look(store: Store, *, content: bool, trees: Mapping[str, Tree] | None) -> l
 def _tree_problems(root: str, layer_id: str, diff_id: str, trees: Mapping[str, Tree]) -> list[str]:
     if diff_id not in trees:
         return [f"layer {layer_id[:12]} has the diffID {diff_id}, which nobody made"]
-    lines = differences(trees[diff_id], read_tree(os.path.join(root, "layers", layer_id, "diff")))
+    try:
+        tree = read_tree(os.path.join(root, "layers", layer_id, "diff"))
+    except FileNotFoundError:
+        return [f"layer {layer_id[:12]} has no tree"]
+    lines = differences(trees[diff_id], tree)
     return [f"layer {layer_id[:12]}: {line}" for line in lines[:3]]
 
 
