@@ -5,6 +5,8 @@ Not part of the installed package; they drive it through its public API. Common 
 * ``content``    the layers and images they use, and the trees those must become
 * ``workloads``  what is done to a store, by name, each with its ledger
 * ``state``      one explored crash state as a line of JSON; counting, floors, the summary
+* ``workers``    jobs in forked workers, results in order
+* ``strace``     a program traced and killed from outside
 * ``__main__``   ``python -m crash``: run a rig for as long as it is told, write states, print what was found
 
 Each rig is a package or module of its own; none imports another. ``docs/crash-model.md`` says what each shows.

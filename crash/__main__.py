@@ -19,7 +19,9 @@ import tempfile
 
 from crash.state import collect
 
-RIGS: dict[str, str] = {}   # name: module; each rig's row is added with it
+RIGS: dict[str, str] = {   # name: module
+    "outside": "crash.outside",
+}
 
 
 def main(argv: list[str]) -> int:
