@@ -1,13 +1,18 @@
 """Recovery: the planner is pure and total, redo covers what power may have lost, and evidence is never destroyed."""
 
+import fcntl
 import itertools
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
 import layerstore
+from layerstore import faults
 from layerstore.recovery import CELLS, Action, Do, Place, Probe, Subjects, TreeFacts, decide, plan
 from layerstore.states import Kind, State, TRANSITIONS
 from layerstore.testing import dump, violations
@@ -104,6 +109,42 @@ def test_a_lost_rename_of_a_committed_layer_is_redone(root):
     with layerstore.open(root) as store:
         assert [a.do for a in store.recovery.actions] == [Do.REPUBLISH]
         assert store.check(content=True).sound
+    assert violations(str(root)) == []
+
+
+def test_a_tree_that_moved_before_it_could_be_locked_is_not_moved_without_its_lock(root):
+    """Recovery saw it in staging/; meanwhile another handle put it in place and promised its deletion."""
+    with layerstore.open(root) as store:
+        layer = add(store)
+    path = root / "layers" / layer.id
+    os.rename(path, root / "staging" / layer.txid)   # the rename was lost with the power
+    other = "import sys, layerstore\nwith layerstore.open(sys.argv[1]) as s: s.delete_layer(sys.argv[2])"
+    locked = []
+
+    def meanwhile(point, when):
+        if (point, when) == ("recover.lock", "before") and not path.exists():
+            killed = subprocess.run(
+                [sys.executable, "-c", other, str(root), layer.id], check=False,
+                env={**os.environ, "LAYERSTORE_FAULT": "delete.lock:before:kill"},
+            )
+            assert killed.returncode == -signal.SIGKILL
+            assert path.exists()
+        if (point, when) == ("delete.rename", "before"):
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                locked.append(False)
+            except BlockingIOError:
+                locked.append(True)
+            finally:
+                os.close(fd)
+
+    previous = faults.install(meanwhile)
+    try:
+        layerstore.open(root).close()
+    finally:
+        faults.install(previous)
+    assert locked == [True]
     assert violations(str(root)) == []
 
 

@@ -97,18 +97,41 @@ def resolve(handle: Handle, txid: str, *, wait: float | None = None) -> tuple[Do
         finish_batch(handle, row["batch"], wait=wait)
         return do, why
     with ExitStack() as stack:
-        for place in sorted(facts.places):
-            name = _name(place, txid, row.get("layer_id"))
-            lock = fs.lock_tree(handle.dirs[place.value], name, wait=wait, point="recover.lock")
+        found = _lock_where_it_is(handle, stack, txid, wait=wait, point="recover.lock")
+        if found is None:
+            return None
+        row, facts = found
+        do, why = decide(row, facts)
+        _ACTIONS[do](handle, txid, row, facts, why)
+    return do, why
+
+
+def _lock_where_it_is(
+    handle: Handle, stack: ExitStack, txid: str, *, wait: float | None, point: str,
+) -> tuple[Row, TreeFacts] | None:
+    """Lock the tree in every place that it is found in, then read row and places anew. None: it has no row any more.
+
+    Between the look and the lock somebody else may have moved it: then what was locked, if anything, is not this
+    tree, and it is looked for again. So what is returned cannot be moved by anybody else while *stack* is open.
+    BusyError after *wait* seconds at one lock.
+    """
+    while True:
+        row = _row(handle, txid)
+        if row is None:
+            return None
+        locked = set()
+        for place in sorted(find_tree(handle, txid, row, locked=False).places):
+            lock = fs.lock_tree(handle.dirs[place.value], _name(place, txid, row.get("layer_id")), wait=wait, point=point)
             if lock is not None:
                 stack.enter_context(lock)
+                locked.add(place)
         row = _row(handle, txid)
         if row is None:
             return None
         facts = find_tree(handle, txid, row, locked=False)
-        do, why = decide(row, facts)
-        _ACTIONS[do](handle, txid, row, facts, why)
-    return do, why
+        if facts.places <= locked:
+            return row, facts
+        stack.close()
 
 
 def _leave(_handle: Handle, _txid: str, _row_: Row, _facts: TreeFacts, _why: str) -> None:
@@ -359,20 +382,13 @@ def resolve_deleting(handle: Handle, txid: str, *, wait: float) -> bool:
     row = _row(handle, txid)
     if row is None or row["state"] != State.DELETING:
         return True
-    facts = find_tree(handle, txid, row, locked=False)
     with ExitStack() as stack:
-        for place in sorted(facts.places):
-            try:
-                lock = fs.lock_tree(
-                    handle.dirs[place.value], _name(place, txid, row["layer_id"]), wait=wait, point="delete.lock",
-                )
-            except BusyError:
-                return False
-            if lock is not None:
-                stack.enter_context(lock)
-        row = _row(handle, txid)
-        if row is not None and row["state"] == State.DELETING:
-            facts = find_tree(handle, txid, row, locked=False)
+        try:
+            found = _lock_where_it_is(handle, stack, txid, wait=wait, point="delete.lock")
+        except BusyError:
+            return False
+        if found is not None and found[0]["state"] == State.DELETING:
+            row, facts = found
             do, why = decide(row, facts)
             _ACTIONS[do](handle, txid, row, facts, why)
     return True
