@@ -25,6 +25,7 @@ from crash.state import State
 
 SOURCE = os.path.join(os.path.dirname(__file__), "shim.c")
 _HEADER = struct.Struct("=IIQQQqI12s")
+_TRACE = struct.Struct("=IiI12s")
 
 
 class Calls(IntFlag):
@@ -71,6 +72,15 @@ class Call(NamedTuple):
     pid: int
 
 
+class Met(NamedTuple):
+    """One counted call, whether it succeeded or not: the *nth* since the shim was armed. ``fd`` -1: by name."""
+
+    nth: int
+    op: str
+    fd: int
+    path: str
+
+
 class NotPreloadedError(RuntimeError):
     """This process does not have the shim loaded: start it through ``stream``."""
 
@@ -86,6 +96,10 @@ class Shim:
     def watch(self, root: str) -> None:
         """Look at calls beneath *root* (an absolute path) from now on."""
         self._libc.shim_root(os.fsencode(os.path.realpath(root)))
+
+    def unwatch(self) -> None:
+        """Look at no call any more; what was counted and met stays known."""
+        self._libc.shim_root(b"")
 
     def arm(self, calls: Calls, fault: Fault = Fault.NONE, nth: int = 0, error: int = 0) -> None:
         """From now on count *calls*; the *nth* (from 1) meets *fault*. Counting begins anew."""
@@ -104,11 +118,30 @@ class Shim:
         self._libc.shim_counted.restype = ctypes.c_long
         return int(self._libc.shim_counted())
 
+    def trace(self, fd: int) -> None:
+        """Append each *counted* call to *fd*, before it is done; -1 stops. ``read_trace`` reads it."""
+        self._libc.shim_trace(fd)
+
+    def share(self) -> None:
+        """From now on this process knows what its forked children met, also when that killed them."""
+        if self._libc.shim_share() != 0:
+            raise MemoryError("no page to share with the children")
+
     @property
     def fired(self) -> int:
         """How often the fault was met since it was armed."""
         self._libc.shim_fired.restype = ctypes.c_long
         return int(self._libc.shim_fired())
+
+    @property
+    def landed(self) -> Met | None:
+        """The call that met the fault first since it was armed, with ``share`` by whichever process; None: none did."""
+        self._libc.shim_landed.restype = ctypes.c_long
+        self._libc.shim_landed_op.restype = self._libc.shim_landed_path.restype = ctypes.c_char_p
+        if not self.fired:
+            return None
+        path = os.fsdecode(self._libc.shim_landed_path())
+        return Met(int(self._libc.shim_landed()), self._libc.shim_landed_op().decode(), -1, path)
 
 
 def read_calls(path: str) -> Iterator[Call]:
@@ -118,6 +151,16 @@ def read_calls(path: str) -> Iterator[Call]:
             a, b, n, offset, inode, result, pid, op = _HEADER.unpack(header)
             path_, other = os.fsdecode(file.read(a)), os.fsdecode(file.read(b))
             yield Call(op.rstrip(b"\0").decode(), path_, other, inode, offset, file.read(n), result, pid)
+
+
+def read_trace(path: str) -> list[Met]:
+    """What ``Shim.trace`` wrote."""
+    found = []
+    with open(path, "rb") as file:
+        while header := file.read(_TRACE.size):
+            nth, fd, length, op = _TRACE.unpack(header)
+            found.append(Met(nth, op.rstrip(b"\0").decode(), fd, os.fsdecode(file.read(length))))
+    return found
 
 
 def build() -> str:
@@ -151,8 +194,9 @@ def stream(module: str, options: argparse.Namespace) -> Iterator[State]:
         try:
             for line in process.stdout:
                 yield State(**json.loads(line))
-        except GeneratorExit:   # enough states
-            process.kill()
+        except GeneratorExit:   # enough states: its next line finds nobody, and it tidies up
+            process.stdout.close()
+            process.wait()
             raise
         if process.wait() != 0:
             raise RuntimeError(f"the rig {module} ended with {process.returncode}")

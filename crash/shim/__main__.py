@@ -10,8 +10,17 @@ import importlib
 import json
 import os
 import sys
+from contextlib import closing
 
 lines = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
-for state in importlib.import_module(sys.argv[1]).preloaded(argparse.Namespace(**json.loads(sys.argv[2]))):
-    lines.write(state.line() + "\n")
+options = argparse.Namespace(**json.loads(sys.argv[2]))
+if getattr(options, "sabotage", None):   # a planted mistake, "module:function", before anything else
+    module, function = options.sabotage.split(":")
+    getattr(importlib.import_module(module), function)()
+with closing(importlib.import_module(sys.argv[1]).preloaded(options)) as states:
+    try:
+        for state in states:
+            lines.write(state.line() + "\n")
+    except BrokenPipeError:   # whoever reads has had enough
+        os.dup2(2, lines.fileno())   # what is still buffered goes elsewhere, not into a traceback

@@ -8,15 +8,19 @@
  * What is done is done by the raw system call, so no function here can call another one by accident.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -32,8 +36,12 @@ enum verdict { GO, FAIL, HALF, HALF_THEN_DIE };
 
 static char root[4096];
 static size_t root_length;
-static int mask, fault, fault_errno, log_fd = -1;
-static long target, counted, fired;
+static int mask, fault, fault_errno, log_fd = -1, trace_fd = -1;
+static long target, counted;
+
+/* What the fault met: shared with the process that forked this one after shim_share(), which reads it after our death. */
+struct landed { long fired, nth; char op[16], path[4096]; };
+static struct landed own_landed, *landed = &own_landed;
 static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
 static void after_fork(void) {
@@ -122,23 +130,36 @@ static void record(const char *op, const char *a, const char *b, uint64_t inode,
     errno = keep;
 }
 
-/* Count one call; what must happen to it. */
-static enum verdict meet(int class_, int is_write) {
+/* Every counted call, whether it succeeds or not: what a rig goes through to know what its n-th call is. */
+static void trace(long n, const char *op, int fd, const char *path) {
+    struct __attribute__((packed)) { uint32_t n; int32_t fd; uint32_t length; char op[12]; } h = {n, fd, strlen(path), {0}};
+    if (trace_fd < 0) return;
+    strncpy(h.op, op, sizeof h.op - 1);
+    struct iovec parts[2] = {{&h, sizeof h}, {(void *)path, h.length}};
+    int keep = errno;
+    syscall(SYS_writev, trace_fd, parts, 2);
+    errno = keep;
+}
+
+/* Count one call; what must happen to it. *fd* is -1 for a call by name. */
+static enum verdict meet(int class_, const char *op, int fd, const char *path) {
     if (!(mask & class_)) return GO;
     long n = __atomic_add_fetch(&counted, 1, __ATOMIC_SEQ_CST);
+    trace(n, op, fd, path);
     if (fault == NONE || n < target || (n > target && fault != FAIL_ON)) return GO;
+    if (fault == SHORT && class_ != WRITE) return GO;
+    if (!landed->fired++) {
+        landed->nth = n;
+        strncpy(landed->op, op, sizeof landed->op - 1);
+        strncpy(landed->path, path, sizeof landed->path - 1);
+    }
     switch (fault) {
     case KILL: die(); return GO;
     case TEAR:
-        if (is_write) { fired++; return HALF_THEN_DIE; }
-        die();
-        return GO;
-    case SHORT:
-        if (!is_write) return GO;
-        fired++;
-        return HALF;
+        if (class_ != WRITE) die();
+        return HALF_THEN_DIE;
+    case SHORT: return HALF;
     default:
-        fired++;
         errno = fault_errno;
         return FAIL;
     }
@@ -155,7 +176,7 @@ static ssize_t put(int fd, const struct iovec *parts, int count, off_t offset, i
     if (!beneath(path))
         return positional ? syscall(SYS_pwritev, fd, parts, count, offset, 0) : syscall(SYS_writev, fd, parts, count);
     LOCK;
-    enum verdict what = meet(WRITE, 1);
+    enum verdict what = meet(WRITE, "write", fd, path);
     if (what == FAIL) DONE(-1);
     size_t total = 0, at = 0;
     for (int i = 0; i < count; i++) total += parts[i].iov_len;
@@ -183,6 +204,8 @@ ssize_t pwrite(int fd, const void *data, size_t n, off_t o) { struct iovec v = {
 ssize_t pwrite64(int fd, const void *data, size_t n, off64_t o) { return pwrite(fd, data, n, o); }
 ssize_t writev(int fd, const struct iovec *v, int n) { return put(fd, v, n, 0, 0); }
 ssize_t pwritev(int fd, const struct iovec *v, int n, off_t o) { return put(fd, v, n, o, 1); }
+ssize_t pwritev2(int fd, const struct iovec *v, int n, off_t o, int f) { (void)f; return put(fd, v, n, o, o != -1); }
+ssize_t pwritev64v2(int fd, const struct iovec *v, int n, off64_t o, int f) { return pwritev2(fd, v, n, o, f); }
 ssize_t pwritev64(int fd, const struct iovec *v, int n, off64_t o) { return put(fd, v, n, o, 1); }
 
 /* ---- syncs, sizes, attributes: by descriptor ---------------------------------------------------------------------- */
@@ -194,10 +217,28 @@ ssize_t pwritev64(int fd, const struct iovec *v, int n, off64_t o) { return put(
     const char *path_ = root_length ? path_of_fd(fd, buffer_) : 0;                 \
     if (!beneath(path_)) return call;                                              \
     LOCK;                                                                          \
-    if (meet(class_, 0) == FAIL) DONE(-1);                                         \
+    if (meet(class_, op, fd, path_) == FAIL) DONE(-1);                             \
     long done_ = call;                                                             \
     if (done_ >= 0) record(op, path_, name_, inode_of_fd(fd), off_, value_, size_, done_); \
     DONE(done_)
+
+/* What copies within the kernel: a short one is a short write. */
+#define COPY(n, to, call) do {                                                     \
+    char buffer_[4096];                                                            \
+    const char *path_ = root_length ? path_of_fd(to, buffer_) : 0;                 \
+    if (!beneath(path_)) return call;                                              \
+    LOCK;                                                                          \
+    enum verdict what_ = meet(WRITE, "copy", to, path_);                           \
+    if (what_ == FAIL) DONE(-1);                                                   \
+    if (what_ != GO) n = n / 2;                                                    \
+    long done_ = call;                                                             \
+    if (what_ == HALF_THEN_DIE) die();                                             \
+    if (done_ >= 0) record("copy", path_, 0, inode_of_fd(to), 0, 0, 0, done_);     \
+    DONE(done_);                                                                   \
+} while (0)
+ssize_t copy_file_range(int in, off64_t *i, int out, off64_t *o, size_t n, unsigned f) { COPY(n, out, syscall(SYS_copy_file_range, in, i, out, o, n, f)); }
+ssize_t sendfile(int out, int in, off_t *o, size_t n) { COPY(n, out, syscall(SYS_sendfile, out, in, o, n)); }
+ssize_t sendfile64(int out, int in, off64_t *o, size_t n) { return sendfile(out, in, o, n); }
 
 int fsync(int fd) { BY_FD(SYNC, "fsync", 0, syscall(SYS_fsync, fd)); }
 int fdatasync(int fd) { BY_FD(SYNC, "fdatasync", 0, syscall(SYS_fdatasync, fd)); }
@@ -225,7 +266,7 @@ ssize_t pread64(int fd, void *b, size_t n, off64_t o) { return pread(fd, b, n, o
     const char *path_ = root_length ? path_at(dir, name, buffer_) : 0;             \
     if (!beneath(path_)) return call;                                              \
     LOCK;                                                                          \
-    if (meet(class_, 0) == FAIL) DONE(-1);                                         \
+    if (meet(class_, op, -1, path_) == FAIL) DONE(-1);                             \
     uint64_t inode_ = inode_at(path_);                                             \
     long done_ = call;                                                             \
     if (done_ >= 0) record(op, path_, name_, inode_ ? inode_ : inode_at(path_), off_, value_, size_, done_); \
@@ -238,6 +279,8 @@ int mkdirat(int d, const char *n, mode_t m) { BY_NAME(NAME, "mkdir", d, n, m, sy
 int mkdir(const char *n, mode_t m) { return mkdirat(AT_FDCWD, n, m); }
 int mknodat(int d, const char *n, mode_t m, dev_t v) { BY_NAME_WITH(NAME, "mknod", d, n, m, 0, &v, sizeof v, syscall(SYS_mknodat, d, n, m, v)); }
 int mknod(const char *n, mode_t m, dev_t v) { return mknodat(AT_FDCWD, n, m, v); }
+int mkfifoat(int d, const char *n, mode_t m) { return mknodat(d, n, m | S_IFIFO, 0); }
+int mkfifo(const char *n, mode_t m) { return mkfifoat(AT_FDCWD, n, m); }
 int fchmodat(int d, const char *n, mode_t m, int f) { (void)f; BY_NAME(META, "chmod", d, n, m, syscall(SYS_fchmodat, d, n, m)); }
 int chmod(const char *n, mode_t m) { return fchmodat(AT_FDCWD, n, m, 0); }
 int fchownat(int d, const char *n, uid_t u, gid_t g, int f) { BY_NAME_WITH(META, "chown", d, n, u, 0, &g, sizeof g, syscall(SYS_fchownat, d, n, u, g, f)); }
@@ -249,6 +292,8 @@ int utimensat(int d, const char *n, const struct timespec t[2], int f) {
 }
 int setxattr(const char *n, const char *k, const void *v, size_t l, int f) { BY_NAME_WITH(META, "setxattr", AT_FDCWD, n, 0, k, v, l, syscall(SYS_setxattr, n, k, v, l, f)); }
 int lsetxattr(const char *n, const char *k, const void *v, size_t l, int f) { BY_NAME_WITH(META, "setxattr", AT_FDCWD, n, 0, k, v, l, syscall(SYS_lsetxattr, n, k, v, l, f)); }
+int removexattr(const char *n, const char *k) { BY_NAME_WITH(META, "removexattr", AT_FDCWD, n, 0, k, 0, 0, syscall(SYS_removexattr, n, k)); }
+int lremovexattr(const char *n, const char *k) { BY_NAME_WITH(META, "removexattr", AT_FDCWD, n, 0, k, 0, 0, syscall(SYS_lremovexattr, n, k)); }
 int truncate(const char *n, off_t l) { BY_NAME(TRUNC, "truncate", AT_FDCWD, n, l, syscall(SYS_truncate, n, l)); }
 int truncate64(const char *n, off64_t l) { return truncate(n, l); }
 
@@ -258,7 +303,7 @@ int truncate64(const char *n, off64_t l) { return truncate(n, l); }
     const char *b_ = root_length ? path_at(dir2, name2, two_) : 0;                 \
     if (!beneath(a_) && !beneath(b_)) return call;                                 \
     LOCK;                                                                          \
-    if (meet(NAME, 0) == FAIL) DONE(-1);                                           \
+    if (meet(NAME, op, -1, beneath(b_) ? b_ : a_) == FAIL) DONE(-1);               \
     uint64_t inode_ = inode_at(a_);                                                \
     long done_ = call;                                                             \
     if (done_ >= 0) record(op, a_, b_, inode_, off_, 0, 0, done_);                 \
@@ -275,7 +320,7 @@ int symlinkat(const char *to, int d, const char *n) {
     const char *path = root_length ? path_at(d, n, buffer) : 0;
     if (!beneath(path)) return syscall(SYS_symlinkat, to, d, n);
     LOCK;
-    if (meet(NAME, 0) == FAIL) DONE(-1);
+    if (meet(NAME, "symlink", -1, path) == FAIL) DONE(-1);
     int done = syscall(SYS_symlinkat, to, d, n);
     if (done == 0) record("symlink", path, to, inode_at(path), 0, 0, 0, 0);
     DONE(done);
@@ -293,7 +338,8 @@ static int do_open(int d, const char *n, int flags, mode_t m) {
     int there = syscall(SYS_newfstatat, AT_FDCWD, path, &s, 0) == 0;
     int creates = (flags & O_CREAT) && !there;
     int empties = there && (flags & O_TRUNC) && S_ISREG(s.st_mode) && s.st_size;
-    if (meet(creates ? CREATE : empties ? TRUNC : OPEN, 0) == FAIL) DONE(-1);
+    int class_ = creates ? CREATE : empties ? TRUNC : OPEN;
+    if (meet(class_, creates ? "create" : empties ? "truncate" : "open", -1, path) == FAIL) DONE(-1);
     int fd = syscall(SYS_openat, d, n, flags, m);
     if (fd >= 0 && creates) record("create", path, 0, inode_of_fd(fd), m, 0, 0, 0);
     if (fd >= 0 && empties) record("truncate", path, 0, inode_of_fd(fd), 0, 0, 0, 0);
@@ -305,6 +351,23 @@ int open(const char *n, int flags, ...) { MODE return do_open(AT_FDCWD, n, flags
 int open64(const char *n, int flags, ...) { MODE return do_open(AT_FDCWD, n, flags | O_LARGEFILE, m); }
 int openat(int d, const char *n, int flags, ...) { MODE return do_open(d, n, flags, m); }
 int openat64(int d, const char *n, int flags, ...) { MODE return do_open(d, n, flags | O_LARGEFILE, m); }
+int creat(const char *n, mode_t m) { return do_open(AT_FDCWD, n, O_CREAT | O_WRONLY | O_TRUNC, m); }
+int creat64(const char *n, mode_t m) { return creat(n, m); }
+
+/* glibc's own opens within these do not pass the ones above */
+#define BY_REAL(type, function, args, given)                                       \
+    static type (*real_) args;                                                     \
+    if (!real_) *(void **)&real_ = dlsym(RTLD_NEXT, #function);                    \
+    char buffer_[4096];                                                            \
+    const char *path_ = root_length ? path_at(AT_FDCWD, n, buffer_) : 0;           \
+    if (!beneath(path_)) return real_ given;                                       \
+    LOCK;                                                                          \
+    if (meet(OPEN, "open", -1, path_) == FAIL) DONE(NULL);                         \
+    type done_ = real_ given;                                                      \
+    DONE(done_)
+DIR *opendir(const char *n) { BY_REAL(DIR *, opendir, (const char *), (n)); }
+FILE *fopen(const char *n, const char *m) { BY_REAL(FILE *, fopen, (const char *, const char *), (n, m)); }
+FILE *fopen64(const char *n, const char *m) { BY_REAL(FILE *, fopen64, (const char *, const char *), (n, m)); }
 
 /* ---- driven from Python ----------------------------------------------------------------------------------------------- */
 
@@ -314,8 +377,19 @@ void shim_mark(const char *text) { LOCK; record("mark", text, 0, 0, 0, 0, 0, 0);
 void shim_arm(int classes, int what, long n, int error) {
     LOCK;
     mask = classes; fault = what; target = n; fault_errno = error;
-    counted = fired = 0;
+    counted = 0;
+    memset(landed, 0, sizeof *landed);
     pthread_mutex_unlock(&mutex);
 }
+int shim_share(void) {
+    void *page = mmap(0, sizeof *landed, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return -1;
+    landed = page;
+    return 0;
+}
+void shim_trace(int fd) { trace_fd = fd; }
 long shim_counted(void) { return counted; }
-long shim_fired(void) { return fired; }
+long shim_fired(void) { return landed->fired; }
+long shim_landed(void) { return landed->nth; }
+const char *shim_landed_op(void) { return landed->op; }
+const char *shim_landed_path(void) { return landed->path; }

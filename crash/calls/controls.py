@@ -1,0 +1,38 @@
+"""Planted mistakes that ``calls`` must catch: each is one that a tired engineer could make. Named by ``--sabotage``.
+
+Each function patches the product in the process that calls it; the tests run the rig with one at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from layerstore import executor, fs
+from layerstore.store import Store
+
+
+def ignores_short_writes() -> None:
+    """One write(2) is taken to write everything."""
+    fs.write_all = os.write  # type: ignore[assignment]
+
+
+def names_later() -> None:
+    """A layer gets its names after it was applied, in a transaction of their own."""
+    original = Store.apply_staged_layer
+
+    def apply(self: Store, staged: Any, *, names: Any = (), **options: Any) -> Any:
+        layer = original(self, staged, **options)
+        for each in names:
+            self.set_name(each, layer.id)
+        return layer
+
+    Store.apply_staged_layer = apply  # type: ignore[method-assign]
+
+
+def deletes_in_place() -> None:
+    """A deleted layer's tree is unlinked where it is, instead of being renamed to the trash first."""
+    def unlink(handle: Any, _txid: str, row: Any, _facts: Any) -> None:
+        fs.remove_tree(handle.dirs["layers"], row["layer_id"], point="delete.rename")
+
+    executor._move_to_trash = unlink  # type: ignore[assignment]
