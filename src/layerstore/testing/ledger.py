@@ -101,12 +101,9 @@ def expectation(lines: Iterable[bytes]) -> Expectation:
             continue
         result.answered += 1
         asked = result.open.pop(number)
-        others = {s for facts in result.open.values() for s in facts}
         for subject, value in asked.items():
-            if line["told"]:
-                result.allowed[subject] = {value} | (result.value(subject) if subject in others else set())
-            else:
-                result.allowed[subject] = before[number][subject]
+            settled = {value} if line["told"] else before[number][subject]
+            result.allowed[subject] = settled | {f[subject] for f in result.open.values() if subject in f}
     return result
 
 
