@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -32,7 +33,7 @@ class Verdict:
 
 def examine(
     root: str, *, content: bool = True, expect: Expectation | None = None, trees: Mapping[str, Tree] | None = None,
-    again: Callable[[Store], object] | None = None,
+    again: Callable[[Store], object] | None = None, clock: Callable[[], int] = time.time_ns,
 ) -> Verdict:
     """Open the store at *root* (which recovers it) and look for everything that is wrong with it.
 
@@ -46,13 +47,14 @@ def examine(
         expect: from a ledger: what was told must be so, what was left open wholly so or not, nothing else there.
         trees: by diffID, the tree of every layer that may be there, compared with the disk.
         again: the program once more, on the open store, at the end: it must succeed, and all must hold still.
+        clock: for the opens: recovery notes when it committed, so dumps of two recoveries compare only under one clock.
 
     Durability: opening recovers the store; apart from that, and from what *again* does, nothing is changed.
 
     """
     verdict = Verdict()
     try:
-        _examine(root, verdict, content, expect, trees, again)
+        _examine(root, verdict, content, expect, trees, again, clock)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is a violation
         print(f"oracle: {error!r}", file=sys.stderr)  # noqa: T201
         verdict.violations.append(f"the store does not open, or cannot be used: {error!r}")
@@ -71,17 +73,17 @@ def dump(store: Store) -> bytes:
 
 def _examine(
     root: str, verdict: Verdict, content: bool, expect: Expectation | None, trees: Mapping[str, Tree] | None,
-    again: Callable[[Store], object] | None,
+    again: Callable[[Store], object] | None, clock: Callable[[], int],
 ) -> None:
     found = verdict.violations
-    with layerstore.open(root) as store:
+    with layerstore.open(root, clock=clock) as store:
         verdict.redo = [f"{a.do.value} {a.key}" for a in store.recovery.actions]
         found += _look(store, content=content, trees=trees)
         if expect is not None:
             found += _compare(served(store), expect)
             verdict.happened = _happened(served(store), expect)
         verdict.dump = dump(store)
-    with layerstore.open(root) as store:
+    with layerstore.open(root, clock=clock) as store:
         if not store.recovery.clean:
             found.append(f"a second recovery did something: {store.recovery.actions}")
         if dump(store) != verdict.dump:
