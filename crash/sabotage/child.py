@@ -1,0 +1,103 @@
+"""Inside the process that has the patched copy: prove that it has, run one rig or some tests, say what was seen.
+
+    python -m crash.sabotage.child COPY RESULT rig NAME [THE RIG'S OPTIONS]
+    python -m crash.sabotage.child COPY RESULT pytest [PYTEST'S ARGUMENTS]
+
+Writes ``RESULT`` as JSON: ``states``, and ``caught`` (None, or what was seen first and how to see it again).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import shlex
+import sys
+import tempfile
+from typing import Any
+
+WRONG_COPY = 77
+
+
+def main(argv: list[str]) -> int:
+    copy, result, kind, *rest = argv
+    prove(copy)
+    seen = run_rig(rest) if kind == "rig" else run_tests(rest)
+    with open(result, "w", encoding="utf-8") as file:
+        json.dump(seen, file)
+    return 1 if seen["caught"] else 0
+
+
+def prove(copy: str) -> None:
+    """Both packages must be the copy's: else the mistake is not planted, and nothing was shown."""
+    import layerjournal  # noqa: PLC0415
+    import layerstore  # noqa: PLC0415
+
+    for module in (layerstore, layerjournal):
+        if not os.path.realpath(str(module.__file__)).startswith(os.path.realpath(copy) + os.sep):
+            print(f"{module.__file__} is not in {copy}", file=sys.stderr)
+            os._exit(WRONG_COPY)
+
+
+def run_rig(argv: list[str]) -> dict[str, Any]:
+    """Take the rig's states until one has a violation. A rig that raises has noticed, too: its own checks failed."""
+    from crash.__main__ import RIGS, common  # noqa: PLC0415
+
+    rig, *rest = argv
+    module = importlib.import_module(RIGS[rig])
+    parser = argparse.ArgumentParser()
+    common(parser)
+    getattr(module, "arguments", lambda _parser: None)(parser)
+    options = parser.parse_args(rest)
+    count, caught = 0, None
+    with tempfile.TemporaryDirectory(dir=options.work) as work:
+        options.work = work
+        try:
+            for state in module.states(options):
+                count += 1
+                if state.violations:
+                    caught = {"what": f"{state.workload} {state.fault}: {state.violations[0]}",
+                              "again": again(state.reproduce)}
+                if caught or count == options.states:
+                    break
+        except Exception as error:
+            caught = {"what": f"the rig failed: {error!r}", "again": None}
+    return {"states": count, "caught": caught}
+
+
+def again(command: str) -> list[str] | None:
+    """A state's command, as arguments of this program; None if it is of another kind."""
+    words = shlex.split(command)
+    at = next((n for n in range(len(words) - 1) if words[n:n + 2] == ["crash", "run"]), None)
+    return None if at is None else ["rig", *words[at + 2:]]
+
+
+def run_tests(argv: list[str]) -> dict[str, Any]:
+    import pytest  # noqa: PLC0415
+
+    class Watch:
+        """Counts tests, and keeps the first that failed."""
+
+        def __init__(self) -> None:
+            self.count, self.failed, self.why = 0, "", ""
+
+        def pytest_runtest_logreport(self, report: Any) -> None:
+            self.count += report.when == "call"
+            if report.failed and not self.failed:
+                self.failed = report.nodeid
+                self.why = str(getattr(report.longrepr, "reprcrash", None) or report.longrepr).splitlines()[0]
+
+    watch = Watch()
+    status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *argv], plugins=[watch])
+    if watch.failed:
+        return {"states": watch.count, "caught": {
+            "what": f"{watch.failed}: {watch.why}", "again": ["pytest", watch.failed],
+        }}
+    if status != 0:
+        raise AssertionError(f"pytest {argv} ended with {status}, and no test failed")
+    return {"states": watch.count, "caught": None}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

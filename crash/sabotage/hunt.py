@@ -1,0 +1,136 @@
+"""Hunting one mistake: plant it, try the ways until one notices, write down which and after how many states."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from crash.sabotage.child import WRONG_COPY
+from crash.sabotage.table import HERE, ROOT, Sabotage, plant
+from crash.sabotage.ways import Way
+
+FOUND = os.path.join(HERE, "found.json")
+SURVIVES, EQUIVALENT = "", "equivalent"
+
+
+@dataclass(slots=True)
+class Row:
+    """What came of one mistake. ``caught_by`` is a rig, ``named test``, ``equivalent``, or empty: it survives."""
+
+    name: str
+    file: str
+    was: str
+    now: str
+    caught_by: str = SURVIVES
+    after_states: int = 0
+    seconds: float = 0.0
+    note: str = ""
+
+
+def remembered(path: str = FOUND) -> dict[str, dict[str, Any]]:
+    """By name: what noticed it last time (``by``, ``again``: the child's arguments, ``after_states``, ``what``)."""
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        found: dict[str, dict[str, Any]] = json.load(file)
+    return found
+
+
+def hunt(
+    sabotage: Sabotage, ways: Iterable[Way], *, first: dict[str, Any] | None = None,
+) -> tuple[Row, dict[str, Any] | None]:
+    """Try *first* (what is remembered), then *ways*; the row, and what to remember of it."""
+    row = Row(sabotage.name, sabotage.file, sabotage.was, sabotage.now)
+    begun = time.monotonic()
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(dir=scratch(), prefix="sabotage-") as directory:
+        copy = os.path.join(directory, "product")
+        path = plant(sabotage, copy)
+        for way in _with_memory(first, ways):
+            seen = attempt(way, copy, path, directory)
+            if seen is None:
+                notes.append(f"{way.name} did not end in {way.seconds:.0f} s")
+            elif seen["caught"]:
+                row.caught_by, row.after_states = way.name, seen["states"]
+                notes.append(str(seen["caught"]["what"])[:300])
+                break
+            elif first is not None and way.arguments == tuple(first["again"]):
+                notes.append("no longer caught as remembered")
+    row.seconds, row.note = round(time.monotonic() - begun, 1), "; ".join(notes)
+    if row.caught_by == SURVIVES:
+        return row, None
+    again = seen["caught"]["again"] or list(way.arguments) if seen else []
+    what = str(seen["caught"]["what"])[:300] if seen else ""
+    return row, {"by": row.caught_by, "after_states": row.after_states, "again": again, "what": what}
+
+
+def _with_memory(first: dict[str, Any] | None, ways: Iterable[Way]) -> Iterable[Way]:
+    if first is not None:
+        yield Way(first["by"], tuple(first["again"]))
+    yield from ways
+
+
+def attempt(way: Way, copy: str, path: list[str], directory: str) -> dict[str, Any] | None:
+    """Run one way against the copy. None if it did not end in time (which proves nothing on a busy machine)."""
+    result, log = os.path.join(directory, "result.json"), os.path.join(directory, "log")
+    if os.path.exists(result):
+        os.unlink(result)
+    work = os.path.join(directory, "work")
+    os.makedirs(work, exist_ok=True)
+    kind, *rest = way.arguments
+    arguments = [kind, *rest, *(["--work", work] if kind == "rig" else ["--basetemp", os.path.join(work, "pytest")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1"}
+    with open(log, "wb") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "crash.sabotage.child", copy, result, *arguments],
+            cwd=ROOT, env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
+        )
+        try:
+            ended = _wait(child.pid, way.seconds)
+        finally:
+            # it may have started what outlives it, where the mistake makes processes hang: its whole session goes,
+            # while its pid is still its own, because nobody has waited for it yet
+            os.killpg(child.pid, signal.SIGKILL)
+            status = child.wait()
+    if not ended:
+        return None
+    if status == WRONG_COPY:
+        raise AssertionError(f"the rigs would have run against the product itself, and not against {copy}")
+    if os.path.exists(result):
+        with open(result, encoding="utf-8") as file:
+            seen: dict[str, Any] = json.load(file)
+            return seen
+    with open(log, encoding="utf-8", errors="replace") as file:
+        last = (file.read().strip().splitlines() or [f"status {status}"])[-1]
+    return {"states": 0, "caught": {"what": f"it ended with {status}: {last}", "again": None}}
+
+
+def _wait(pid: int, seconds: float) -> bool:
+    """Whether the child *pid* has ended within *seconds*; it is not reaped."""
+    deadline = time.monotonic() + seconds
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def scratch() -> str | None:
+    """Memory, where there is one to write to: most of the work is copying small trees."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def as_json(rows: Iterable[Row]) -> dict[str, Any]:
+    """The report's file."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False,
+    )
+    return {"commit": commit.stdout.strip(), "rows": [asdict(row) for row in rows]}

@@ -1,0 +1,45 @@
+"""In what order rigs and tests are tried, each with a bound: what is quick and sees much comes first.
+
+A way that does not exist here (a rig that is not in ``crash.__main__.RIGS``, or that this machine cannot run) is an
+error and not skipped: a mistake must not survive because nobody looked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Arguments of ``crash.sabotage.child``, by a name for people. ``seconds`` until it is given up as not noticing."""
+
+    name: str
+    arguments: tuple[str, ...]
+    seconds: float = 900.0
+
+
+RIGS: tuple[Way, ...] = ()
+
+TESTS = tuple(
+    Way("named test", ("pytest", path)) for path in (
+        "journal/tests/test_journal_record.py",
+        "journal/tests/test_journal_basics.py",
+        "journal/tests/test_journal_archive.py",
+        "journal/tests/test_journal_damage.py",
+        "journal/tests/test_journal_safety.py",
+        "journal/tests/test_journal_crash.py",
+        "tests/test_recovery.py",
+        "tests/test_stage_apply.py",
+        "tests/test_delete.py",
+        "tests/test_interrupts.py",
+        "tests/test_open.py",
+        "tests/test_pull.py",
+        "tests/test_concurrency.py",
+        "tests/test_crash.py",
+    )
+)
+"""The last resort: the ordinary tests of what the mistakes are in."""
+
+
+def all_ways() -> tuple[Way, ...]:
+    return (*RIGS, *TESTS)
