@@ -17,7 +17,7 @@ import sys
 import tempfile
 from typing import Any
 
-WRONG_COPY = 77
+WRONG_COPY, WRONG_WAY = 77, 78
 
 
 def main(argv: list[str]) -> int:
@@ -36,8 +36,13 @@ def prove(copy: str) -> None:
 
     for module in (layerstore, layerjournal):
         if not os.path.realpath(str(module.__file__)).startswith(os.path.realpath(copy) + os.sep):
-            print(f"{module.__file__} is not in {copy}", file=sys.stderr)
-            os._exit(WRONG_COPY)
+            _refuse(WRONG_COPY, f"{module.__file__} is not in {copy}")
+
+
+def _refuse(status: int, why: str) -> None:
+    print(why, file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def run_rig(argv: list[str]) -> dict[str, Any]:
@@ -45,6 +50,8 @@ def run_rig(argv: list[str]) -> dict[str, Any]:
     from crash.__main__ import RIGS, common  # noqa: PLC0415
 
     rig, *rest = argv
+    if rig not in RIGS:
+        _refuse(WRONG_WAY, f"there is no rig {rig!r}")
     module = importlib.import_module(RIGS[rig])
     parser = argparse.ArgumentParser()
     common(parser)
@@ -94,6 +101,8 @@ def run_tests(argv: list[str]) -> dict[str, Any]:
         return {"states": watch.count, "caught": {
             "what": f"{watch.failed}: {watch.why}", "again": ["pytest", watch.failed],
         }}
+    if status in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+        _refuse(WRONG_WAY, f"pytest knows no {argv}")
     if status != 0:
         raise AssertionError(f"pytest {argv} ended with {status}, and no test failed")
     return {"states": watch.count, "caught": None}

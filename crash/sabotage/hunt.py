@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from crash.sabotage.child import WRONG_COPY
+from crash.sabotage.child import WRONG_COPY, WRONG_WAY
 from crash.sabotage.table import HERE, ROOT, Sabotage, plant
 from crash.sabotage.ways import Way
 
@@ -104,6 +104,8 @@ def attempt(way: Way, copy: str, path: list[str], directory: str) -> dict[str, A
         return None
     if status == WRONG_COPY:
         raise AssertionError(f"the rigs would have run against the product itself, and not against {copy}")
+    if status == WRONG_WAY:
+        raise AssertionError(f"{way.name}: there is no such rig or test: {way.arguments}")
     if os.path.exists(result):
         with open(result, encoding="utf-8") as file:
             seen: dict[str, Any] = json.load(file)

@@ -1,0 +1,94 @@
+"""Every planted mistake is noticed, by the way that noticed it before; and the machinery that says so is not deaf.
+
+``crash/sabotage/patches.toml`` has the mistakes, ``found.json`` what noticed each; ``python -m crash.sabotage`` hunts
+them all anew.
+"""
+
+import json
+import os
+
+import pytest
+
+from crash.sabotage import __main__ as command
+from crash.sabotage.hunt import attempt, hunt, remembered
+from crash.sabotage.table import CONTROL, ROOT, PatchError, Sabotage, load, patch, plant
+from crash.sabotage.ways import Way, all_ways
+
+COMMENT = Sabotage("a comment", "src/layerstore/checkpoint.py", "EVERY = 2_048\n", "EVERY = 2_048   # records\n")
+QUICK = Way("named test", ("pytest", "tests/test_recovery.py", "-k", "lost_rename or planner or cell"))
+
+
+def test_there_are_many_mistakes_and_each_still_applies():
+    mistakes = load()
+    assert len(mistakes) >= 30
+    for each in mistakes:
+        with open(os.path.join(ROOT, each.file), encoding="utf-8") as file:
+            assert patch(file.read(), each)
+
+
+# -- the machinery ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(600)
+def test_a_patch_that_changes_nothing_survives():
+    row, found = hunt(COMMENT, [QUICK])
+    assert (row.caught_by, found) == ("", None)
+    assert command.wrong(row, COMMENT) == "it survives"
+
+
+@pytest.mark.timeout(600)
+def test_the_same_tests_notice_a_mistake_and_what_noticed_it_is_remembered():
+    trust = next(each for each in load() if each.name == "trust-committed-in-recovery")
+    row, found = hunt(trust, [QUICK])
+    assert row.caught_by == "named test"
+    assert row.after_states > 0
+    assert found["again"][:1] == ["pytest"]
+    assert "test_recovery.py::" in found["again"][1]
+
+
+@pytest.mark.timeout(600)
+def test_a_way_that_no_longer_notices_gives_way_to_the_hunt():
+    trust = next(each for each in load() if each.name == "trust-committed-in-recovery")
+    stale = {"by": "named test", "again": ["pytest", "tests/test_whiteouts.py"]}
+    row, _ = hunt(trust, [QUICK], first=stale)
+    assert row.caught_by == "named test"
+    assert "no longer caught as remembered" in row.note
+
+
+@pytest.mark.parametrize("arguments", [("rig", "no-such-rig"), ("pytest", "tests/test_recovery.py", "-k", "no such test"),
+                                       ("pytest", "tests/no_such_file.py")])
+def test_a_way_that_does_not_exist_is_an_error_and_notices_nothing(arguments):
+    with pytest.raises(AssertionError, match="there is no such rig or test"):
+        hunt(COMMENT, [Way("x", arguments)])
+
+
+def test_a_rig_that_would_run_against_the_product_itself_is_refused(tmp_path):
+    plant(CONTROL, str(tmp_path / "copy"))
+    with pytest.raises(AssertionError, match="against the product itself"):
+        attempt(QUICK, str(tmp_path / "copy"), [os.path.join(ROOT, "src"), os.path.join(ROOT, "journal")], str(tmp_path))
+
+
+@pytest.mark.parametrize(("was", "now"), [("not there", "x"), ("e", "x"), ("", "x"), ("EVERY = 2_048", "EVERY = 2_048")])
+def test_a_patch_that_does_not_apply_exactly_once_is_an_error(was, now):
+    with open(os.path.join(ROOT, COMMENT.file), encoding="utf-8") as file, pytest.raises(PatchError):
+        patch(file.read(), Sabotage("stale", COMMENT.file, was, now))
+
+
+def test_a_patch_that_is_no_python_is_an_error():
+    with open(os.path.join(ROOT, COMMENT.file), encoding="utf-8") as file, pytest.raises(SyntaxError):
+        patch(file.read(), Sabotage("typo", COMMENT.file, "EVERY = 2_048\n", "EVERY = = 1\n"))
+
+
+@pytest.mark.timeout(600)
+def test_the_command_says_what_came_of_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "all_ways", lambda: (QUICK,))
+    report = tmp_path / "rows.json"
+    assert command.main(["--only", "trust-committed-in-recovery", "--jobs", "1", "--json", str(report)]) == 0
+    monkeypatch.setattr(command, "load", lambda: [COMMENT])
+    assert command.main(["--jobs", "1"]) == 1
+    assert "a comment: it survives" in capsys.readouterr().out
+    said = json.loads(report.read_text())
+    (row,) = said["rows"]
+    assert said["commit"]
+    assert list(row) == ["name", "file", "was", "now", "caught_by", "after_states", "seconds", "note"]
+    assert row["caught_by"] == "named test"

@@ -1,0 +1,181 @@
+"""Make the golden stores: what the first release left on disk, for every later one to open.
+
+    python tests/golden/make_store.py tests/golden/v1      (as root; the stores are made as ``nobody``)
+
+``clean.tar.gz`` is a store at rest: a base layer, one on it with big data and a name, an image, a staged tree, trash,
+an archived segment. ``redo.tar.gz`` is what a loss of power and a kill left: lost renames, a torn side file, a lost
+image file, a batch that was promised, a deletion that was promised, a tree that was being staged, a stray. Beside
+each: ``<name>.json``, with what it holds, its canonical dump, and what recovery plans.
+
+They are made once and never edited or made anew: a new format gets new files beside these. Made as an ordinary user,
+so that no owner is recorded and anybody can unpack them.
+"""
+
+import io
+import json
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import tarfile
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
+
+import layerjournal  # noqa: E402
+import layerstore  # noqa: E402
+from crash.content import content, picture  # noqa: E402
+from layerstore import TarDiffer, faults  # noqa: E402
+from layerstore.model import Descriptor  # noqa: E402
+from layerstore.testing.children import run_child, start_child  # noqa: E402
+
+NOBODY = 65534
+NAMES = ("clean", "redo")
+LEFT_OUT = ("lock.mdb",)   # LMDB makes it anew, and it is of one machine
+
+
+def clean(root, pictures):
+    """A store at rest that has everything in it."""
+    with opened(root) as store:
+        put(store, "base", "b" * 64, names=["base"])
+        put(store, "old", "d" * 64)
+        store.delete_layer("d" * 64)
+        store.checkpoint(archive=True)
+        put(store, "top", "c" * 64, parent="b" * 64, names=["top"], big_data={"key": b"value"})
+        put(store, "again", "d" * 64, parent="b" * 64)
+        store.pull(pictures.reference, names=["app"])
+        put(store, "doomed", "e" * 64)
+        store.delete_layer("e" * 64)
+        staged(store, "left").release()
+
+
+def redo(root, pictures):
+    """What the power and a kill left. Each loss is made as the crash rigs have seen it."""
+    clean(root, pictures)
+    with opened(root) as store:
+        lost = put(store, "lost", "1" * 64, parent="c" * 64)
+        doomed = put(store, "doomed2", "2" * 64)   # deleted below
+        gone = put(store, "gone", "3" * 64)
+        store.delete_layer(gone.id)
+    killed_together(root, {
+        "txn.claim:after": lambda store: put(store, "promised", "4" * 64),
+        "txn.delete:after": lambda store: store.delete_layer(doomed.id),
+        "stage.txid:after": lambda store: put(store, "stray", "5" * 64),
+        "txn.begin:after": lambda store: put(store, "unfinished", "6" * 64),
+        "apply.big-data.write:after": lambda store: put(store, "claimed", "7" * 64, big_data={"k": b"v"}),
+    })
+    path = pathlib.Path(root)
+    os.rename(path / "layers" / lost.id, path / "staging" / lost.txid)
+    side = path / "layers" / ("d" * 64) / "layer"
+    side.write_bytes(side.read_bytes()[:20])
+    os.rename(path / "trash" / gone.txid, path / "layers" / gone.id)
+    os.unlink(path / "images" / pictures.id)
+
+
+def killed_together(root, doings):
+    """Each in a process of its own, killed at its point; all have opened before the first dies, so none recovers."""
+    started = []
+    for where, do in doings.items():
+        ready, go = os.pipe(), os.pipe()
+
+        def child(where=where, do=do, ready=ready, go=go):
+            with opened(root) as store:
+                os.write(ready[1], b"r")
+                os.read(go[0], 1)
+                faults.install(killer(*where.split(":")))
+                do(store)
+
+        started.append((where, start_child(child), go))
+        os.read(ready[0], 1)
+    for where, pid, go in started:
+        os.write(go[1], b"g")
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGKILL:
+            raise AssertionError(f"not killed at {where}")
+
+
+def killer(point, when):
+    return lambda name, moment: faults.perform("kill", name) if (name, moment) == (point, when) else None
+
+
+def opened(root):
+    ticks = iter(range(1_700_000_000_000_000_000, 1_800_000_000_000_000_000, 1_000_000))
+    return layerstore.open(root, clock=lambda: next(ticks), overlay_form="user")
+
+
+def put(store, label, layer_id, **options):
+    with staged(store, label) as tree:
+        return store.apply_staged_layer(tree, id=layer_id, **options)
+
+
+def staged(store, label):
+    tar = content(label).tar
+    return store.stage(TarDiffer(tar, expect=Descriptor("application/vnd.oci.image.layer.v1.tar", digest(tar), len(tar))))
+
+
+def digest(data):
+    import hashlib
+
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def make(name, directory, work):
+    root = os.path.join(work, name)
+    shown = os.path.join(work, f"{name}.shown")
+
+    warm = os.path.join(work, f"{name}-warm")   # what is imported late must be imported by somebody who may read it
+    redo(warm, picture(os.path.join(work, "warm-image"), [content("i1")]))
+    show(warm)
+
+    def as_nobody():
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        {"clean": clean, "redo": redo}[name](root, picture(os.path.join(work, f"{name}-image"),
+                                                            [content("i1"), content("i2"), content("i4")]))
+        with open(shown, "w") as file:
+            json.dump(show(root), file, indent=1, sort_keys=True)
+            file.write("\n")
+
+    if os.waitstatus_to_exitcode(run_child(as_nobody)) != 0:
+        raise AssertionError(f"making {name} failed")
+    shutil.copyfile(shown, os.path.join(directory, f"{name}.json"))
+    with tarfile.open(os.path.join(directory, f"{name}.tar.gz"), "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        archive.add(root, arcname=name, filter=_entry)
+
+
+def _entry(info):
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    return None if os.path.basename(info.name) in LEFT_OUT else info
+
+
+def show(root):
+    """What a read-only open tells of a store: its catalog, what it serves, and what recovery would do."""
+    with layerstore.open(root, readonly=True) as store:
+        return {
+            "dump": layerjournal.canonical_dump(store._handle.journal.fold()).hex(),
+            "plan": store.recovery.as_json() | {"seconds": 0},
+            "layers": {x.id: [x.state, x.diff_id, x.parent, list(x.names)] for x in store.layers()},
+            "images": {x.id: list(x.names) for x in store.images()},
+            "overlay_form": store._handle.overlay_form,
+        }
+
+
+def unpack(name, directory):
+    """The golden store *name* in *directory*; its path. Owners are the caller's."""
+    data = (HERE / "v1" / f"{name}.tar.gz").read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        archive.extractall(directory, filter=lambda info, _path: info)
+        for info in archive:
+            if info.issym():   # the only times that ``extractall`` leaves out
+                os.utime(os.path.join(directory, info.name), (info.mtime, info.mtime), follow_symlinks=False)
+    return pathlib.Path(directory, name)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        os.chmod(made, 0o777)
+        for each in NAMES:
+            make(each, sys.argv[1], made)
