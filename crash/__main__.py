@@ -20,6 +20,7 @@ import tempfile
 from crash.state import collect
 
 RIGS: dict[str, str] = {   # name: module
+    "block": "crash.block",
     "calls": "crash.calls",
     "outside": "crash.outside",
 }

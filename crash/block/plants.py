@@ -1,0 +1,50 @@
+"""Mistakes planted to see that the rig sees them: each is what a tired engineer could have left out.
+
+``RECORDED`` are run in the process whose writes are recorded, ``JUDGED`` in the one that recovers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from layerstore import faults, fs, kernel, recover
+from layerstore.recovery import Subjects
+from layerstore.states import State
+
+
+def _without_sync(point: str) -> Callable[[], None]:
+    def sync_filesystem(fd: int, *, point: str) -> None:
+        with faults.point(point):
+            if point != left_out:
+                kernel.syncfs(fd)
+
+    left_out = point
+
+    def plant() -> None:
+        fs.sync_filesystem = sync_filesystem
+
+    return plant
+
+
+def _trust_committed() -> None:
+    """A rename is made durable by nothing but recovery, which does it again; this one believes the row."""
+    gather = recover.gather
+
+    def trusting(*args: object) -> Subjects:
+        found = gather(*args)   # type: ignore[arg-type]
+        ended = (State.COMMITTED, State.GONE)
+        layers = {txid: row for txid, row in found.layers.items() if row["state"] not in ended}
+        images = {key: row for key, row in found.images.items() if row["state"] not in ended}
+        return replace(found, layers=layers, redo=frozenset(), images=images, redo_images=frozenset())
+
+    recover.gather = trusting   # type: ignore[assignment]
+
+
+RECORDED: dict[str, Callable[[], None]] = {
+    "staging without its sync": _without_sync("stage.sync"),
+    "a checkpoint without its sync": _without_sync("checkpoint.sync"),
+}
+JUDGED: dict[str, Callable[[], None]] = {
+    "recovery does not redo what is committed": _trust_committed,
+}
