@@ -220,12 +220,22 @@ def _manifests() -> Seeds:
     ]
 
 
+def _splits() -> Seeds:
+    """Tars, and the msgpack items of a tar-split, not compressed: the target does that too."""
+    pack = msgpack.Packer(use_bin_type=True).pack
+    start = pack(["layerstore-tar-split", 1])
+    items = [pack(b"header"), pack([b"f", b"f", 4, None]), pack([b"s", b"s", 4, [[0, 2], [9, 2]]]), pack([b"d/", None, 0, None])]
+    good = start + b"".join(items) + pack(["kept", b"f", 0, 4, b"\1" * 32]) + pack(["end", 14, 1])
+    bad = [pack([b"f", b"../f", 4, None]), pack([b"f", None, 4, None]), pack([b"f", b"f", 4, [[0, 5]]]), pack(["end", 0]), b"\xc1"]
+    return [*_tars(), good, good[:-1], start, *(start + each + pack(["end", 4, 0]) for each in bad)]
+
+
 def _side_files() -> Seeds:
     good = layerjournal.encode({"version": 1, "txid": "t", "layer_id": "a" * 64, "parent": None, "names": []})
     return [good, b"", good[:-1], good + b"\0", b"\x80", b"\x90", layerjournal.encode({"version": 2}), b"\xc1", b"\x81" * 1000]
 
 
 _MAKERS: dict[str, Callable[[], Seeds]] = {
-    "tar_reader": _tars, "unpack": _tars, "decompress": _compressed, "journal_record": _records,
+    "tar_reader": _tars, "unpack": _tars, "tar_split": _splits, "decompress": _compressed, "journal_record": _records,
     "journal_segment": _segments, "oci_json": _documents, "manifest": _manifests, "side_file": _side_files,
 }

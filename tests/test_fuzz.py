@@ -16,7 +16,7 @@ from layerstore.errors import CompressionError
 from layerstore.unpack import _Dir
 
 FINDINGS = Path(__file__).parent.parent / "fuzz" / "findings"
-MUTATIONS = {"unpack": 3_000, "journal_segment": 3_000, "manifest": 6_000}
+MUTATIONS = {"unpack": 3_000, "tar_split": 3_000, "journal_segment": 3_000, "manifest": 6_000}
 
 
 def target(name):

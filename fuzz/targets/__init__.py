@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 TARGETS = (
-    "tar_reader", "decompress", "unpack", "journal_record", "journal_segment", "oci_json", "manifest", "side_file",
+    "tar_reader", "decompress", "unpack", "tar_split", "journal_record", "journal_segment", "oci_json", "manifest",
+    "side_file",
 )

@@ -27,11 +27,11 @@ def check(data: bytes) -> None:
         first = _unpack(data, os.path.join(outside, "one"))
         second = _unpack(data, os.path.join(outside, "two"))
         for name in ("one", "two"):
-            _remove(os.path.join(outside, name))
+            remove(os.path.join(outside, name))
         assert _state(outside) == before, "something outside of the tree was changed"
         assert first == second, "the same bytes gave two different manifests"
     finally:
-        _remove(outside)
+        remove(outside)
 
 
 def _plant(outside: str) -> None:
@@ -74,7 +74,7 @@ def _unpack(data: bytes, tree: str) -> str | None:
         os.close(dir_fd)
 
 
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
     """A tree may hold directories of mode 0."""
     for directory, names, _ in os.walk(path):
         for name in names:

@@ -97,7 +97,10 @@ def _tree(handle: Handle, layer: Layer, *, content: bool) -> Iterator[Finding]:
             return
         yield from _big_data(fd, layer)
         try:
-            found = tree_problems(fd, layer.manifest_digest, content=True, overlay_form=handle.overlay_form)
+            found = tree_problems(
+                fd, layer.manifest_digest, content=True, overlay_form=handle.overlay_form,
+                tar_split=layer.tar_split_digest,
+            )
             problems = (problem for problem in found if not problem.unreadable)
             for number, problem in enumerate(problems):
                 if number >= MAX_FILES_NAMED:

@@ -1,9 +1,9 @@
 """A layer's manifest: what each file is meant to be, with a digest of every content.
 
-The only module that imports msgpack. The file ``manifest`` lies beside ``diff/`` and is written once, while
-the tree is made. Its own sha256 is in the store's journal, so that it vouches for the whole tree.
+The file ``manifest`` lies beside ``diff/`` and is written once, while the tree is made. Its own sha256 is in the
+store's journal, so that it vouches for the whole tree.
 
-Format: one zstd frame of msgpack arrays, one after another::
+Format: a packed file (``packed``) of arrays::
 
     ["layerstore-manifest", 1]
     [path, type, mode, uid, gid, size, mtime_ns, linkname, major, minor, {xattr: value}, sha256 | nil, flags,
@@ -19,31 +19,27 @@ last, each once.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import msgpack
-
-from layerstore.compression import ZstdWriter, decompressed
-from layerstore.errors import CompressionError, DamagedError, LimitExceededError
-from layerstore.model import Limits
+from layerstore.errors import DamagedError
+from layerstore.packed import PackedWriter, file_digest, open_regular, read_packed
 
 __all__ = [
     "NAME", "NODE", "OWNER", "TIME", "XATTR", "ManifestEntry", "ManifestWriter", "final_entries", "manifest_digest",
-    "open_regular", "read_chunks", "read_manifest", "storable_xattr",
+    "read_manifest", "storable_xattr",
 ]
 
 NAME = "manifest"
+MAGIC = "layerstore-manifest"
 VERSION = 1
+_WHAT = "a layer's manifest"
 TYPES = frozenset({"file", "dir", "symlink", "hardlink", "char", "block", "fifo", "whiteout"})
 
 OWNER, XATTR, NODE, TIME = 1, 2, 4, 8    # bits of ``unset``: what this host did not let us set
 _OPAQUE, _IMPLICIT = 1, 2                # bits of ``flags``
-_CHUNK = 1 << 20
-_MAX_RECORD = 32 << 20                   # bytes; names and a whole PAX header of attributes fit many times
 _FIELDS = 14
 _KEPT = frozenset({b"security.capability", b"security.ima"})
 # what overlayfs, fuse-overlayfs and rootless stores interpret; no archive may plant it, and none is given it
@@ -84,60 +80,34 @@ class ManifestWriter:
     """
 
     def __init__(self, dir_fd: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.fdopen(os.open(NAME, flags, 0o600, dir_fd=dir_fd), "wb", buffering=_CHUNK)
-        self._hash = hashlib.sha256()
-        self._zstd = ZstdWriter(self._sink)
-        self._pack = msgpack.Packer(use_bin_type=True).pack
-        self._pending: list[bytes] = []
+        self._file = PackedWriter(dir_fd, NAME, MAGIC, VERSION)
         self._records = 0
         self.folds = 0                   # the unpacker counts replacements here
-        self._pending.append(self._pack(["layerstore-manifest", VERSION]))
-
-    def _sink(self, data: bytes) -> None:
-        self._hash.update(data)
-        self._file.write(data)
 
     def add(self, entry: ManifestEntry) -> None:
         flags = (_OPAQUE if entry.opaque else 0) | (_IMPLICIT if entry.implicit else 0)
         xattrs = dict(sorted(entry.xattrs.items())) if entry.xattrs else {}
         self._records += 1
-        self._put((*entry[:10], xattrs, entry.sha256, flags, entry.unset))
+        self._file.put((*entry[:10], xattrs, entry.sha256, flags, entry.unset))
 
     def gone(self, path: bytes) -> None:
         """What was recorded at *path* and beneath it was removed again."""
         self.folds += 1
-        self._put(("gone", path))
-
-    def _put(self, record: tuple[Any, ...]) -> None:
-        self._pending.append(self._pack(record))
-        if len(self._pending) >= 256:    # the compressor's call costs more than a record
-            self._zstd.write(b"".join(self._pending))
-            self._pending.clear()
+        self._file.put(("gone", path))
 
     def finish(self) -> str:
         """End the file, close it, and return its digest."""
-        self._put(("end", self._records, self.folds))
-        self._zstd.write(b"".join(self._pending))
-        self._zstd.close()
-        self._file.close()
-        return "sha256:" + self._hash.hexdigest()
+        self._file.put(("end", self._records, self.folds))
+        return self._file.finish()
 
     def abandon(self) -> None:
         """Close the file without ending it: a reader will refuse it."""
-        self._file.close()
+        self._file.abandon()
 
 
 def manifest_digest(dir_fd: int) -> str:
     """The digest of the file ``manifest`` in *dir_fd*. OSError if it cannot be read."""
-    digest = hashlib.sha256()
-    fd = open_regular(NAME, dir_fd)
-    try:
-        for chunk in read_chunks(fd):
-            digest.update(chunk)
-    finally:
-        os.close(fd)
-    return "sha256:" + digest.hexdigest()
+    return file_digest(dir_fd, NAME)
 
 
 def read_manifest(source: str | bytes | int) -> Iterator[ManifestEntry]:
@@ -229,40 +199,24 @@ def _records(source: str | bytes | int) -> Iterator[ManifestEntry | _Gone | _End
     fd = os.dup(source) if isinstance(source, int) else open_regular(source, None)
     try:
         yield from _decode(fd)
-    except (CompressionError, LimitExceededError) as error:
-        raise DamagedError(f"a layer's manifest cannot be decompressed: {error}") from error
-    except (ValueError, msgpack.UnpackException) as error:
-        raise DamagedError(f"a layer's manifest is malformed: {error}") from error
     finally:
         os.close(fd)
 
 
 def _decode(fd: int) -> Iterator[ManifestEntry | _Gone | _End]:
-    unpacker = msgpack.Unpacker(
-        raw=False, use_list=False, strict_map_key=True, max_buffer_size=_MAX_RECORD + 2 * _CHUNK
-    )
-    header = end = None
+    end = None
     records = 0
-    # our own file, vouched for by its digest: the ratio limit is for strangers (names compress very well)
-    for chunk in decompressed(read_chunks(fd), limits=Limits(max_ratio=1 << 62), compression="zstd"):
-        for start in range(0, len(chunk), _CHUNK):
-            unpacker.feed(chunk[start : start + _CHUNK])
-            for item in unpacker:
-                if header is None:
-                    header = item
-                    if header != ("layerstore-manifest", VERSION):
-                        raise DamagedError(f"no layer manifest of version {VERSION}: {reprlib.repr(header)}")
-                    continue
-                if end is not None:
-                    raise DamagedError("a layer's manifest has records after its end")
-                decoded = _entry(item)
-                if isinstance(decoded, _End):
-                    end = decoded
-                    if end.records != records:
-                        raise DamagedError(f"a layer's manifest has {records} records, not {end.records}")
-                elif isinstance(decoded, ManifestEntry):
-                    records += 1
-                yield decoded
+    for item in read_packed(fd, MAGIC, VERSION, _WHAT):
+        if end is not None:
+            raise DamagedError("a layer's manifest has records after its end")
+        decoded = _entry(item)
+        if isinstance(decoded, _End):
+            end = decoded
+            if end.records != records:
+                raise DamagedError(f"a layer's manifest has {records} records, not {end.records}")
+        elif isinstance(decoded, ManifestEntry):
+            records += 1
+        yield decoded
     if end is None:
         raise DamagedError(f"a layer's manifest ends after {records} records without an end record")
 
@@ -314,19 +268,6 @@ def _full(item: tuple[Any, ...]) -> ManifestEntry:
 
 def _clean(path: bytes) -> bool:
     return not path or not any(part in (b"", b".", b"..") for part in path.split(b"/"))
-
-
-def open_regular(name: str | bytes, dir_fd: int | None) -> int:
-    """A descriptor for reading a file; nothing is followed, nothing blocks."""
-    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd)
-
-
-def read_chunks(fd: int) -> Iterator[bytes]:
-    """The bytes of an open file from its beginning, whatever the descriptor's position."""
-    at = 0
-    while chunk := os.pread(fd, _CHUNK, at):  # pread: a caller's descriptor keeps its position
-        at += len(chunk)
-        yield chunk
 
 
 def storable_xattr(name: bytes) -> bool:

@@ -83,7 +83,8 @@ class DiffOutput:
     ``blob_size`` are those of the stream as it came (None for a directory). ``manifest_digest`` is the sha256 of
     the file ``manifest`` written beside ``diff/``. ``unset`` counts attributes that this process was not allowed
     to set (owners, devices, privileged xattrs) and that only the manifest keeps. ``big_data`` maps a key to the
-    digest of a side file ``big-data/<key>`` that the differ wrote.
+    digest of a side file ``big-data/<key>`` that the differ wrote. ``tar_split_digest`` is the sha256 of the file
+    ``tar-split``, from which the tar can be made again (None: the differ wrote none, and it cannot).
     """
 
     diff_id: str
@@ -94,10 +95,11 @@ class DiffOutput:
     gids: tuple[int, ...] = ()
     blob_digest: str | None = None
     blob_size: int | None = None
-    compression: str = "none"           # none | gzip | zstd
+    compression: str = "none"           # none | gzip | zstd | xz | bzip2
     toc_digest: str | None = None
     unset: int = 0
     big_data: Mapping[str, str] = field(default_factory=dict)
+    tar_split_digest: str | None = None
 
 
 class Differ(Protocol):
@@ -162,6 +164,7 @@ class Layer:
     toc_digest: str | None
     compression: str
     manifest_digest: str
+    tar_split_digest: str | None
     entries: int
     uids: tuple[int, ...]
     gids: tuple[int, ...]

@@ -231,6 +231,7 @@ def _adopt(handle: Handle, txid: str, row: dict[str, Any]) -> Staging | None:
         privileged = output.unset > 0 and os.geteuid() == 0   # made by somebody who could set less than we can
         problems = tree_problems(
             handle.lock_fd(txid), output.manifest_digest, content=True, overlay_form=handle.overlay_form,
+            tar_split=output.tar_split_digest,
         )
         if privileged or any(not problem.unreadable for problem in problems):
             discard(handle, staging)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
-from layerstore import apply, catalog, check, checkpoint, delete, gc, holds, mount, pull, recover, stage
+from layerstore import apply, catalog, check, checkpoint, delete, export, gc, holds, mount, pull, recover, stage
 from layerstore.errors import LayerstoreError, NoSpaceError, UnknownImageError
 from layerstore.extract import ExtractReport
 from layerstore.fs import host_error
@@ -298,6 +298,32 @@ class Store:
         """
         chain = mount.chain_of(self._handle, *self.resolve(reference))
         return mount.extract_chain(self._handle, chain, os.fspath(directory), progress)
+
+    @contextmanager
+    def diff(self, layer_id: str) -> Iterator[Iterator[bytes]]:
+        """A layer's original uncompressed tar, byte for byte, as chunks of bytes; for a ``with``.
+
+        Args:
+            layer_id: 64 hex digits.
+
+        Yields:
+            An iterator of the chunks, each of at most some MiB. Read to its end inside the ``with``.
+
+        Raises:
+            UnknownLayerError; InvalidArgumentError if the layer has no tar-split; while iterating, LayerDamagedError
+            if the tree is not what it was: the last chunk comes only when the digest of all is the layer's diffID.
+
+        Durability: reads only. A deletion meanwhile hides the layer at once, and takes its tree away afterwards.
+
+        """
+        with export.diff(self._handle, layer_id) as chunks:
+            yield chunks
+
+    @contextmanager
+    def tar_split(self, layer_id: str) -> Iterator[Iterator[bytes]]:
+        """A layer's tar-split as JSON lines, as the Go tools (vbatts/tar-split) read it; used as ``diff``."""
+        with export.go_tar_split(self._handle, layer_id) as chunks:
+            yield chunks
 
     @contextmanager
     def layer_paths(self, layer_id: str) -> Iterator[list[str]]:

@@ -13,7 +13,7 @@ field's reader: where it ignores something, so do we; see ``_HEADER_ONLY``).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 from zlib import adler32
 
@@ -74,14 +74,17 @@ class TarReader:
     covers all of it. A tar ends with two blocks of zeros and zero padding. One zero block, or none, exactly
     at the end of the stream is what a truncated archive may look like: it is accepted only with *require_end*
     false, which is for callers who check a digest of the whole. Anything but zeros after the end marker is
-    refused.
+    refused. *raw* is told of every byte of the stream, in order, but of the data that was read.
 
     Raises ArchiveError (malformed or refused) and LimitExceededError (``limits``).
     """
 
     def __init__(
-        self, chunks: Iterable[bytes], limits: Limits | None = None, *, require_end: bool = True
+        self, chunks: Iterable[bytes], limits: Limits | None = None, *, require_end: bool = True,
+        raw: Callable[[bytes], None] = lambda _data: None,
     ) -> None:
+        self._raw = raw
+        self.raw_name = b""              # the current entry's name as the archive has it
         self._chunks = iter(chunks)
         self._limits = limits or Limits()
         self._require_end = require_end
@@ -156,6 +159,7 @@ class TarReader:
         if end <= len(self._buffer):
             data = self._buffer[self._at : end]
             self._at = end
+            self._raw(data)
             return data
         parts = []
         while size:
@@ -165,6 +169,7 @@ class TarReader:
             self._at += len(part)
             size -= len(part)
             parts.append(part)
+            self._raw(part)
         return b"".join(parts)
 
     def _skip_data(self) -> None:
@@ -172,6 +177,7 @@ class TarReader:
         self._left = self._padding = 0
         while left:
             step = min(left, len(self._buffer) - self._at)
+            self._raw(self._buffer[self._at : self._at + step])
             self._at += step
             left -= step
             if left and not self._refill():
@@ -193,6 +199,7 @@ class TarReader:
             if rest.count(0) != len(rest):
                 junk = self.offset + len(rest) - len(rest.lstrip(b"\0"))
                 raise ArchiveError("trailing junk after the archive's end marker", offset=junk)
+            self._raw(rest)
             self._at = len(self._buffer)
 
     # -- headers ------------------------------------------------------------------------------------------
@@ -304,6 +311,7 @@ class TarReader:
             xattrs, sparse = over.xattrs, over.sparse
         if uid >= _ID_END or gid >= _ID_END:
             raise ArchiveError(f"the owner {uid}:{gid} of {_show(name)} is not a possible one", offset=offset)
+        self.raw_name = name
         directory = name.endswith(b"/")
         clean = self._clean(name, "name", offset)
         if kind == "file" and directory:  # how archives older than ustar, and GNU's reader, mean a directory

@@ -24,7 +24,6 @@ Directories get owner, attributes, mode and time when all is in place, deepest f
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
@@ -35,10 +34,12 @@ from typing import Any
 
 from layerstore import faults, fs, whiteouts
 from layerstore.dirfds import DirFds
+from layerstore.dress import Dresser, entry_text
 from layerstore.errors import ArchiveError, LayerstoreError, LimitExceededError, PrivilegeError
-from layerstore.manifest import NODE, OWNER, TIME, XATTR, ManifestEntry, ManifestWriter, storable_xattr
+from layerstore.manifest import NODE, ManifestEntry, ManifestWriter, storable_xattr
 from layerstore.model import DiffTarget
 from layerstore.tar import Entry, TarReader, os_text
+from layerstore.tarsplit import Member, TarSplitWriter
 from layerstore.whiteouts import is_whiteout
 
 __all__ = ["Unpacked", "unpack"]
@@ -50,9 +51,7 @@ _META = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
 _MAX_LINKS = 40                          # symbolic links in one path, as in the kernel (path_resolution(7))
 _MAX_OWNERS = 65_536                     # different uids or gids: they become a field of the layer's row
-_SAFE_SECONDS = 1 << 31                  # every file system holds times this far from 1970
 _ZEROS = memoryview(bytes(1 << 20))
-_XATTR_UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,7 @@ class Unpacked:
     """
 
     manifest_digest: str
+    tar_split_digest: str
     entries: int
     uids: tuple[int, ...]
     gids: tuple[int, ...]
@@ -72,7 +72,9 @@ class Unpacked:
 def unpack(chunks: Iterable[bytes], target: DiffTarget, *, require_end: bool = True) -> Unpacked:
     """Unpack the plain tar in *chunks* into ``target.diff_fd``, which is empty.
 
-    Writes ``manifest`` into ``target.dir_fd``. *require_end* false accepts an archive without its end marker:
+    Writes ``manifest`` and ``tar-split`` into ``target.dir_fd``.
+
+    *require_end* false accepts an archive without its end marker:
     only for who verifies a digest of all of it. Raises ArchiveError and LimitExceededError for what is wrong
     with the archive, PrivilegeError if whiteouts cannot be made, OSError for the machine's failures;
     LayerstoreError soon after ``target.cancelled`` is set.
@@ -80,10 +82,10 @@ def unpack(chunks: Iterable[bytes], target: DiffTarget, *, require_end: bool = T
     Durability: none here: the tree is made durable as a whole, later. On any error it is incomplete, to be
     removed.
     """
-    writer = ManifestWriter(target.dir_fd)
-    unpacker = _Unpacker(target, writer)
+    writer, split = ManifestWriter(target.dir_fd), TarSplitWriter(target.dir_fd)
+    unpacker = _Unpacker(target, writer, split)
     try:
-        reader = TarReader(chunks, target.limits, require_end=require_end)
+        reader = TarReader(chunks, target.limits, require_end=require_end, raw=split.raw)
         for entry in reader:
             faults.before("unpack.entry")
             unpacker.add(entry, reader)
@@ -92,6 +94,7 @@ def unpack(chunks: Iterable[bytes], target: DiffTarget, *, require_end: bool = T
     finally:
         unpacker.close()
         writer.abandon()
+        split.abandon()
 
 
 class _Dir:
@@ -107,19 +110,18 @@ class _Dir:
 
 
 class _Unpacker:
-    def __init__(self, target: DiffTarget, writer: ManifestWriter) -> None:
+    def __init__(self, target: DiffTarget, writer: ManifestWriter, split: TarSplitWriter) -> None:
         self._limits = target.limits
         self._form = target.overlay_form
         self._opaque_xattr = f"{target.overlay_form}.overlay.opaque"
         self._cancelled = target.cancelled
-        self._writer = writer
+        self._writer, self._split = writer, split
+        self._dress = Dresser()
         self._fds = DirFds(target.diff_fd)
         self._root = _Dir()
         # the last parent: its name in the archive, its real path, its node
         self._resolved: tuple[bytes, bytes, _Dir] = (b"", b"", self._root)
         self._absent: dict[bytes, ManifestEntry] = {}  # devices that could not be made
-        self._owner = (os.geteuid(), os.getegid())
-        self._privileged = self._owner[0] == 0
         self._uids: set[int] = set()
         self._gids: set[int] = set()
         self._entries = self._unset = self._made = 0
@@ -133,9 +135,11 @@ class _Unpacker:
         self._count()
         parent, _, base = entry.name.rpartition(b"/")
         if _WHITEOUT in entry.name and self._whiteout(entry, parent, base):
+            self._split.member(Member(reader.raw_name))
             return
         if entry.type == "dir":
             self._dir(entry, parent, base)
+            self._split.member(Member(reader.raw_name))
         else:
             if not base:
                 raise ArchiveError(f"the layer's root is a {entry.type}", offset=entry.offset)
@@ -143,6 +147,7 @@ class _Unpacker:
             if base in node.children:
                 self._clear_dir(entry, real, node, base)
             self._makers[entry.type](entry, reader, real, base)
+            self._split.member(_member(entry, reader.raw_name, _join(real, base)))
 
     def _count(self) -> None:
         self._made += 1
@@ -163,6 +168,7 @@ class _Unpacker:
             self._finish_dir(path, node)
         return Unpacked(
             self._writer.finish(),
+            self._split.finish(),
             self._entries,
             tuple(sorted(self._uids)),
             tuple(sorted(self._gids)),
@@ -202,7 +208,7 @@ class _Unpacker:
                 if isinstance(made, bytes):
                     links += 1
                     if links > _MAX_LINKS:
-                        raise ArchiveError(f"too many symbolic links: {_text(entry)}", offset=entry.offset)
+                        raise ArchiveError(f"too many symbolic links: {entry_text(entry)}", offset=entry.offset)
                     if made.startswith(b"/"):
                         del trail[1:]
                     todo.extend((part, False) for part in reversed(made.split(b"/")))
@@ -210,7 +216,7 @@ class _Unpacker:
                 child = made
             if len(trail) > self._limits.max_depth:
                 raise LimitExceededError(
-                    f"by way of symbolic links {_text(entry)} lies too deep", limit="max_depth",
+                    f"by way of symbolic links {entry_text(entry)} lies too deep", limit="max_depth",
                     maximum=self._limits.max_depth,
                 )
             trail.append((child_path, child))
@@ -230,12 +236,12 @@ class _Unpacker:
         hidden = found is not None and is_whiteout(found, name, dir_fd)
         if (found is not None and not hidden) or path in self._absent:
             raise ArchiveError(
-                f"{_text(entry)} lies beneath {os_text(path)!r}, which is not a directory",
+                f"{entry_text(entry)} lies beneath {os_text(path)!r}, which is not a directory",
                 offset=entry.offset,
             )
         if not make:
             raise ArchiveError(
-                f"{_text(entry)} leads to {os_text(path)!r}, which is not in this layer", offset=entry.offset
+                f"{entry_text(entry)} leads to {os_text(path)!r}, which is not in this layer", offset=entry.offset
             )
         if hidden:
             os.unlink(name, dir_fd=dir_fd)
@@ -257,22 +263,40 @@ class _Unpacker:
         """Remove the file that an earlier entry put there."""
         self._resolved = (b"", b"", self._root)  # it may be a symbolic link that the last parent led through
         self._writer.folds += 1
-        if self._absent.pop(_join(real, base), None) is not None:
+        path = _join(real, base)
+        if self._absent.pop(path, None) is not None:
             return
-        os.unlink(base, dir_fd=self._fds.get(real))
+        self._remove(self._fds.get(real), base, path)
+
+    def _remove(self, dir_fd: int, name: bytes, path: bytes) -> None:
+        """Unlink what is no directory; a file with content is kept: the tar cannot be made again without it."""
+        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode) and found.st_size:
+            self._split.keep(dir_fd, name, path)
+        else:
+            os.unlink(name, dir_fd=dir_fd)
 
     def _clear_dir(self, entry: Entry, real: bytes, node: _Dir, base: bytes) -> None:
         """Remove a directory: something that is none takes its place."""
         path = _join(real, base)
         if entry.type == "hardlink" and (entry.linkname + b"/").startswith(path + b"/"):
-            raise ArchiveError(f"{_text(entry)} is a hard link to what it would replace", offset=entry.offset)
+            raise ArchiveError(f"{entry_text(entry)} is a hard link to what it would replace", offset=entry.offset)
         self._resolved = (b"", b"", self._root)
+        self._keep_beneath(path, node.children[base])
         self._fds.forget(path)
         fs.remove_tree(self._fds.get(real), os.fsdecode(base), point="unpack.replace")
         del node.children[base]
         for absent in [p for p in self._absent if p.startswith(path + b"/")]:
             del self._absent[absent]
         self._writer.gone(path)
+
+    def _keep_beneath(self, path: bytes, node: _Dir) -> None:
+        for directory, _node in _deepest_first(node):
+            where = _join(path, directory) if directory else path
+            dir_fd = self._fds.get(where)
+            for name in sorted(map(os.fsencode, os.listdir(dir_fd))):
+                if stat.S_ISREG(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+                    self._remove(dir_fd, name, _join(where, name))
 
     def _create(self, real: bytes, base: bytes, make: Callable[[int], Any]) -> Any:
         """Call ``make(dir_fd)``; if the name is taken, by no directory, make room and call it again."""
@@ -299,7 +323,7 @@ class _Unpacker:
                     self._write_sparse(fd, entry, reader.read_data(entry), digest)
                 else:
                     self._write_all(fd, reader.read_data(entry), digest)
-            unset = self._dress(fd, entry)
+            unset = self._dress.open_file(fd, entry)
         finally:
             os.close(fd)
         self._record(entry, _join(real, base), unset, sha256=digest.digest())
@@ -338,7 +362,7 @@ class _Unpacker:
 
     def _symlink(self, entry: Entry, _reader: TarReader, real: bytes, base: bytes) -> None:
         self._create(real, base, lambda dir_fd: os.symlink(entry.linkname, base, dir_fd=dir_fd))
-        self._record(entry, _join(real, base), self._dress_path(entry, real, base))
+        self._record(entry, _join(real, base), self._dress.name(self._fds.get(real), base, entry))
 
     def _hardlink(self, entry: Entry, _reader: TarReader, real: bytes, base: bytes) -> None:
         parent, _, name = entry.linkname.rpartition(b"/")
@@ -375,7 +399,7 @@ class _Unpacker:
 
     @staticmethod
     def _check_link_target(src_fd: int, name: bytes, entry: Entry) -> None:
-        text = f"{_text(entry)} is a hard link to {os_text(entry.linkname)!r}"
+        text = f"{entry_text(entry)} is a hard link to {os_text(entry.linkname)!r}"
         try:
             found = os.stat(name or b".", dir_fd=src_fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -388,7 +412,7 @@ class _Unpacker:
     def _node(self, entry: Entry, _reader: TarReader, real: bytes, base: bytes) -> None:
         device = os.makedev(entry.devmajor, entry.devminor)
         if entry.type == "char" and not device:
-            raise ArchiveError(f"{_text(entry)} is a device 0:0: a whiteout", offset=entry.offset)
+            raise ArchiveError(f"{entry_text(entry)} is a device 0:0: a whiteout", offset=entry.offset)
         path = _join(real, base)
         try:
             self._create(
@@ -400,7 +424,7 @@ class _Unpacker:
                 raise
             self._absent[path] = self._record(entry, path, NODE)
             return
-        self._record(entry, path, self._dress_path(entry, real, base))
+        self._record(entry, path, self._dress.name(self._fds.get(real), base, entry))
 
     def _dir(self, entry: Entry, parent: bytes, base: bytes) -> None:
         if not base:
@@ -428,7 +452,7 @@ class _Unpacker:
         if (base.startswith(_META) and base != _OPAQUE) or any(part.startswith(_META) for part in parts):
             return True                  # AUFS's own bookkeeping: not content
         if any(part.startswith(_WHITEOUT) for part in parts):
-            raise ArchiveError(f"{_text(entry)} lies beneath a whiteout", offset=entry.offset)
+            raise ArchiveError(f"{entry_text(entry)} lies beneath a whiteout", offset=entry.offset)
         if not base.startswith(_WHITEOUT):
             return False
         real, node = self._parent(parent, entry)
@@ -437,7 +461,7 @@ class _Unpacker:
             return True
         hidden = base[len(_WHITEOUT) :]
         if hidden in (b"", b".", b".."):
-            raise ArchiveError(f"{_text(entry)} is a whiteout of nothing", offset=entry.offset)
+            raise ArchiveError(f"{entry_text(entry)} is a whiteout of nothing", offset=entry.offset)
         child = node.children.get(hidden)
         if child is not None:
             child.opaque = True
@@ -460,64 +484,6 @@ class _Unpacker:
         self._add(ManifestEntry(path, "whiteout"))
         return True
 
-    # -- attributes: chown, then xattrs and chmod (it clears capabilities and setuid), then times -----------
-
-    def _dress(self, fd: int, entry: Entry) -> int:
-        unset = self._chown(entry, lambda: os.fchown(fd, entry.uid, entry.gid))
-        if entry.xattrs:
-            unset |= self._set_xattrs(fd, entry)
-        os.fchmod(fd, entry.mode)
-        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-        if not -_SAFE_SECONDS <= entry.mtime_ns // 1_000_000_000 < _SAFE_SECONDS:
-            unset |= 0 if os.fstat(fd).st_mtime_ns == entry.mtime_ns else TIME
-        return unset
-
-    def _dress_path(self, entry: Entry, real: bytes, base: bytes) -> int:
-        """The same for what cannot be opened: links and device nodes, just made by us at that name."""
-        fd = self._fds.get(real)
-        unset = self._chown(
-            entry, lambda: os.chown(base, entry.uid, entry.gid, dir_fd=fd, follow_symlinks=False)
-        )
-        if entry.xattrs:
-            unset |= self._set_xattrs(f"/proc/self/fd/{fd}/".encode() + base, entry)
-        if entry.type != "symlink":
-            os.chmod(base, entry.mode, dir_fd=fd)
-        os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=fd, follow_symlinks=False)
-        if not -_SAFE_SECONDS <= entry.mtime_ns // 1_000_000_000 < _SAFE_SECONDS:
-            found = os.stat(base, dir_fd=fd, follow_symlinks=False)
-            unset |= 0 if found.st_mtime_ns == entry.mtime_ns else TIME
-        return unset
-
-    def _chown(self, entry: Entry, call: Callable[[], None]) -> int:
-        if not self._privileged and (entry.uid, entry.gid) != self._owner:
-            return OWNER
-        try:
-            call()
-        except OSError as error:
-            # EINVAL: an ID that this user namespace does not map
-            if error.errno not in (errno.EPERM, errno.EINVAL):
-                raise
-            return OWNER
-        return 0
-
-    @staticmethod
-    def _set_xattrs(where: int | bytes, entry: Entry) -> int:
-        unset = 0
-        for name, value in entry.xattrs.items():
-            if not storable_xattr(name):
-                continue
-            try:
-                if isinstance(where, int):
-                    os.setxattr(where, name, value)
-                else:
-                    os.setxattr(where, name, value, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in _XATTR_UNSUPPORTED:
-                    text = f"setting {os_text(name)} ({len(value)} bytes) on {_text(entry)}: {error.strerror}"
-                    raise OSError(error.errno, text) from error
-                unset = XATTR
-        return unset
-
     def _drop_marked(self, fd: int, path: bytes, names: set[bytes]) -> None:
         """In an opaque directory whiteouts are needless, and overlayfs does not look for marked files: it shows them."""
         for name in sorted(names):
@@ -538,7 +504,7 @@ class _Unpacker:
             except PermissionError as error:
                 text = f"setting {self._opaque_xattr} on {os_text(path)!r}: {error.strerror}"
                 raise PrivilegeError(text) from error
-        unset = self._dress(fd, entry)
+        unset = self._dress.open_file(fd, entry)
         self._record(entry, path, unset, opaque=node.opaque, implicit=implicit)
 
     # -- the record ---------------------------------------------------------------------------------------
@@ -580,14 +546,14 @@ def _deepest_first(root: _Dir) -> Iterator[tuple[bytes, _Dir]]:
             stack.append((_join(path, child[0]), child[1], iter(child[1].children.items())))
 
 
+def _member(entry: Entry, raw_name: bytes, path: bytes) -> Member:
+    """What the tar-split says of it; whoever has no content has none in the tree."""
+    stored = entry.size if entry.sparse is None else sum(length for _, length in entry.sparse)
+    return Member(raw_name, path, stored, entry.sparse) if stored else Member(raw_name)
+
+
 def _join(parent: bytes, name: bytes) -> bytes:
     return parent + b"/" + name if parent else name
-
-
-def _text(entry: Entry) -> str:
-    return repr(os_text(entry.name))
-
-
 
 
 def _write(fd: int, data: memoryview) -> None:

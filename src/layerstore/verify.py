@@ -22,10 +22,11 @@ from layerstore.manifest import (
     ManifestEntry,
     final_entries,
     manifest_digest,
-    open_regular,
-    read_chunks,
     storable_xattr,
 )
+from layerstore.packed import open_regular, read_chunks
+from layerstore.tarsplit import NAME as SPLIT_NAME
+from layerstore.tarsplit import kept_problems
 from layerstore.whiteouts import is_whiteout
 
 __all__ = ["Problem", "tree_problems", "verify_tree"]
@@ -54,13 +55,18 @@ class Problem(NamedTuple):
 
 
 def tree_problems(
-    tree_fd: int, digest: str, *, content: bool, overlay_form: str | None = None,
+    tree_fd: int, digest: str, *, content: bool, overlay_form: str | None = None, tar_split: str | None = None,
 ) -> Iterator[Problem]:
     """What is wrong with a layer's directory (``manifest``, ``diff/``), given its manifest's *digest*.
 
-    Reads only. *content* also compares every file's bytes. *overlay_form* is the store's.
-    DamagedError if the manifest cannot be decoded.
+    Reads only. *content* also compares every file's bytes. *overlay_form* is the store's. *tar_split* is the digest of
+    ``tar-split``, if it has one. DamagedError if manifest or tar-split cannot be decoded.
     """
+    if tar_split is not None:
+        try:
+            yield from (Problem(SPLIT_NAME.encode(), what) for what in kept_problems(tree_fd, tar_split))
+        except OSError as error:
+            yield _unlooked(SPLIT_NAME.encode(), error)
     try:
         actual = manifest_digest(tree_fd)
         if actual != digest:

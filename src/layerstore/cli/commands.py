@@ -186,6 +186,27 @@ def extract(settings: _Settings, reference: str, directory: str) -> None:
 
 
 @cli.command()
+@click.argument("layer")
+@click.option("--tar", metavar="FILE", help="Write the layer's original uncompressed tar, byte for byte; - for stdout.")
+@click.option("--tar-split", metavar="FILE", help="Write its tar-split, as the Go tools read it (JSON lines).")
+@click.pass_obj
+def export(settings: _Settings, layer: str, tar: str | None, tar_split: str | None) -> None:
+    """Write a LAYER as the tar that it came as."""
+    if tar is None and tar_split is None:
+        raise click.UsageError("say what to write: --tar FILE, or --tar-split FILE")
+    with settings.open() as store:
+        kind, layer_id = store.resolve(layer)
+        if kind != "layer":
+            raise InvalidArgumentError(
+                f"{layer} is an image", hint="name one of its layers; 'layerstore images --json' lists them",
+            )
+        for target, reading in ((tar, store.diff), (tar_split, store.tar_split)):
+            if target is not None:
+                with reading(layer_id) as chunks:
+                    output.write_file(target, chunks)
+
+
+@cli.command()
 @click.argument("reference", metavar="ID")
 @click.option("--keep-layers", is_flag=True, help="Keep the layers that nothing else uses.")
 @click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for readers.")

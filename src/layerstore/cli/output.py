@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -125,3 +127,22 @@ class PullProgress:
     def __exit__(self, *_exc: object) -> None:
         if self._bars is not None:
             self._bars.stop()
+
+
+def write_file(path: str, chunks: Iterable[bytes]) -> None:
+    """Write *chunks* to *path*, which is replaced when all have come, or left as it was; ``-`` is stdout."""
+    if path == "-":
+        for chunk in chunks:
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+        return
+    aside = f"{path}.part"
+    try:
+        with open(aside, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(aside)
+        raise

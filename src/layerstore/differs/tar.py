@@ -108,7 +108,7 @@ def fill(
         diff_id=actual_id, diff_size=stream.bytes_out, manifest_digest=unpacked.manifest_digest,
         entries=unpacked.entries, uids=unpacked.uids, gids=unpacked.gids, unset=unpacked.unset,
         blob_digest=blob_digest if is_blob else None, blob_size=hashes.blob_size if is_blob else None,
-        compression=stream.compression,
+        compression=stream.compression, tar_split_digest=unpacked.tar_split_digest,
     )
 
 

@@ -1,0 +1,89 @@
+"""Exporting: a committed layer as the very tar that it came as, streaming, verified, and without holding up anyone.
+
+While a tar is read its layer's tree is locked shared: it can be deleted, which hides it at once, but not taken away
+under the reader. Nothing else waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from layerstore import catalog, fs
+from layerstore.assemble import assembled
+from layerstore.errors import DamagedError, InvalidArgumentError, LayerDamagedError
+from layerstore.gotarsplit import lines
+from layerstore.handle import Handle
+from layerstore.holds import ReaderLock
+from layerstore.model import Layer, check_id
+from layerstore.packed import file_digest
+from layerstore.tarsplit import NAME
+
+
+@contextmanager
+def diff(handle: Handle, layer_id: str) -> Iterator[Iterator[bytes]]:
+    """The chunks of the layer's original, uncompressed tar; the last comes only if their digest is the diffID."""
+    with _reading(handle, layer_id) as (layer, tree_fd):
+        yield _verified(layer, assembled(tree_fd))
+
+
+@contextmanager
+def go_tar_split(handle: Handle, layer_id: str) -> Iterator[Iterator[bytes]]:
+    """The layer's tar-split as the Go tools read it, in chunks (``gotarsplit``)."""
+    with _reading(handle, layer_id) as (_, tree_fd):
+        yield lines(tree_fd)
+
+
+@contextmanager
+def _reading(handle: Handle, layer_id: str) -> Iterator[tuple[Layer, int]]:
+    handle.check_usable()
+    check_id(layer_id)
+    with ReaderLock(handle, [layer_id]):
+        with handle.read() as view:
+            layer = catalog.layer(view, layer_id)
+        if layer.tar_split_digest is None:
+            raise InvalidArgumentError(
+                f"layer {layer_id} has no tar-split: the differ that made it wrote none",
+                hint="extract it, or stage it again from its tar",
+            )
+        tree_fd = fs.open_dir(layer_id, handle.dirs["layers"])
+        try:
+            _check_split(layer, tree_fd)
+            yield layer, tree_fd
+        finally:
+            os.close(tree_fd)
+
+
+def _check_split(layer: Layer, tree_fd: int) -> None:
+    """Its digest first: only then is it decoded."""
+    try:
+        actual = file_digest(tree_fd, NAME)
+    except FileNotFoundError as error:
+        raise _damaged(layer, NAME, "it is missing") from error
+    if actual != layer.tar_split_digest:
+        raise _damaged(layer, NAME, f"its digest is {actual}, not {layer.tar_split_digest}")
+
+
+def _verified(layer: Layer, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    held = b""
+    try:
+        for chunk in chunks:
+            digest.update(chunk)
+            if held:
+                yield held
+            held = chunk
+    except DamagedError as error:
+        raise _damaged(layer, "diff", str(error)) from error
+    if f"sha256:{digest.hexdigest()}" != layer.diff_id:   # nobody gets a whole tar that is not the right one
+        raise _damaged(layer, "diff", f"its tar has the digest sha256:{digest.hexdigest()}, not {layer.diff_id}")
+    yield held
+
+
+def _damaged(layer: Layer, name: str, what: str) -> LayerDamagedError:
+    return LayerDamagedError(f"layer {layer.id} cannot be exported: {name}: {what}", layer_id=layer.id, files=(name,))
+
+
+__all__ = ["diff", "go_tar_split"]

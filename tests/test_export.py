@@ -1,0 +1,311 @@
+"""What was accepted comes out again byte for byte, from the tree on disk; and never anything else."""
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+import threading
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import layerstore
+from fuzz import nasties
+from layerstore import DirectoryDiffer, TarDiffer
+from layerstore.crc64 import _plain, crc64
+from layerstore.errors import ArchiveError, InvalidArgumentError, LayerDamagedError, LimitExceededError
+from nasty_tars import member, sparse_tars
+from storekit import image
+
+
+def put(store, data, **options):
+    with store.stage(TarDiffer(data)) as staged:
+        return store.apply_staged_layer(staged, **options)
+
+
+def exported(store, layer_id):
+    with store.diff(layer_id) as chunks:
+        return b"".join(chunks)
+
+
+def rebuilt(store, layer):
+    """By a reader of the Go tools' format that is written here, from the tree alone."""
+    with store.tar_split(layer.id) as lines, store.layer_paths(layer.id) as paths:
+        out = b""
+        names = []
+        for number, line in enumerate(b"".join(lines).splitlines()):
+            entry = json.loads(line)
+            assert entry["position"] == number
+            if entry["type"] == 2:
+                out += base64.b64decode(entry["payload"])
+                continue
+            name = entry["name"].encode() if "name" in entry else base64.b64decode(entry["name_raw"])
+            names.append(os.path.normpath(name))
+            if not entry.get("size"):
+                assert entry["payload"] is None
+                continue
+            with open(os.path.join(os.fsencode(paths[-1]), name.lstrip(b"/")), "rb") as file:
+                data = file.read()
+            assert len(data) == entry["size"]
+            assert base64.b64decode(entry["payload"]) == crc64(data, 0).to_bytes(8, "big")
+            out += data
+        assert len(names) == len(set(names)), "a reader of Go's refuses a name that comes twice"
+        return out
+
+
+SIMPLE = member("dir/", kind=tarfile.DIRTYPE) + member("dir/file", b"content") + nasties.END
+
+
+def test_a_layer_comes_out_as_the_tar_it_was(store):
+    layer = put(store, SIMPLE)
+    assert exported(store, layer.id) == SIMPLE
+    assert rebuilt(store, layer) == SIMPLE
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bytes], ids=["gzip", "plain"])
+def test_what_comes_out_is_the_uncompressed_tar(store, pack):
+    layer = put(store, pack(SIMPLE))
+    assert exported(store, layer.id) == SIMPLE
+
+
+@pytest.mark.parametrize("label, data", [
+    ("no end marker's padding", SIMPLE), ("much padding", SIMPLE + bytes(10_240)),
+    ("a name twice", member("a", b"one") + member("a", b"two") + member("a", b"three") + nasties.END),
+    ("a file for a directory", member("d/", kind=tarfile.DIRTYPE) + member("d/in", b"inside") + member("d", b"x") + nasties.END),
+    ("a directory for a file", member("d", b"was") + member("d/", kind=tarfile.DIRTYPE) + member("d/in", b"is") + nasties.END),
+    ("deep below what is replaced", member("d/e/f/", kind=tarfile.DIRTYPE) + member("d/e/f/g", b"deep") + member("d/e/h", b"h")
+     + member("d", b"flat") + nasties.END),
+    ("replaced beneath a hard link", member("a", b"one") + member("b", kind=tarfile.LNKTYPE, link="a") + member("a", b"two") + nasties.END),
+    ("a hard link replaced", member("a", b"one") + member("b", kind=tarfile.LNKTYPE, link="a") + member("b", b"two") + nasties.END),
+    ("replaced by a symlink", member("a", b"one") + member("a", kind=tarfile.SYMTYPE, link="x") + nasties.END),
+    ("replaced and made again", member("a", b"1") + member("a", kind=tarfile.SYMTYPE, link="x") + member("a", b"2") + nasties.END),
+    ("an unreadable file replaced", member("a", b"one", mode=0) + member("a", b"two", mode=0o644) + nasties.END),
+    ("names that are not clean", member("./a", b"1") + member(".//d///b", b"2") + member("/c", b"3") + nasties.END),
+    ("through a symlink", member("real/", kind=tarfile.DIRTYPE) + member("l", kind=tarfile.SYMTYPE, link="real")
+     + member("l/file", b"through") + nasties.END),
+    ("through an absolute symlink", member("real/", kind=tarfile.DIRTYPE) + member("l", kind=tarfile.SYMTYPE, link="/real")
+     + member("l/file", b"through") + nasties.END),
+    ("whiteouts with data", member(".wh.x", b"data in a whiteout") + member("d/.wh..wh..opq", b"and here") + nasties.END),
+    ("AUFS's own", member(".wh..wh.plnk", b"bookkeeping") + member("a", b"1") + nasties.END),
+    ("a name that is not UTF-8", nasties.file(b"\xff\xfe", b"bytes") + nasties.END),
+    ("an empty archive", nasties.END),
+])
+def test_it_comes_out_byte_for_byte(store, label, data):
+    layer = put(store, data)
+    assert exported(store, layer.id) == data
+    assert rebuilt(store, layer) == data
+    assert store.check(content=True).sound
+
+
+@pytest.mark.parametrize("name, data", sparse_tars())
+def test_sparse_files_of_every_kind_come_out_byte_for_byte(store, name, data):
+    layer = put(store, data)
+    assert exported(store, layer.id) == data
+    assert rebuilt(store, layer) == data
+
+
+def test_every_hand_made_nasty_that_is_accepted_comes_out_byte_for_byte(store):
+    accepted = 0
+    for number, data in enumerate(nasties.seeds("tar_reader")):
+        try:
+            layer = put(store, data, id=f"{number:064x}")
+        except (ArchiveError, LimitExceededError):
+            continue
+        accepted += 1
+        assert exported(store, layer.id) == data, number
+    assert accepted > 25
+
+
+NAMES = st.sampled_from(["a", "b", "d/", "d/a", "d/b", "d/e/", "d/e/c", "l", "l/a", "./a", ".wh.a", "d/.wh.b", "d/.wh..wh..opq"])
+MEMBERS = st.tuples(NAMES, st.sampled_from("fdsl"), st.binary(max_size=700), st.sampled_from(["a", "d", "d/e", "/d", "b"]))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(MEMBERS, max_size=12))
+def test_any_order_of_entries_that_replace_each_other_comes_out(tmp_path_factory, members):
+    kinds = {"f": tarfile.REGTYPE, "d": tarfile.DIRTYPE, "s": tarfile.SYMTYPE, "l": tarfile.LNKTYPE}
+    data = b"".join(
+        member(name, content if kind == "f" and not name.endswith("/") else b"", kind=kinds[kind], link=link)
+        for name, kind, content, link in members
+    ) + nasties.END
+    with layerstore.open(tmp_path_factory.mktemp("s") / "s") as store:
+        try:
+            layer = put(store, data)
+        except ArchiveError:
+            return
+        assert exported(store, layer.id) == data
+        assert rebuilt(store, layer) == data
+        assert store.check(content=True).sound
+
+
+@pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_random_trees_by_every_writer_come_out_byte_for_byte(store, tmp_path, format_):
+    draw = random.Random(format_)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for n in range(120):
+        directory = tree / f"d{draw.randrange(9)}" / ("x" * draw.choice((1, 90)))
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"f{n}").write_bytes(draw.randbytes(draw.choice((0, 1, 511, 512, 513, 70_000))))
+        os.symlink("../f", directory / f"s{n}")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format_) as archive:
+        archive.add(tree, arcname=".")
+    layer = put(store, buffer.getvalue())
+    assert exported(store, layer.id) == buffer.getvalue()
+    gnu = subprocess.run(["tar", "-C", str(tree), "-cf", "-", "."], check=True, capture_output=True).stdout
+    assert exported(store, put(store, gnu, id="9" * 64).id) == gnu
+
+
+def test_a_directory_becomes_the_same_tar_every_time(store, tmp_path):
+    (tmp_path / "up" / "d").mkdir(parents=True)
+    (tmp_path / "up" / "d" / "f").write_bytes(b"x" * 5000)
+    made = []
+    for layer_id in ("1" * 64, "2" * 64):
+        with store.stage(DirectoryDiffer(tmp_path / "up")) as staged:
+            made.append(exported(store, store.apply_staged_layer(staged, id=layer_id).id))
+    assert made[0] == made[1]
+    assert tarfile.open(fileobj=io.BytesIO(made[0])).getnames()[-1].endswith("d/f")
+
+
+def test_a_changed_file_never_becomes_a_whole_tar(store):
+    layer = put(store, SIMPLE)
+    path = os.path.join(store.root, "layers", layer.id, "diff", "dir", "file")
+    for change in (b"CONTENT", b"cont", None):
+        if change is None:
+            os.unlink(path)
+        else:
+            with open(path, "wb") as file:
+                file.write(change)
+        got = b""
+        with pytest.raises(LayerDamagedError), store.diff(layer.id) as chunks:
+            for chunk in chunks:
+                got += chunk
+        assert len(got) < len(SIMPLE)
+
+
+def test_a_changed_tar_split_is_damage_before_it_is_decoded_and_check_finds_it(store):
+    layer = put(store, SIMPLE)
+    path = os.path.join(store.root, "layers", layer.id, "tar-split")
+    with open(path, "r+b") as file:
+        file.seek(20)
+        file.write(b"\0")
+    with pytest.raises(LayerDamagedError, match="digest"), store.diff(layer.id) as chunks:
+        list(chunks)
+    assert any("tar-split" in f.message for f in store.check(content=True).findings)
+    os.unlink(path)
+    with pytest.raises(LayerDamagedError, match="missing"), store.diff(layer.id):
+        pass
+
+
+def test_check_finds_a_change_in_what_was_kept(store):
+    layer = put(store, member("a", b"one") + member("a", b"two") + nasties.END)
+    assert store.check(content=True).sound
+    with open(os.path.join(store.root, "layers", layer.id, "kept", "0"), "wb") as file:
+        file.write(b"ONE")
+    assert [f.code for f in store.check(content=True).findings] == ["layer-content"]
+
+
+def test_a_layer_whose_differ_wrote_no_tar_split_says_so(store):
+    class Plain(TarDiffer):
+        def apply_diff(self, target):
+            import dataclasses
+
+            return dataclasses.replace(super().apply_diff(target), tar_split_digest=None)
+
+    with store.stage(Plain(SIMPLE)) as staged:
+        layer = store.apply_staged_layer(staged)
+    with pytest.raises(InvalidArgumentError, match="tar-split"), store.diff(layer.id):
+        pass
+    assert store.check(content=True).sound
+
+
+def test_exporting_holds_up_neither_a_deletion_nor_a_new_layer(store):
+    layer = put(store, SIMPLE)
+    with store.diff(layer.id) as chunks:
+        report = store.delete_layer(layer.id, wait=0.0)
+        assert report.deferred == (layer.id,)
+        put(store, SIMPLE + bytes(512), id="5" * 64)
+        assert b"".join(chunks) == SIMPLE
+    store.recover()
+    assert [x.id for x in store.layers()] == ["5" * 64]
+
+
+def test_memory_stays_small_for_a_large_file(store):
+    import tracemalloc
+
+    size = 64 << 20
+    data = nasties.header(b"big", size=size) + bytes(size) + nasties.END
+    layer = put(store, data)
+    del data
+    tracemalloc.start()
+    digest = hashlib.sha256()
+    with store.diff(layer.id) as chunks:
+        for chunk in chunks:
+            digest.update(chunk)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert f"sha256:{digest.hexdigest()}" == layer.diff_id
+    assert peak < 16 << 20
+
+
+def test_two_threads_export_at_once(store):
+    layer = put(store, SIMPLE)
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(exported(store, layer.id))) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert got == [SIMPLE] * 4
+
+
+def test_the_checksum_is_gos_whichever_way_it_is_computed():
+    assert _plain(b"123456789") == crc64(b"123456789", 0) == 0xB90956C775A41001
+    assert crc64(b"6789", crc64(b"12345", 0)) == _plain(b"6789", _plain(b"12345")) == 0xB90956C775A41001
+
+
+def test_without_the_wheel_the_checksum_is_computed_in_python():
+    code = "import sys; sys.modules['fastcrc'] = None; from layerstore import crc64 as c; assert c.crc64 is c._plain"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def run(root, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "layerstore", "--root", str(root), *map(str, arguments)], capture_output=True, check=False,
+    )
+
+
+def test_the_command_writes_the_tar_and_the_tar_split(root, tmp_path):
+    with layerstore.open(root) as store:
+        put(store, SIMPLE, names=["base"])
+    done = run(root, "export", "base", "--tar", tmp_path / "t.tar", "--tar-split", tmp_path / "t.json")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "t.tar").read_bytes() == SIMPLE
+    assert all(json.loads(line)["type"] in (1, 2) for line in (tmp_path / "t.json").read_text().splitlines())
+    assert run(root, "export", "base", "--tar", "-").stdout == SIMPLE
+
+
+def test_the_command_leaves_the_old_file_when_the_layer_is_damaged(root, tmp_path):
+    with layerstore.open(root) as store:
+        layer = put(store, SIMPLE)
+    (root / "layers" / layer.id / "diff" / "dir" / "file").write_bytes(b"CONTENT")
+    (tmp_path / "t.tar").write_bytes(b"old")
+    assert run(root, "export", layer.id, "--tar", tmp_path / "t.tar").returncode == 3
+    assert (tmp_path / "t.tar").read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["store", "t.tar"]
+
+
+def test_the_command_wants_a_layer_and_to_know_what_to_write(root, tmp_path):
+    made = image(tmp_path)
+    with layerstore.open(root) as store:
+        store.pull(made.reference, names=["app"])
+        assert run(root, "export", store.layers()[0].id).returncode == 2
+        assert b"is an image" in run(root, "export", "app", "--tar", "-").stderr
