@@ -23,6 +23,7 @@ RIGS: dict[str, str] = {   # name: module
     "block": "crash.block",
     "calls": "crash.calls",
     "outside": "crash.outside",
+    "points": "crash.points",
 }
 
 

@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from layerstore import catalog, extract, fs, mounting, overlay
+from layerstore import catalog, extract, faults, fs, mounting, overlay
 from layerstore.errors import BusyError, InvalidArgumentError, UnknownMountError
 from layerstore.handle import Handle
 from layerstore.holds import ReaderLock
@@ -104,10 +104,11 @@ def _attach(handle: Handle, mount_id: str, chain: list[Layer], target: str, writ
     if writable:
         upper, work = os.path.join(uppers, "upper"), os.path.join(uppers, "work")
     lowers = [os.path.join(handle.root, "layers", layer.id, "diff") for layer in reversed(chain)]
-    overlay.mount_overlay(
-        lowers, target, upper=upper, work=work, overlay_form=handle.overlay_form,
-        empty_dir=os.path.join(uppers, "empty"),
-    )
+    with faults.point("mount.attach"):
+        overlay.mount_overlay(
+            lowers, target, upper=upper, work=work, overlay_form=handle.overlay_form,
+            empty_dir=os.path.join(uppers, "empty"),
+        )
     handle.update("mounted", lambda txn: fire(
         txn, Kind.MOUNT, mount_id, Trigger.ATTACH, txid=mount_id,
         payload={"boot_id": boot_id(), "namespace": mounting.namespace(), "kept": False},
@@ -124,7 +125,8 @@ def unmount(handle: Handle, target: str, *, keep_upper: bool = False) -> None:
         if known is None:
             raise UnknownMountError(f"nothing of this store is mounted at {target}")
         if mounting.is_mounted(target):
-            overlay.unmount(target)
+            with faults.point("mount.detach"):
+                overlay.unmount(target)
         mounting.forget(handle, known.id, keep_upper=keep_upper)
 
 

@@ -1,13 +1,18 @@
-"""Forked children of a warmed interpreter: run something in one, and hear what it says or how it died."""
+"""Forked children of a warmed interpreter: run something in one, and hear what it says or how it died.
+
+Call these from a single-threaded process: ``os.fork`` copies the calling thread alone.
+"""
 
 from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 import traceback
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import IO, Any, TypeVar
 
 from layerstore import faults
 
@@ -24,7 +29,21 @@ class ChildDiedError(AssertionError):
 
 
 def start_child(fn: Callable[[], object], *, hook: faults.Hook | None = None) -> int:
-    """Run *fn* in a forked child with *hook* installed; return its pid, to wait for. Its traceback goes to stderr."""
+    """Start something in a forked child.
+
+    Args:
+        fn: what to run; its traceback goes to stderr.
+        hook: the fault hook to install in the child; None: none, whatever is armed here.
+
+    Returns:
+        The child's pid, to wait for. It ends with 0, or with 1 if *fn* raised.
+
+    Raises:
+        OSError: fork failed.
+
+    Durability: as *fn*'s.
+
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -43,14 +62,40 @@ def start_child(fn: Callable[[], object], *, hook: faults.Hook | None = None) ->
 
 
 def run_child(fn: Callable[[], object], *, hook: faults.Hook | None = None) -> int:
-    """``start_child``, waited for; its wait status."""
+    """Run something in a forked child, and wait for it.
+
+    Args:
+        fn: what to run.
+        hook: the fault hook to install in the child.
+
+    Returns:
+        Its wait status, as of ``os.waitpid``.
+
+    Raises:
+        OSError: fork failed.
+
+    Durability: as *fn*'s.
+
+    """
     return os.waitpid(start_child(fn, hook=hook), 0)[1]
 
 
 def telling(fn: Callable[[], T]) -> T:
-    """Run *fn* in a forked child and return what it returned (pickled). ChildDiedError if it told nothing.
+    """Run something in a forked child, and hear what it returned: for an oracle that looks at a damaged store.
 
-    For an oracle that looks at a damaged store: reading a truncated database can kill the process.
+    Reading a truncated database can kill the process that does it.
+
+    Args:
+        fn: what to run; what it returns is pickled.
+
+    Returns:
+        What *fn* returned.
+
+    Raises:
+        ChildDiedError: it died, or raised; its traceback is on stderr.
+
+    Durability: as *fn*'s.
+
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -78,4 +123,81 @@ def telling(fn: Callable[[], T]) -> T:
     return result
 
 
-__all__ = ["ChildDiedError", "run_child", "start_child", "telling"]
+def in_workers(generators: Sequence[Callable[[], Iterator[T]]]) -> Iterator[T]:
+    """Run generators side by side, each in a forked child, and yield what they yield, one of each in turn.
+
+    Args:
+        generators: what to run; what they yield is pickled. A single one is run here.
+
+    Returns:
+        An iterator; the order depends on the generators alone, not on their speed. Closing it kills the children and
+        whatever they started.
+
+    Raises:
+        Whatever a generator raised; ChildDiedError if a child died.
+
+    Durability: as the generators'.
+
+    """
+    if len(generators) == 1:
+        yield from generators[0]()
+        return
+    running = [_start_worker(each) for each in generators]
+    try:
+        while running:
+            for worker in list(running):
+                kind, value = _hear(worker)
+                if kind == "end":
+                    running.remove(worker)
+                    _end_worker(worker)
+                elif kind == "error":
+                    raise value
+                else:
+                    yield value
+    finally:
+        for worker in running:
+            _end_worker(worker)
+
+
+_Worker = tuple[int, IO[bytes]]
+
+
+def _start_worker(generator: Callable[[], Iterator[T]]) -> _Worker:
+    read_fd, write_fd = os.pipe()
+
+    def work() -> None:
+        os.setpgid(0, 0)   # so that what it starts can be ended with it
+        os.close(read_fd)
+        with os.fdopen(write_fd, "wb") as pipe:
+            try:
+                for each in generator():
+                    pickle.dump(("value", each), pipe)
+                    pipe.flush()
+                pickle.dump(("end", None), pipe)
+            except Exception as error:  # noqa: BLE001 - it is raised again where it can be handled
+                traceback.print_exc()
+                pickle.dump(("error", error), pipe)
+
+    pid = start_child(work)
+    os.close(write_fd)
+    return pid, os.fdopen(read_fd, "rb")
+
+
+def _hear(worker: _Worker) -> tuple[str, Any]:
+    try:
+        kind, value = pickle.load(worker[1])  # noqa: S301 - from our own child
+    except EOFError:
+        return "error", ChildDiedError(os.waitpid(worker[0], os.WNOHANG)[1] or signal.SIGKILL)
+    return kind, value
+
+
+def _end_worker(worker: _Worker) -> None:
+    pid, pipe = worker
+    pipe.close()
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.killpg(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+__all__ = ["ChildDiedError", "in_workers", "run_child", "start_child", "telling"]

@@ -1,144 +1,326 @@
-"""Fault points passed by a scenario, and a SIGKILL at each of them, in forked children.
+"""The explorer: a SIGKILL at each fault point that a program passes, at each of its recovery's, and further down.
 
-Every kill is proved: a child that did not die of SIGKILL raises ``FaultNotReachedError``, so that a rig which stops
-injecting turns red instead of green.
+Each state is a copy of a store and of the ledger beside it, killed in a forked child of the warmed interpreter and
+judged by the oracle. What the oracle cannot know alone is added here: a recovery that was itself killed, however
+often, must come to the same catalog, byte for byte, as the one that was left in peace.
+
+Killing a recovery just after one effect and just before the next often leaves the very same bytes. Such a twin of a
+state that was judged already, of the same crash, is not judged again, and what lies below it is not explored again.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
+import random
 import shutil
-import signal
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from layerstore import faults
-from layerstore.testing.children import run_child
-from layerstore.testing.oracle import violations
+import layerstore
+from layerstore.store import Store
+from layerstore.testing.children import in_workers, run_child, telling
+from layerstore.testing.ledger import Ledger, read_ledger
+from layerstore.testing.oracle import Verdict, examine
+from layerstore.testing.passing import FaultNotReachedError, Passing, kill_at, passings
+from layerstore.testing.trees import Tree
 
-Scenario = Callable[[str], object]
-
-
-class FaultNotReachedError(AssertionError):
-    """The child was to die at a fault point, and did not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Passing:
-    """One passing of a fault point: its name, ``before`` or ``after`` the effect, and the how-manyeth (from 1)."""
-
-    point: str
-    when: str
-    nth: int
-
-    def __str__(self) -> str:
-        return f"{self.point}:{self.when}:{self.nth}"
+Program = Callable[[str, Ledger], object]
+STORE, LEDGER = "store", "ledger"
+_STILL_NS = 1_800_000_000_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One crash state: where it was killed (and, nested, where its recovery was), and what the oracle found."""
+    """One crash state: where it was killed (then where its recovery was, and so on), and what the oracle saw."""
 
     killed_at: tuple[Passing, ...]
-    violations: tuple[str, ...]
-    root: str
+    verdict: Verdict
+    directory: str
+    twin: bool = False
+    """Whether it was, byte for byte, a state that was judged already: the verdict is that one's."""
+
+    @property
+    def violations(self) -> list[str]:
+        """What is wrong, a line each. If anything is, the store is still in ``directory``, to be looked at."""
+        return self.verdict.violations
+
+    def __str__(self) -> str:
+        return f"killed at {' then '.join(map(str, self.killed_at))}: {self.violations or 'sound'}"
 
 
-def passings(fn: Callable[[], object]) -> list[Passing]:
-    """Every fault point that *fn* passes, in order, from a run in a child that must succeed."""
-    read_fd, write_fd = os.pipe()
-
-    def record(name: str, when: str) -> None:
-        os.write(write_fd, json.dumps([name, when]).encode() + b"\n")
-
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        os.close(read_fd)
-        os._exit(0 if os.waitstatus_to_exitcode(run_child(fn, hook=record)) == 0 else 1)
-    os.close(write_fd)
-    with os.fdopen(read_fd, "rb") as pipe:
-        lines = pipe.read().splitlines()
-    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
-        raise AssertionError("the scenario failed without any fault")
-    seen: Counter[tuple[str, str]] = Counter()
-    result = []
-    for line in lines:
-        name, when = json.loads(line)
-        seen[name, when] += 1
-        result.append(Passing(name, when, seen[name, when]))
-    return result
+def still_clock() -> int:
+    """The clock of every recovery here: two of them must not differ in the time at which they finished a layer."""
+    return _STILL_NS
 
 
-def kill_at(passing: Passing, fn: Callable[[], object]) -> None:
-    """Run *fn* in a child and kill it there. FaultNotReachedError unless it died of SIGKILL."""
-    remaining = passing.nth
-
-    def hook(name: str, when: str) -> None:
-        nonlocal remaining
-        if (name, when) == (passing.point, passing.when):
-            remaining -= 1
-            if remaining == 0:
-                faults.perform("kill", name)
-
-    status = run_child(fn, hook=hook)
-    if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
-        raise FaultNotReachedError(f"not killed at {passing}: wait status {status:#x}")
+def reopen(root: str) -> None:
+    """Recover, as the next user of the store does: open it."""
+    with layerstore.open(root, clock=still_clock):
+        pass
 
 
-def explore(
-    prepare: Scenario, scenario: Scenario, workdir: str, *, recovery: Scenario | None = None,
-    only: Callable[[Passing], bool] = lambda _p: True, every: int = 1,
-    judge: Callable[[str], Sequence[str]] = violations,
-) -> Iterator[Outcome]:
-    """Kill *scenario* at each fault point it passes; with *recovery*, then kill that at each of its own, too.
+class CrashExplorer:
+    """Kills a program that uses a store, wherever it can be killed, and judges what it leaves.
 
-    *prepare(root)* makes the store to start from, once; each run works on a copy. *judge(root)* is the oracle: it
-    opens the store and returns what is wrong. *every* takes only each n-th point (a sample). The trees of sound
-    outcomes are removed; those of violations are left in *workdir* to look at.
+    Args:
+        directory: for the stores, an existing one; on a RAM disk it is quicker. What was sound is removed again.
+        prepare: makes the store to start from, once: ``prepare(root, ledger)``. It opens and closes it itself.
+        run: the program to kill, likewise. Each run starts from a copy. It must pass the same fault points each
+            time: one worker, no threads of its own. ``ledger.asking`` around each call says what it may expect.
+        recover: what comes after a crash, ``recover(root)``; the default opens the store.
+        again: given the open store after all: the program once more, as its user would. It must succeed.
+        trees: by diffID, the trees that layers must have (``tree_of_tar``); None compares no trees, and leaves it
+            to the store's own digests.
+        ledger: whether *run* tells the ledger of every change; if not, nothing is expected but soundness.
+
+    Durability: writes nothing outside *directory*. Uses ``os.fork``: call it from a single-threaded process.
+
     """
-    start = os.path.join(workdir, "start")
-    if os.waitstatus_to_exitcode(run_child(lambda: prepare(start))) != 0:
-        raise AssertionError("prepare failed")
-    fresh = os.path.join(workdir, "fresh")
-    _copy(start, fresh)
-    points = [p for p in passings(lambda: scenario(fresh)) if only(p)][::every]
-    shutil.rmtree(fresh)
-    for number, passing in enumerate(points):
-        root = os.path.join(workdir, f"kill-{number}")
-        _copy(start, root)
-        kill_at(passing, lambda root=root: scenario(root))  # type: ignore[misc]
-        if recovery is not None:
-            yield from _nested(passing, recovery, root, judge)
-        yield _outcome((passing,), root, judge)
+
+    def __init__(
+        self, directory: str | os.PathLike[str], prepare: Program, run: Program, *,
+        recover: Callable[[str], object] = reopen, again: Callable[[Store], object] | None = None,
+        trees: Mapping[str, Tree] | None = None, ledger: bool = True,
+    ) -> None:
+        self.explored = 0
+        """How many crash states were explored so far."""
+        self._directory, self._prepare, self._run = os.path.abspath(os.fspath(directory)), prepare, run
+        self._recover, self._again, self._trees, self._ledger = recover, again, trees, ledger
+        self._start = os.path.join(self._directory, "start")
+
+    def points(self) -> list[Passing]:
+        """List every fault point that the program passes.
+
+        Returns:
+            The passings, in order.
+
+        Raises:
+            AssertionError: *prepare* or *run* failed without any fault.
+
+        Durability: the run's copy is removed again.
+
+        """
+        self._make_start()
+        home = self._copy(self._start, "whole")
+        try:
+            return passings(partial(self._run_in, home))
+        finally:
+            shutil.rmtree(home)
+
+    def explore(
+        self, levels: Sequence[float] = (1.0,), *, seed: int = 1, workers: int = 1,
+        only: Callable[[Passing], bool] = lambda _passing: True,
+    ) -> Iterator[Outcome]:
+        """Kill the program at its fault points, its recovery at those of its own, and so on.
+
+        Args:
+            levels: for each level, the share of the fault points to kill at: ``(1.0,)`` kills the program at all of
+                them; ``(1.0, 1.0, 0.02)`` also the recovery at all of its own, and of the recovery after that a
+                sample of 2 %.
+            seed: of the samples.
+            workers: how many processes share the work.
+            only: of the program's own points, those for which this says so.
+
+        Returns:
+            An iterator over the outcomes, in an order that depends on nothing but the arguments.
+
+        Raises:
+            FaultNotReachedError: a kill did not land.
+            AssertionError: the program or its recovery failed without any fault.
+
+        Durability: stores of sound outcomes are removed; those of violations are left to look at.
+
+        """
+        points = [each for each in self.points() if only(each)]
+        chosen = [(n, each) for n, each in enumerate(points) if _drawn(levels[0], seed, (each,))]
+        parts = [chosen[n::workers] for n in range(min(workers, len(chosen)))]
+        for outcome in in_workers([partial(self._explore_part, part, levels[1:], seed) for part in parts]):
+            self.explored += 1
+            yield outcome
+
+    def show(self, killed_at: Sequence[Passing]) -> Outcome:
+        """Make one crash state again, and judge it.
+
+        Args:
+            killed_at: where to kill the program, then its recovery, and so on: an outcome's.
+
+        Returns:
+            The outcome, compared with a recovery that is not killed.
+
+        Raises:
+            FaultNotReachedError: a kill did not land.
+
+        Durability: as for ``explore``.
+
+        """
+        self._make_start()
+        home = self._copy(self._start, "shown")
+        kill_at(killed_at[0], partial(self._run_in, home))
+        states = self._along(home, tuple(killed_at[:1]), killed_at[1:])   # outermost first
+        self.explored += 1
+        return [_kept(each) for each in states][-1]
+
+    # -- one state, and those below it ---------------------------------------------------------------------------
+
+    def _explore_part(
+        self, part: Sequence[tuple[int, Passing]], levels: Sequence[float], seed: int,
+    ) -> Iterator[Outcome]:
+        for number, passing in part:
+            home = self._copy(self._start, f"kill-{number}")
+            kill_at(passing, partial(self._run_in, home))
+            # only now: what is wrong with a state may be how it compares with the one above it
+            yield from map(_kept, list(self._below(home, (passing,), levels, seed)))
+
+    def _below(
+        self, home: str, path: tuple[Passing, ...], levels: Sequence[float], seed: int,
+    ) -> Iterator[Outcome]:
+        """The crash state in *home*, and those that killing its recovery leads to."""
+        nested: list[Outcome] = []
+        seen: dict[str, Outcome] = {}   # what this state's recovery, killed, left: by what is on the disk
+        if levels and levels[0] > 0:
+            for number, passing in enumerate(self._points_of_recovery(home)):
+                further = (*path, passing)
+                if not _drawn(levels[0], seed, further):
+                    continue
+                inner = self._killed_in_recovery(home, passing, number)
+                known = seen.get(print_of := disk_print(inner))
+                if known is not None:
+                    shutil.rmtree(inner)
+                    nested.append(Outcome(further, _same(known.verdict), known.directory, twin=True))
+                else:
+                    found = list(self._below(inner, further, levels[1:], seed))
+                    seen[print_of] = found[0]
+                    nested += found
+        yield from self._judged(home, path, nested)
+
+    def _along(self, home: str, path: tuple[Passing, ...], further: Sequence[Passing]) -> list[Outcome]:
+        nested: list[Outcome] = []
+        if further:
+            inner = self._killed_in_recovery(home, further[0], 0)
+            nested = self._along(inner, (*path, further[0]), further[1:])
+        return list(self._judged(home, path, nested))
+
+    def _points_of_recovery(self, home: str) -> list[Passing]:
+        trial = self._copy(home, "trial", beside=True)
+        try:
+            return passings(partial(self._recover, os.path.join(trial, STORE)))
+        finally:
+            shutil.rmtree(trial)
+
+    def _killed_in_recovery(self, home: str, passing: Passing, number: int) -> str:
+        inner = self._copy(home, str(number), beside=True)
+        kill_at(passing, partial(self._recover, os.path.join(inner, STORE)))
+        return inner
+
+    def _judged(self, home: str, path: tuple[Passing, ...], nested: Sequence[Outcome]) -> Iterator[Outcome]:
+        verdict = telling(partial(self._judge, home, self._again if len(path) == 1 else None))
+        for each in nested:
+            if len(each.killed_at) == len(path) + 1 and each.verdict.dump != verdict.dump:
+                each.violations.append("a recovery that was killed came to another catalog than one that was not")
+        yield Outcome(path, verdict, home)
+        yield from nested
+
+    def _judge(self, home: str, again: Callable[[Store], object] | None) -> Verdict:
+        """*again* only for the first level: below it, the catalog and the trees must be what they are there."""
+        expect = read_ledger(os.path.join(home, LEDGER)) if self._ledger else None
+        return examine(
+            os.path.join(home, STORE), expect=expect, trees=self._trees, again=again, clock=still_clock,
+        )
+
+    # -- directories ---------------------------------------------------------------------------------------------
+
+    def _make_start(self) -> None:
+        if os.path.isdir(self._start):
+            return
+        new = f"{self._start}.new"
+        os.mkdir(new)
+        if os.waitstatus_to_exitcode(run_child(partial(_with_ledger, self._prepare, new))) != 0:
+            raise AssertionError("prepare failed")
+        os.rename(new, self._start)
+
+    def _run_in(self, home: str) -> None:
+        _with_ledger(self._run, home)
+
+    def _copy(self, source: str, name: str, *, beside: bool = False) -> str:
+        target = f"{source}-{name}" if beside else os.path.join(self._directory, name)
+        shutil.rmtree(target, ignore_errors=True)
+        copy_store(source, target)
+        return target
 
 
-def _nested(
-    first: Passing, recovery: Scenario, crashed: str, judge: Callable[[str], Sequence[str]],
-) -> Iterator[Outcome]:
-    trial = f"{crashed}-recovered"
-    _copy(crashed, trial)
-    points = passings(lambda: recovery(trial))
-    shutil.rmtree(trial)
-    for number, second in enumerate(points):
-        root = f"{crashed}-{number}"
-        _copy(crashed, root)
-        kill_at(second, lambda root=root: recovery(root))  # type: ignore[misc]
-        yield _outcome((first, second), root, judge)
+def _kept(outcome: Outcome) -> Outcome:
+    if not outcome.violations and not outcome.twin:
+        shutil.rmtree(outcome.directory, ignore_errors=True)
+    return outcome
 
 
-def _outcome(killed_at: tuple[Passing, ...], root: str, judge: Callable[[str], Sequence[str]]) -> Outcome:
-    found = tuple(judge(root))
-    if not found:
-        shutil.rmtree(root)
-    return Outcome(killed_at, found, root)
+def _with_ledger(program: Program, home: str) -> None:
+    program(os.path.join(home, STORE), Ledger.to_file(os.path.join(home, LEDGER)))
 
 
-def _copy(source: str, target: str) -> None:
-    """A copy that keeps what matters to a store: links, times, modes, xattrs, device nodes."""
-    status = os.spawnvp(os.P_WAIT, "cp", ["cp", "-a", "--", source, target])  # noqa: S606 - no shell on purpose
+def _same(verdict: Verdict) -> Verdict:
+    return replace(verdict, violations=list(verdict.violations))
+
+
+def _drawn(share: float, seed: int, path: Sequence[Passing]) -> bool:
+    """Whether a state is in the sample: by its own path, so that neither workers nor order make a difference."""
+    return share >= 1 or random.Random(f"{seed} {' '.join(map(str, path))}").random() < share  # noqa: S311
+
+
+def disk_print(directory: str) -> str:
+    """Digest all that a store's directory holds and that recovery may look at: names, types, modes, contents, xattrs.
+
+    LMDB's lock file is left out: it says who is alive, and nobody is. Times are left out, too: recovery asks none.
+
+    Args:
+        directory: a directory that nobody writes to.
+
+    Returns:
+        A digest; equal ones are equal states.
+
+    Durability: reads only.
+
+    """
+    digest = hashlib.sha256()
+    for parent, folders, files in os.walk(directory):
+        folders.sort()
+        for name in sorted([*folders, *files]):
+            path = os.path.join(parent, name)
+            status = os.lstat(path)
+            digest.update(f"{path[len(directory):]} {status.st_mode} {status.st_rdev} {status.st_size}\n".encode())
+            if stat.S_ISREG(status.st_mode) and name != "lock.mdb":
+                with open(path, "rb") as file:
+                    digest.update(file.read())
+            elif stat.S_ISLNK(status.st_mode):
+                digest.update(os.fsencode(os.readlink(path)))
+            for attribute in sorted(os.listxattr(path, follow_symlinks=False)):
+                digest.update(attribute.encode() + os.getxattr(path, attribute, follow_symlinks=False))
+    return digest.hexdigest()
+
+
+def copy_store(source: str, target: str) -> None:
+    """Copy a store that nobody has open, with all that matters to it: links, times, modes, xattrs, device nodes.
+
+    Args:
+        source: a directory.
+        target: a path where nothing is.
+
+    Raises:
+        OSError: ``cp -a`` failed.
+
+    Durability: nothing is synced.
+
+    """
+    pid = os.posix_spawnp("cp", ["cp", "-a", "--", source, target], os.environ)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status != 0:
         raise OSError(f"cp -a {source} {target} failed with {status}")
+
+
+__all__ = [
+    "CrashExplorer", "FaultNotReachedError", "Outcome", "Passing", "copy_store", "disk_print", "kill_at", "passings",
+    "reopen", "still_clock",
+]

@@ -47,7 +47,11 @@ def examine(
         expect: from a ledger: what was told must be so, what was left open wholly so or not, nothing else there.
         trees: by diffID, the tree of every layer that may be there, compared with the disk.
         again: the program once more, on the open store, at the end: it must succeed, and all must hold still.
-        clock: for the opens: recovery notes when it committed, so dumps of two recoveries compare only under one clock.
+        clock: what the recovery writes down as the time, so that the dumps of two recoveries can be compared.
+
+    Returns:
+        What was seen. Nothing is raised for a damaged store: whatever goes wrong is a violation in it. (A database
+        that is damaged badly enough kills its reader: see ``telling``.)
 
     Durability: opening recovers the store; apart from that, and from what *again* does, nothing is changed.
 
@@ -62,12 +66,33 @@ def examine(
 
 
 def violations(root: str, *, content: bool = True) -> list[str]:
-    """What ``examine`` finds wrong with the store at *root*, without a ledger."""
+    """Look for everything that is wrong with a store, without a ledger.
+
+    Args:
+        root: the store's directory.
+        content: compare every file's digest, not only the structure.
+
+    Returns:
+        What ``examine`` finds, a line each; empty for a sound store.
+
+    Durability: opening recovers the store.
+
+    """
     return examine(root, content=content).violations
 
 
 def dump(store: Store) -> bytes:
-    """The canonical dump of the catalog: equal bytes, equal catalog."""
+    """Dump the catalog canonically: equal bytes, equal catalog.
+
+    Args:
+        store: an open store.
+
+    Returns:
+        The bytes.
+
+    Durability: reads only.
+
+    """
     return layerjournal.canonical_dump(store._handle.journal.fold())  # noqa: SLF001
 
 

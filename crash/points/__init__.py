@@ -1,0 +1,75 @@
+"""SIGKILL at every fault point of every workload, of the recovery that follows, and (sampled) of the one after that.
+
+Here: which workloads, to which depth, and outcomes as states. The killing is ``layerstore.testing``'s explorer. The
+workloads that only this rig has are in ``wrecks`` (a recovery with everything to do at once, a store being created)
+and ``mounts``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+
+from crash.content import TREES
+from crash.points import mounts, wrecks
+from crash.state import State, outcome_of
+from crash.workloads import Images, Workload, build
+from layerstore.testing import CrashExplorer, Outcome, Passing
+
+LEVELS = (1.0, 1.0, 0.02)
+COMPOSITE = {"everything": 0.1}   # made of the others: its recovery is sampled
+NOT_HERE = {"pair"}               # two processes: killed in ``crash.schedule``
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--levels", default=",".join(map(str, LEVELS)), help="the share of points to kill at, per level")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--show", help="one state: POINT:WHEN:NTH[/POINT:WHEN:NTH...]; name the --workload")
+
+
+def workloads(directory: str) -> dict[str, Workload]:
+    """All that this rig kills, by name. Their images are written to *directory*."""
+    common = {name: each for name, each in build(Images(directory)).items() if name not in NOT_HERE}
+    return common | wrecks.build()
+
+
+def states(options: argparse.Namespace) -> Iterator[State]:
+    levels = tuple(float(each) for each in options.levels.split(","))
+    every = workloads(os.path.join(options.work, "images"))
+    for name in options.workload or [*every, mounts.NAME]:
+        if name == mounts.NAME:
+            yield from mounts.states(options, levels)
+            continue
+        work = os.path.join(options.work, name)
+        os.mkdir(work)
+        explorer = explorer_of(every[name], work)
+        if options.show:
+            path = [Passing.parse(each) for each in options.show.split("/")]
+            yield state_of(name, explorer.show(path), options.seed)
+            continue
+        for outcome in explorer.explore(shares(name, levels), seed=options.seed, workers=options.workers):
+            yield state_of(name, outcome, options.seed)
+
+
+def explorer_of(workload: Workload, directory: str) -> CrashExplorer:
+    return CrashExplorer(
+        directory, workload.prepare, workload.run, again=workload.again, trees=TREES,
+    )
+
+
+def shares(name: str, levels: Sequence[float]) -> tuple[float, ...]:
+    return (levels[0], *(each * COMPOSITE.get(name, 1.0) for each in levels[1:]))
+
+
+def state_of(name: str, outcome: Outcome, seed: int) -> State:
+    verdict = outcome.verdict
+    path = "/".join(map(str, outcome.killed_at))
+    details: dict[str, object] = {"level": len(outcome.killed_at), "recovery": verdict.redo}
+    if outcome.twin:
+        details["twin"] = True
+    return State(
+        rig="points", workload=name, fault=f"kill {path}", outcome=outcome_of(verdict.happened, verdict.violations),
+        violations=verdict.violations, redo=bool(verdict.redo), fs="tmpfs", seed=seed, details=details,
+        reproduce=f"python -m crash run points --workload {name} --show {path}",
+    )
