@@ -33,17 +33,19 @@ def pytest_collection_modifyitems(items):
 
 def pytest_terminal_summary(terminalreporter):
     """How many crash states were explored, test by test: what ``record_property("states", n)`` said."""
-    lines, total, caught = [], 0, 0
+    lines, total, caught, model = [], 0, 0, 0
     for report in terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", []):
         for key, value in report.user_properties:
             if key == "states":
                 lines.append(f"{value:>7}  {report.nodeid}")
                 total += value
             caught += value if key == "caught" else 0
-    if lines:
+            model += value if key == "model_states" else 0
+    if lines or model:
         terminalreporter.section("crash states explored")
         terminalreporter.write_line("\n".join(lines))
         terminalreporter.write_line(f"{total:>7}  in total; {caught} planted mistakes caught")
+        terminalreporter.write_line(f"{model:>7}  states of the model, which are not counted among them")
 
 
 @pytest.hookimpl(trylast=True)

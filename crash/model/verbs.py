@@ -1,0 +1,231 @@
+"""The verbs: the steps of ``layerstore``'s stage, apply and delete, one effect or transaction each.
+
+A process that is idle begins any verb that its world and its budget allow; trees in its ``locks`` are then the staged
+handles that it holds. How a promised tree is finished, and how a deletion is carried out, is in ``resting``, because
+the product shares that code too; the checkpoint is in ``checkpointing``.
+"""
+
+from __future__ import annotations
+
+from crash.model import checkpointing, recovering, resting
+from crash.model.process import IDLE, Frame, Move, Proc, Turn
+from crash.model.resting import PLACE_NAME, resolve
+from crash.model.scopes import Scope
+from crash.model.world import (
+    PROMISED,
+    STAGING,
+    UNUSED,
+    World,
+    fill,
+    fire,
+    make,
+    remove,
+    syncfs,
+    tree_of,
+)
+from layerstore.states import State, Trigger
+
+_UNFINISHED = frozenset({State.STAGING, State.CREATING, State.INCOMPLETE})
+
+
+def moves(x: Turn) -> list[Move]:
+    """Everything that a process can do next. Empty: it waits for a lock."""
+    return STEPS[x.p.pc](x)
+
+
+# -- idle: what next -------------------------------------------------------------------------------------------------
+
+
+def idle(x: Turn) -> list[Move]:
+    scope, w, p, theirs = x.scope, x.w, x.p, x.theirs
+    held = [t for t in range(len(w.trees)) if p.locks >> t & 1]
+    found: list[Move] = []
+    if len(held) < scope.held:
+        found += _stage(w, p) + _adopt(w, p, theirs)
+    for t in held:
+        for layer_id in scope.parents:
+            found += _claim(x, ((t, layer_id),))
+    if len(held) == 2:
+        for first, second in (held, held[::-1]):
+            for low, high in ((first, second), (second, first)):
+                ids = list(scope.parents)[:2]
+                pair = tuple((t, ids[0] if t == first else ids[1]) for t in (low, high))
+                found += _claim(x, pair)
+    if held:
+        found.append(("let go of what is staged", w, IDLE, ""))
+        found += [(f"discard T{t}", w, p._replace(pc="discard", t=t), "") for t in held[:1]]
+        return found
+    found += _delete(x) + checkpointing.begin(x)
+    if scope.join:
+        for t, tree in enumerate(w.trees):
+            if tree.row in _UNFINISHED and not theirs >> t & 1:
+                found += resolve(x._replace(p=Proc("resolve", t, back=(Frame("idle"),))), "join")
+    return found
+
+
+# -- stage -----------------------------------------------------------------------------------------------------------
+
+
+def _stage(w: World, p: Proc) -> list[Move]:
+    for t, tree in enumerate(w.trees):
+        if tree == UNUSED:
+            return [(f"stage: mkdir staging/T{t}", make(w, t), p._replace(pc="stage.lock", t=t), "")]
+    return []
+
+
+def _adopt(w: World, p: Proc, theirs: int) -> list[Move]:
+    """The lock first; then the row is read, and the content hashed: ``oracle`` holds it to be whole."""
+    return [
+        (f"adopt T{t}: lock it, read its row, hash it", w, p._replace(locks=p.locks | 1 << t), "")
+        for t, tree in enumerate(w.trees)
+        if tree.row is State.STAGED and tree.at == STAGING and not (theirs | p.locks) >> t & 1
+    ]
+
+
+def stage_lock(x: Turn) -> list[Move]:
+    w, p, theirs = x.w, x.p, x.theirs
+    if w.trees[p.t].at != STAGING:
+        return [(f"stage: T{p.t} was swept before it was locked: try another", w, Proc("idle", locks=p.locks), "")]
+    if theirs >> p.t & 1:
+        return []
+    return [(f"stage: lock T{p.t}", w, p._replace(pc="stage.begin", locks=p.locks | 1 << p.t), "")]
+
+
+def stage_begin(x: Turn) -> list[Move]:
+    w, p = x.w, x.p
+    return [(f"stage: txn begin T{p.t}", fire(w, p.t, Trigger.BEGIN), p._replace(pc="stage.sync"), "")]
+
+
+def stage_sync(x: Turn) -> list[Move]:
+    """Filled and made durable in one step: nobody decides upon the content of a tree whose row says ``staging``."""
+    rules, w, p = x.rules, x.w, x.p
+    filled = fill(w, p.t)
+    if not rules.seal_without_sync:
+        filled = syncfs(filled)
+    return [
+        (f"stage: fill T{p.t}" + ("" if rules.seal_without_sync else ", syncfs"), filled, p._replace(pc="stage.seal"), ""),
+        (f"stage: filling T{p.t} fails", w, p._replace(pc="discard"), ""),
+    ]
+
+
+def stage_seal(x: Turn) -> list[Move]:
+    w, p = x.w, x.p
+    return [(f"stage: txn seal T{p.t}", fire(w, p.t, Trigger.SEAL), Proc("idle", locks=p.locks), "")]
+
+
+def discard(x: Turn) -> list[Move]:
+    """Row first, then the tree."""
+    rules, w, p = x.rules, x.w, x.p
+    trigger = {State.STAGING: Trigger.SWEEP, State.STAGED: Trigger.DISCARD}.get(w.trees[p.t].row)
+    kept = Proc("idle", locks=p.locks & ~(1 << p.t))
+    if trigger is None:
+        return [(f"discard: T{p.t} was promised: only let go", w, kept, "")]
+    if rules.unlink_before_row and p.note != ("unlinked",):
+        tree = w.trees[p.t]._replace(good=0)
+        emptied = w._replace(trees=(*w.trees[:p.t], tree, *w.trees[p.t + 1:]))
+        return [(f"discard: unlink what is in T{p.t}", emptied, p._replace(note=("unlinked",)), "")]
+    return [(f"discard: txn {trigger.value} T{p.t}", fire(w, p.t, trigger), p._replace(pc="discard.unlink", note=()), "")]
+
+
+def discard_unlink(x: Turn) -> list[Move]:
+    w, p = x.w, x.p
+    return [(f"discard: unlink T{p.t}", remove(w, p.t), Proc("idle", locks=p.locks & ~(1 << p.t)), "")]
+
+
+# -- apply -----------------------------------------------------------------------------------------------------------
+
+
+def _claim(x: Turn, wanted: tuple[tuple[int, str], ...]) -> list[Move]:
+    """The claim's transaction: all or none. What it finds in its way is waited for or finished, as by anybody."""
+    scope, rules, w, p = x.scope, x.rules, x.w, x.p
+    batch = 0
+    if len(wanted) > 1:
+        batch = 10 * (1 + max(tree.batch // 10 for tree in w.trees))
+    coming = [layer_id for _, layer_id in wanted]
+    for t, layer_id in wanted:
+        other = tree_of(w, layer_id)
+        if other >= 0:
+            row = w.trees[other].row
+            if row is State.COMMITTED:
+                if batch:
+                    return []   # the product keeps the other members; a batch of one is explored anyway
+                return [(f"apply: layers/{layer_id} is there already: acknowledged, T{t} not needed", w,
+                         p._replace(pc="discard", t=t), "")]
+            if not (rules.claim_while_deleting and row is State.DELETING):
+                called = Proc("resolve", other, p.locks, back=(Frame("idle", locks=p.locks),))
+                return resolve(x._replace(p=called), f"apply: T{other} has layers/{layer_id}")
+        parent = scope.parents[layer_id]
+        if parent is not None and parent not in coming:
+            below = tree_of(w, parent)
+            if below < 0 or w.trees[below].row is not State.COMMITTED:
+                return []
+    for order, (t, layer_id) in enumerate(wanted):
+        w = fire(w, t, Trigger.CLAIM, id=layer_id, batch=batch + order if batch else 0)
+    what = " and ".join(f"layers/{layer_id} for T{t}" for t, layer_id in wanted)
+    todo = tuple((w.trees[t].batch, t) for t, _ in wanted)
+    return [(f"apply: txn claim {what}", w, p._replace(pc="promise", t=wanted[0][0], todo=todo), "")]
+
+
+def promise(x: Turn) -> list[Move]:
+    """The commit point. Also where big data fails to be written: back to staged.
+
+    The product claims and promises in one transaction when there is no big data. That is here, too: it is the run
+    in which nobody does anything between the two.
+    """
+    rules, w, p = x.rules, x.w, x.p
+    names = " and ".join(f"T{t}" for _, t in p.todo)
+    promised = released = w
+    for _, t in p.todo:
+        promised = fire(promised, t, Trigger.PROMISE)
+        released = fire(released, t, Trigger.RELEASE)
+    kept = p.locks & ~sum(1 << t for _, t in p.todo)
+    after = Proc("finish.place", p.t, p.locks, todo=p.todo, back=(Frame("idle", locks=kept),))
+    if rules.commit_before_rename:
+        after = after._replace(pc="finish.early")
+    return [
+        (f"apply: txn promise {names}", promised, after, ""),
+        (f"apply: fails before the promise: txn release {names}", released, Proc("idle", locks=p.locks), ""),
+    ]
+
+
+def finish_early(x: Turn) -> list[Move]:
+    """The mistake: visible before it is in place."""
+    w, p = x.w, x.p
+    for _, t in p.todo:
+        w = fire(w, t, Trigger.COMMIT)
+    return [("apply: txn commit, before the rename", w, p._replace(pc="finish.place"), "")]
+
+
+# -- delete ----------------------------------------------------------------------------------------------------------
+
+
+def _delete(x: Turn) -> list[Move]:
+    scope, w = x.scope, x.w
+    found = []
+    for t, tree in enumerate(w.trees):
+        if tree.row is State.COMMITTED and not _used(scope, w, tree.id):
+            after = Proc("delete.find", t, back=(Frame("idle"),))
+            found.append((f"delete: txn delete T{t} (layers/{tree.id})", fire(w, t, Trigger.DELETE), after, "delete"))
+    return found
+
+
+def _used(scope: Scope, w: World, layer_id: str) -> bool:
+    return any(u.row in PROMISED and u.id and scope.parent(u.id) == layer_id for u in w.trees)
+
+
+def delete_find(x: Turn) -> list[Move]:
+    """``resolve_deleting``: where it is; then as in ``recovering``, but it need not wait for ever."""
+    w, p = x.w, x.p
+    tree = w.trees[p.t]
+    if tree.row is not State.DELETING:
+        return [(f"delete: T{p.t} was finished by somebody else", w, IDLE, "")]
+    note = (PLACE_NAME.get(tree.at, "nowhere"), "may-give-up")
+    return [(f"delete: T{p.t} found in {note[0]}", w, p._replace(pc="resolve.lock", note=note), "")]
+
+
+STEPS = {
+    **recovering.STEPS, **resting.STEPS, **checkpointing.STEPS, "idle": idle,
+    "stage.lock": stage_lock, "stage.begin": stage_begin, "stage.sync": stage_sync, "stage.seal": stage_seal,
+    "discard": discard, "discard.unlink": discard_unlink, "promise": promise, "finish.early": finish_early,
+    "delete.find": delete_find,
+}
