@@ -7,6 +7,7 @@ reads nothing but these lines, so what is not in them was not shown.
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -43,6 +44,12 @@ def outcome_of(happened: bool | None, violations: list[str]) -> str:
     if violations:
         return "violation"
     return {True: "committed", False: "rolled-back", None: "kept"}[happened]
+
+
+def filesystem(path: str) -> str:
+    """The name of the file system that *path* lies on."""
+    found = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True, check=True).stdout.strip()
+    return {"ext2/ext3": "ext4"}.get(found, found)
 
 
 def read(path: str) -> Iterator[State]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from crash import content
 from crash.outside.runs import Run, build
-from crash.state import State, outcome_of
+from crash.state import State, filesystem, outcome_of
 from crash.strace import Point, Trace, available, kill_at, points, trace
 from crash.workers import in_order
 from layerstore.testing import Expectation, Ledger, Verdict, examine, read_ledger, run_child, telling
@@ -112,7 +112,7 @@ class Rig:
             self._clear(name)
         return State(
             "outside", self.run.name, str(point), outcome_of(verdict.happened, verdict.violations),
-            violations=verdict.violations, redo=bool(verdict.redo), fs=_filesystem(self.work), details={
+            violations=verdict.violations, redo=bool(verdict.redo), fs=filesystem(self.work), details={
                 "call": point.shape, "recovery": verdict.redo,
             },
             reproduce=f"python -m crash run outside --workload {self.run.name} --at {point}",
@@ -160,8 +160,3 @@ class Rig:
 
 class _NotToldError(Exception):
     """The program died before it answered: what it was asked for is left open in the ledger."""
-
-
-def _filesystem(path: str) -> str:
-    found = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True, check=True).stdout.strip()
-    return {"ext2/ext3": "ext4", "tmpfs": "tmpfs"}.get(found, found)
