@@ -15,6 +15,7 @@ class Scope:
     ``parents``: the IDs that may be claimed, each with what it stands on. ``base``: an ID that is committed, durable
     and below the mark when the run begins. ``held``: staged handles of one process at a time; with 2 it may also
     apply both as one batch. ``join``: processes also bring to rest what dead ones left, as a stage that waits does.
+    ``readers``: they also read layers, under the tree's lock.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Scope:
     held: int = 1
     join: bool = False
     archive: bool = False
+    readers: bool = False
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -41,8 +43,8 @@ ON_BASE: dict[str, str | None] = {"A": "P", "B": "P"}
 CHAIN: dict[str, str | None] = {"A": None, "B": "A"}
 
 SCOPES = {scope.name: scope for scope in (
-    Scope("one", "1 transaction, its deletion, a checkpoint, 1 crash",
-          1, deletes=1, checkpoints=1, join=True),
+    Scope("one", "1 transaction, its deletion, readers, a checkpoint, 1 crash",
+          1, deletes=1, checkpoints=1, join=True, readers=True),
     Scope("two", "2 transactions on one ID, which is deleted and created again, a checkpoint, archive, 1 crash",
           2, deletes=1, checkpoints=1, archive=True),
     Scope("pair", "2 transactions, as one batch or apart, one the other's parent, 1 crash",
@@ -53,8 +55,8 @@ SCOPES = {scope.name: scope for scope in (
           3, ON_BASE, "P", deletes=1, checkpoints=1, crashes=2, join=True, archive=True),
     Scope("chain", "3 transactions over 2 IDs, one the other's parent, batches, a delete, a checkpoint, 1 crash",
           3, CHAIN, deletes=1, checkpoints=1, crashes=1, held=2, join=True),
-    Scope("often", "2 transactions on one ID, 2 deletes, 2 checkpoints, archive, 3 crashes",
-          2, deletes=2, checkpoints=2, crashes=3, join=True, archive=True),
+    Scope("often", "2 transactions on one ID, 2 deletes, readers, 2 checkpoints, archive, 3 crashes",
+          2, deletes=2, checkpoints=2, crashes=3, join=True, archive=True, readers=True),
 )}
 
 GROUPS: dict[str, tuple[str, ...]] = {"named": ("shared", "chain", "often")}

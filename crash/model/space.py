@@ -15,7 +15,7 @@ from crash.model.scopes import Scope
 from crash.model.world import LAYERS, Change, Tree, Violation, World, canonical, losses
 from layerstore.states import State
 
-BITS_B, BITS_P = 5, 15               # of a budget, of a process; 25 are left for a world
+BITS_B, BITS_P = 6, 15               # of a budget, of a process; 24 are left for a world
 AT_P1, AT_P0, AT_W = BITS_B, BITS_B + BITS_P, BITS_B + 2 * BITS_P
 MASK_P, MASK_B = (1 << BITS_P) - 1, (1 << BITS_B) - 1
 COSTS = ("", "delete", "checkpoint", "crash")

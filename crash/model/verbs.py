@@ -12,6 +12,7 @@ from crash.model.process import IDLE, Frame, Move, Proc, Turn
 from crash.model.resting import PLACE_NAME, resolve
 from crash.model.scopes import Scope
 from crash.model.world import (
+    LAYERS,
     PROMISED,
     STAGING,
     UNUSED,
@@ -56,6 +57,8 @@ def idle(x: Turn) -> list[Move]:
         found += [(f"discard T{t}", w, p._replace(pc="discard", t=t), "") for t in held[:1]]
         return found
     found += _delete(x) + checkpointing.begin(x)
+    if scope.readers:
+        found += _read(w, theirs)
     if scope.join:
         for t, tree in enumerate(w.trees):
             if tree.row in _UNFINISHED and not theirs >> t & 1:
@@ -196,7 +199,19 @@ def finish_early(x: Turn) -> list[Move]:
     return [("apply: txn commit, before the rename", w, p._replace(pc="finish.place"), "")]
 
 
-# -- delete ----------------------------------------------------------------------------------------------------------
+# -- read, delete ----------------------------------------------------------------------------------------------------------
+
+
+def _read(w: World, theirs: int) -> list[Move]:
+    """Readers share the lock; with two processes that is the same as having it, for nobody else takes it shared."""
+    return [
+        (f"read: lock T{t}, look at its row", w, Proc("read", t, 1 << t), "")
+        for t, tree in enumerate(w.trees) if tree.row is State.COMMITTED and tree.at == LAYERS and not theirs >> t & 1
+    ]
+
+
+def read(x: Turn) -> list[Move]:
+    return [(f"read: done with T{x.p.t}", x.w, IDLE, "")]
 
 
 def _delete(x: Turn) -> list[Move]:
@@ -227,5 +242,5 @@ STEPS = {
     **recovering.STEPS, **resting.STEPS, **checkpointing.STEPS, "idle": idle,
     "stage.lock": stage_lock, "stage.begin": stage_begin, "stage.sync": stage_sync, "stage.seal": stage_seal,
     "discard": discard, "discard.unlink": discard_unlink, "promise": promise, "finish.early": finish_early,
-    "delete.find": delete_find,
+    "read": read, "delete.find": delete_find,
 }
