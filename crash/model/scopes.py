@@ -53,10 +53,12 @@ SCOPES = {scope.name: scope for scope in (
           2, ON_BASE, "P", deletes=1, checkpoints=1, crashes=2, join=True, archive=True),
     Scope("shared", "3 transactions over 2 IDs with a shared parent, a delete, a checkpoint, archive, 2 crashes",
           3, ON_BASE, "P", deletes=1, checkpoints=1, crashes=2, join=True, archive=True),
-    Scope("chain", "3 transactions over 2 IDs, one the other's parent, batches, a delete, a checkpoint, 1 crash",
-          3, CHAIN, deletes=1, checkpoints=1, crashes=1, held=2, join=True),
+    Scope("chain", "3 transactions over 2 IDs, one the other's parent, batches, a delete, a checkpoint, 2 crashes",
+          3, CHAIN, deletes=1, checkpoints=1, crashes=2, held=2, join=True),
     Scope("often", "2 transactions on one ID, 2 deletes, readers, 2 checkpoints, archive, 3 crashes",
           2, deletes=2, checkpoints=2, crashes=3, join=True, archive=True, readers=True),
+    Scope("wide", "as shared, with 2 deletes and 2 checkpoints: for a long run",
+          3, ON_BASE, "P", deletes=2, checkpoints=2, crashes=2, join=True, archive=True),
 )}
 
 GROUPS: dict[str, tuple[str, ...]] = {"named": ("shared", "chain", "often")}

@@ -43,6 +43,32 @@ def test_every_state_of_the_scope_is_visited_and_none_violates_anything(scope, f
     record_property("model_states", result.states)
 
 
+def test_the_planner_is_asked_in_every_cell_that_can_be_reached_and_in_no_other(monkeypatch):
+    """Also that the worlds are rich enough: each lost rename, each interrupted deletion is met."""
+    from crash.model import resting
+    from layerstore import recovery
+
+    asked = set()
+    decide = recovery.decide
+
+    def recorded(row, facts):
+        asked.add((row["state"], "+".join(sorted(facts.places)) or "nowhere"))
+        return decide(row, facts)
+
+    monkeypatch.setattr(recovery, "decide", recorded)
+    resting._decide.cache_clear()
+    for scope in ("one", "two", "pair"):
+        explored(scope)
+    assert asked == {
+        ("staging", "nowhere"), ("staging", "staging"), ("staged", "staging"), ("creating", "staging"),
+        ("incomplete", "staging"), ("incomplete", "layers"), ("committed", "layers"), ("committed", "staging"),
+        ("deleting", "layers"), ("deleting", "staging"), ("deleting", "trash"),
+        ("gone", "trash"), ("gone", "layers"), ("gone", "staging"), ("gone", "nowhere"),
+        # seen so only by who has no lock and looked while it was moved; the transaction finds the row changed
+        ("incomplete", "nowhere"), ("committed", "nowhere"), ("deleting", "nowhere"),
+    }
+
+
 # -- a broken table --------------------------------------------------------------------------------------------------
 
 USED = [row for row in states.TRANSITIONS if row.kind is states.Kind.LAYER and State.QUARANTINED not in (row.source, row.dest)]
