@@ -37,7 +37,7 @@ ORDER = [
     ["compression", "filesystem", "fs"],
     ["states"],
     ["model", "observe"],
-    ["errors", "kernel", "faults", "crc64"],
+    ["errors", "kernel", "faults", "crc64", "descriptors"],
 ]
 RANK = {name: len(ORDER) - n for n, group in enumerate(ORDER) for name in group}
 ONE_MODULE = {

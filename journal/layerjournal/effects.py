@@ -1,7 +1,8 @@
 """Every effect of layerjournal on the disk outside LMDB, each a named fault point of the hook that is passed in.
 
-Also here: what an ``OSError`` means to a caller, and locks on directories. Points are named in FORMAT.md's
-neighbour, the README; a hook is called as ``hook(point, "before" | "after")``, "after" only when it succeeded.
+Also here: descriptors that close themselves, locks on directories, and what an ``OSError`` means to a caller.
+Points are named in FORMAT.md's neighbour, the README; a hook is called as ``hook(point, "before" | "after")``,
+"after" only when it succeeded.
 """
 
 from __future__ import annotations
@@ -20,6 +21,33 @@ FaultHook = Callable[[str, str], None]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
+
+
+class Descriptor:
+    """An open descriptor that is closed when it is left, closed or forgotten.
+
+    It opens by itself, so that an interrupt at any line leaves either nothing open or an owner that closes it.
+    """
+
+    fd = -1
+
+    def __init__(self, path: str, flags: int, mode: int = 0o600) -> None:
+        self.fd = os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def close(self) -> None:
+        """Close it, once."""
+        if self.fd >= 0:
+            # on one line: Python looks for signals after calls, and here no call comes between
+            fd, self.fd = self.fd, -1; os.close(fd)  # noqa: E702
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class Effects:
@@ -49,16 +77,12 @@ class Effects:
 
         A new inode every time: after a failed fsync the old one's pages may be marked clean and yet not be on disk.
         """
-        with self.point(point):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                for chunk in chunks:
-                    view = memoryview(chunk)
-                    while view:
-                        view = view[os.write(fd, view):]
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        with self.point(point), Descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as fd:
+            for chunk in chunks:
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(fd, view):]
+            os.fsync(fd)
 
     def rename_new(self, source: str, target: str, *, point: str) -> None:
         """renameat2(RENAME_NOREPLACE): FileExistsError rather than over anything."""
@@ -73,12 +97,8 @@ class Effects:
 
     def sync_path(self, path: str, *, point: str) -> None:
         """Fsync a file or directory by path."""
-        with self.point(point):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        with self.point(point), Descriptor(path, os.O_RDONLY) as fd:
+            os.fsync(fd)
 
     def copy_synced(self, source: str, target: str, *, point: str) -> None:
         """Copy a file's content and fsync it (not its directory)."""
@@ -96,12 +116,9 @@ def locked(path: str, *, wait: bool = True) -> Iterator[int]:
 
     The lock dies with its holder, so whatever is found under it was left by the dead.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with Descriptor(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield fd
-    finally:
-        os.close(fd)
 
 
 @contextmanager

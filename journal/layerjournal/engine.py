@@ -41,9 +41,9 @@ _MAX_READERS = 1022
 _TRIES = 64
 _NEARLY_FULL = 1 << 16    # bytes
 
+# what this process has open is what of these is open: an opening that was interrupted leaves nothing in it
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-_open: set[tuple[int, int]] = set()         # the data files that this process has open
-_inherited: set[tuple[int, int]] = set()    # those that its parent had, in the middle of a transaction
+_inherited: set[tuple[int, int]] = set()    # the data files that the parent had, in the middle of a transaction
 
 
 def _after_fork_in_child() -> None:
@@ -54,11 +54,13 @@ def _after_fork_in_child() -> None:
     in the middle of a transaction cannot open the same journal; start such children by spawn.
     """
     for engine in list(_engines):
-        if not engine.busy:
+        if not engine.is_open:
+            continue
+        if engine.busy:
+            _inherited.add(engine.identity)
+        else:
             engine.env.close()
-            _open.discard(engine.identity)
-    _inherited.update(_open)
-    _open.clear()
+    _engines.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -90,24 +92,37 @@ class Engine:
             check_size(data)
             _check_not_open(data)
         self.locking = (not readonly or is_writable(path)) if lock is None else lock
+        self.is_open = False
         try:
             self.env = lmdb.open(
                 path, map_size=map_size, max_dbs=len(tables) + 16, max_readers=_MAX_READERS, readonly=readonly,
                 lock=self.locking, create=create, lib_version=0,
                 max_spare_txns=0,   # a spare one has a reader slot, which a forked child would end by closing
             )
+            self.is_open, self.identity = True, _identity(data)
+            _engines.add(self)
+            self._begin(tables, create=create)
         except lmdb.Error as error:
             raise _open_error(error, path) from error
-        self.identity = _identity(data)
-        _open.add(self.identity)
-        _engines.add(self)
+        except BaseException:   # an interrupt may come at any line: nothing stays open behind it
+            self._abandon()
+            raise
+
+    def _begin(self, tables: Sequence[str], *, create: bool) -> None:
         try:
             self.dbs = {name: self._database(name, create=create) for name in (LOG, *tables)}
             if self.locking:
                 self.env.reader_check()   # what dead readers hold would keep pages from reuse
         except lmdb.Error as error:
-            self.close()
-            raise DamagedError(f"the environment at {path} lacks one of the tables {list(tables)}: {error}") from error
+            raise DamagedError(
+                f"the environment at {self.path} lacks one of the tables {list(tables)}: {error}",
+            ) from error
+
+    def _abandon(self) -> None:
+        if hasattr(self, "env"):
+            self.env.close()
+        self.is_open = False
+        _engines.discard(self)
 
     def open_tables(self, names: Sequence[str]) -> None:
         """Open more tables of this environment. DamagedError if there is no such one."""
@@ -132,9 +147,7 @@ class Engine:
     def close(self) -> None:
         """BusyError if other threads stay inside their transactions; UsageError if this one is inside one."""
         with self._gate.alone("the journal is to be closed"):
-            self.env.close()
-            _open.discard(self.identity)
-            _engines.discard(self)
+            self._abandon()
 
     def copy(self, path: str) -> None:
         """A consistent, compacted copy of ``data.mdb`` into the existing directory *path*, while others write."""
@@ -150,24 +163,35 @@ class Engine:
     def reading(self) -> Iterator[Any]:
         """A read transaction: a snapshot that waits for nobody."""
         for _ in range(_TRIES):
+            txn = None
             with self._gate.inside():
                 try:
-                    txn = self.env.begin()
-                except lmdb.MapResizedError:
-                    pass
-                except lmdb.Error as error:
-                    raise _use_error(error, self.path) from error
-                else:
                     try:
-                        yield txn
+                        txn = self._snapshot()
+                        if txn is not None:
+                            yield txn
+                            return
                     except lmdb.Error as error:
                         raise _use_error(error, self.path) from error
                     finally:
-                        if os.getpid() == self._pid:   # a forked child would clear its parent's reader slot
-                            txn.abort()
-                    return
+                        self._end(txn)
+                finally:
+                    self._end(txn)   # once more: an interrupt may have come between
             self._adopt_map()
         raise BusyError(f"the map of {self.path} keeps growing under us")
+
+    def _snapshot(self) -> Any:
+        """A read transaction; None if the map was grown by another process."""
+        try:
+            return self.env.begin()
+        except lmdb.MapResizedError:
+            return None
+
+    def _end(self, txn: Any) -> None:
+        """Abort it, if it is not finished; harmless when done again."""
+        if txn is not None and os.getpid() == self._pid:   # a forked child would end its parent's
+            with suppress(lmdb.Error):   # of a transaction that is finished already
+                txn.abort()
 
     def writing(self, fn: Callable[[Any], tuple[T, bool]], commit: Callable[[Any], None]) -> T:
         """Run *fn* in a write transaction and commit it durably if it says so; again if the map had to grow.
@@ -190,19 +214,30 @@ class Engine:
             raise UsageError(
                 "updates do not nest: this thread is inside one already", hint="append within the one that is open",
             )
-        self._own.writing = True
+        txn = None
         try:
-            return self._write_alone(fn, commit)
-        finally:
+            try:
+                self._own.writing = True
+                txn = self._begin_writing()
+                return self._fill_and_commit(txn, fn, commit)
+            finally:
+                self._end(txn)
+                self._own.writing = False
+        finally:   # once more: an interrupt may have come between
+            self._end(txn)
             self._own.writing = False
 
-    def _write_alone(self, fn: Callable[[Any], tuple[T, bool]], commit: Callable[[Any], None]) -> T:
+    def _begin_writing(self) -> Any:
         try:
-            txn = self.env.begin(write=True)
+            return self.env.begin(write=True)
         except lmdb.MapResizedError:
             raise
         except lmdb.Error as error:
             raise _use_error(error, self.path) from error
+
+    def _fill_and_commit(
+        self, txn: Any, fn: Callable[[Any], tuple[T, bool]], commit: Callable[[Any], None],
+    ) -> T:
         try:
             result, changed = fn(txn)
             if changed:
@@ -211,12 +246,7 @@ class Engine:
             raise _MapFull(self.env.info()["map_size"]) from error
         except lmdb.Error as error:
             raise _use_error(error, self.path) from error
-        else:
-            return result
-        finally:
-            if os.getpid() == self._pid:
-                with suppress(lmdb.Error):   # of a transaction that is finished already
-                    txn.abort()
+        return result
 
     def _commit(self, txn: Any, commit: Callable[[Any], None]) -> None:
         what = f"a commit to the journal at {self.path} failed"
@@ -296,7 +326,7 @@ def _identity(path: str) -> tuple[int, int]:
 
 def _check_not_open(path: str) -> None:
     identity = _identity(path)
-    if identity in _open:
+    if any(engine.is_open and engine.identity == identity for engine in list(_engines)):
         raise AlreadyOpenError(f"this process has {path} open already")
     if identity in _inherited:
         raise ForkedError(f"{path} was in use, in the middle of a transaction, when this process was forked")

@@ -298,12 +298,12 @@ class Journal:
         """Close it; no error when it is closed already. BusyError if other threads stay inside transactions."""
         if not self._closed and self._pid == os.getpid():
             self._engine.close()
-            self._closed = True
             self._leave_namespace()
+            self._closed = True   # last: a close that was interrupted is finished by the next
 
     def _leave_namespace(self) -> None:
         if self._namespace is not None:
-            self._namespace.leave()
+            self._namespace.close()
             self._namespace = None
 
     def __enter__(self) -> Journal:

@@ -13,23 +13,19 @@ import os
 import time
 import weakref
 
+from layerjournal.effects import Descriptor
 from layerjournal.errors import BusyError, PidNamespaceError
 
 PATIENCE_SECONDS = 5.0
 _MAX_BYTES = 256
 
 
-class Membership:
-    """The shared lock, held until ``leave``. A forked child gives its inherited copy up at once."""
+class Membership(Descriptor):
+    """The shared lock, held until ``close``. A forked child gives its inherited copy up at once."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, path: str) -> None:
+        super().__init__(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         _members.add(self)
-
-    def leave(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 _members: weakref.WeakSet[Membership] = weakref.WeakSet()
@@ -37,7 +33,7 @@ _members: weakref.WeakSet[Membership] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for member in list(_members):
-        member.leave()   # closing a copy does not unlock; keeping it would outlive the parent
+        member.close()   # closing a copy does not unlock; keeping it would outlive the parent
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -52,7 +48,8 @@ def current() -> str:
 
 def enter(path: str) -> Membership:
     """Lock the file at *path*. PidNamespaceError if another namespace is in; BusyError if it stays locked."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    member = Membership(path)
+    fd = member.fd
     me = current().encode()
     deadline = time.monotonic() + PATIENCE_SECONDS
     try:
@@ -67,7 +64,7 @@ def enter(path: str) -> Membership:
                 continue
             found = os.pread(fd, _MAX_BYTES, 0)
             if found == me:
-                return Membership(fd)
+                return member
             if found:
                 raise PidNamespaceError(
                     f"a process of another pid namespace has the journal open ({found.decode(errors='replace')}; "
@@ -76,7 +73,7 @@ def enter(path: str) -> Membership:
             fcntl.flock(fd, fcntl.LOCK_UN)
             _wait(deadline)
     except BaseException:
-        os.close(fd)
+        member.close()
         raise
 
 

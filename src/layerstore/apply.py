@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -327,8 +326,7 @@ def _write_big_data(handle: Handle, members: list[_Member]) -> None:
         tree = handle.lock_fd(member.staging.txid)
         if not fs.exists(tree, "big-data"):
             fs.make_dir(tree, "big-data", point="apply.big-data.mkdir")
-        directory = fs.open_dir("big-data", tree)
-        try:
+        with fs.open_dir("big-data", tree) as directory:
             assert member.staging.output is not None
             for key in fs.names_in(directory):
                 if key not in member.staging.output.big_data:   # of an attempt that was rolled back
@@ -337,8 +335,6 @@ def _write_big_data(handle: Handle, members: list[_Member]) -> None:
                 fs.write_new(directory, key, value, point="apply.big-data.write", sync=True)
             fs.sync_dir(directory, point="apply.big-data.sync")
             fs.sync_dir(tree, point="apply.big-data.sync")
-        finally:
-            os.close(directory)
 
 
 def _roll_back(handle: Handle, members: list[_Member]) -> bool:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from layerstore import fs
+from layerstore.descriptors import Descriptor
 from layerstore.dirfds import DIRECTORY, DirFds
 from layerstore.errors import DamagedError
 from layerstore.packed import open_regular
@@ -25,16 +26,12 @@ def assembled(tree_fd: int) -> Iterator[bytes]:
 
     DamagedError if the tar-split is malformed or a file is missing or too short; OSError as it comes.
     """
-    split_fd = open_regular(NAME, tree_fd)
-    try:
-        with Content(tree_fd, split_fd) as content:
-            for number, record in enumerate(read_tar_split(split_fd)):
-                if isinstance(record, bytes):
-                    yield record
-                elif isinstance(record, Member) and record.size:
-                    yield from content.of(record, number)
-    finally:
-        os.close(split_fd)
+    with open_regular(NAME, tree_fd) as split_fd, Content(tree_fd, split_fd) as content:
+        for number, record in enumerate(read_tar_split(split_fd)):
+            if isinstance(record, bytes):
+                yield record
+            elif isinstance(record, Member) and record.size:
+                yield from content.of(record, number)
 
 
 class Content:
@@ -47,42 +44,36 @@ class Content:
             for number, record in enumerate(read_tar_split(split_fd)):
                 if isinstance(record, Kept):
                     self._kept[record.path].append((number, record.number))
-        self._diff_fd = os.open("diff", DIRECTORY, dir_fd=tree_fd)
-        self._fds = DirFds(self._diff_fd)
+        self._diff = Descriptor("diff", DIRECTORY, dir_fd=tree_fd)
+        self._fds = DirFds(self._diff.fd)
 
     def __enter__(self) -> Content:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._fds.close()
-        os.close(self._diff_fd)
+        self._diff.close()
 
     def of(self, member: Member, position: int) -> Iterator[bytes]:
         """The data of *member*, the record at *position* of the tar-split."""
         assert member.path is not None
-        fd = self._open(member.path, position)
-        try:
+        with self._open(member.path, position) as fd:
             for start, length in member.segments or ((0, member.size),):
                 yield from _read(fd, start, length, member.path)
-        finally:
-            os.close(fd)
 
     def is_kept(self, member: Member, position: int) -> int | None:
         """The number of the kept file that holds *member*'s data; None if it is still in its place."""
         later = (number for at, number in self._kept.get(member.path or b"", ()) if at > position)
         return next(later, None)
 
-    def _open(self, path: bytes, position: int) -> int:
+    def _open(self, path: bytes, position: int) -> Descriptor:
         number = self.is_kept(Member(b"", path), position)
         try:
             if number is None:
                 parent, _, name = path.rpartition(b"/")
                 return open_regular(name, self._fds.get(parent))
-            kept_fd = fs.open_dir(KEPT, self._tree_fd)
-            try:
+            with fs.open_dir(KEPT, self._tree_fd) as kept_fd:
                 return open_regular(str(number), kept_fd)
-            finally:
-                os.close(kept_fd)
         except FileNotFoundError as error:
             raise DamagedError(f"the layer's file {os.fsdecode(path)!r} is missing") from error
 

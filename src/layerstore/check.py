@@ -81,8 +81,7 @@ def _layer(handle: Handle, layer: Layer, *, content: bool) -> Iterator[Finding]:
 
 
 def _tree(handle: Handle, layer: Layer, *, content: bool) -> Iterator[Finding]:
-    fd = fs.open_dir(layer.id, handle.dirs["layers"])
-    try:
+    with fs.open_dir(layer.id, handle.dirs["layers"]) as fd:
         with handle.read() as view:
             row = view.get("layers", layer.txid)
         if row is None:
@@ -109,21 +108,17 @@ def _tree(handle: Handle, layer: Layer, *, content: bool) -> Iterator[Finding]:
                 yield Finding("layer-content", layer.id, f"{os.fsdecode(problem.path)}: {problem.what}")
         except LayerstoreError as error:
             yield Finding("manifest-damaged", layer.id, str(error))
-    finally:
-        os.close(fd)
 
 
 def _big_data(fd: int, layer: Layer) -> Iterator[Finding]:
     for key, expected in sorted(layer.big_data.items()):
         try:
-            directory = fs.open_dir("big-data", fd)
+            opened = fs.open_dir("big-data", fd)
         except OSError:
             yield Finding("big-data-damaged", layer.id, "the directory big-data is missing")
             return
-        try:
+        with opened as directory:
             data = fs.read_file(directory, key, maximum=1 << 32)
-        finally:
-            os.close(directory)
         if data is None or f"sha256:{hashlib.sha256(data).hexdigest()}" != expected:
             yield Finding("big-data-damaged", layer.id, f"{key} is {'missing' if data is None else 'not what it was'}")
 

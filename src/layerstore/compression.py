@@ -139,7 +139,7 @@ class Decompressed:
                     member = inflate.decompressobj(_GZIP_WBITS)
                 try:
                     output = member.decompress(rest, _PIECE)
-                except Exception as error:  # zlib.error, or isal's own class of the same name
+                except inflate.error as error:   # zlib's, or isal's own class of the same name
                     raise CompressionError(self._broken("gzip", members, error)) from error
                 self._account(len(output))
                 if output:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 
+from layerstore.descriptors import Descriptor
+
 __all__ = ["DIRECTORY", "DirFds"]
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,15 +29,15 @@ class DirFds:
 
     def __init__(self, root_fd: int) -> None:
         self._root_fd = root_fd
-        self._open: OrderedDict[bytes, int] = OrderedDict()
+        self._open: OrderedDict[bytes, Descriptor] = OrderedDict()
 
     def get(self, path: bytes) -> int:
         if not path:
             return self._root_fd
-        fd = self._open.get(path)
-        if fd is not None:
+        here = self._open.get(path)
+        if here is not None:
             self._open.move_to_end(path)
-            return fd
+            return here.fd
         missing = [path]                 # from the path up to its nearest open ancestor
         fd = self._root_fd
         parent = path.rpartition(b"/")[0]
@@ -43,23 +45,23 @@ class DirFds:
             known = self._open.get(parent)
             if known is not None:
                 self._open.move_to_end(parent)  # so that it is not the one to be closed below
-                fd = known
+                fd = known.fd
                 break
             missing.append(parent)
             parent = parent.rpartition(b"/")[0]
         for each in reversed(missing):
-            fd = os.open(each.rpartition(b"/")[2], DIRECTORY, dir_fd=fd)
-            self._open[each] = fd
+            made = self._open[each] = Descriptor(each.rpartition(b"/")[2], DIRECTORY, dir_fd=fd)
+            fd = made.fd
             if len(self._open) > _CAPACITY:
-                os.close(self._open.popitem(last=False)[1])
+                self._open.popitem(last=False)[1].close()
         return fd
 
     def forget(self, path: bytes) -> None:
         """Close what is open at or beneath *path*: it is about to be removed."""
         beneath = path + b"/"
         for each in [p for p in self._open if p == path or p.startswith(beneath)]:
-            os.close(self._open.pop(each))
+            self._open.pop(each).close()
 
     def close(self) -> None:
         while self._open:
-            os.close(self._open.popitem()[1])
+            self._open.popitem()[1].close()

@@ -7,7 +7,6 @@ success. Every rename is NOREPLACE; nothing that anyone was promised is unlinked
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -64,13 +63,10 @@ def _name(place: Place, txid: str, layer_id: str | None) -> str:
 
 def _side_file(handle: Handle, directory: str, name: str) -> bytes | None:
     try:
-        fd = fs.open_dir(name, handle.dirs[directory])
+        with fs.open_dir(name, handle.dirs[directory]) as fd:
+            return fs.read_file(fd, records.LAYER_FILE)
     except FileNotFoundError:
         return None
-    try:
-        return fs.read_file(fd, records.LAYER_FILE)
-    finally:
-        os.close(fd)
 
 
 def _row(handle: Handle, txid: str) -> Row | None:
@@ -247,12 +243,9 @@ def _clear_place(handle: Handle, layer_id: str, facts: TreeFacts) -> None:
 
 def _write_side_file(handle: Handle, directory: str, name: str, content: bytes) -> None:
     """Write a tree's side file unless it is right already: a right one is never touched."""
-    fd = fs.open_dir(name, handle.dirs[directory])
-    try:
+    with fs.open_dir(name, handle.dirs[directory]) as fd:
         if fs.read_file(fd, records.LAYER_FILE) != content:
             fs.replace_file(fd, records.LAYER_FILE, content, point="publish.side-file")
-    finally:
-        os.close(fd)
 
 
 def _publish_tree(handle: Handle, txid: str, row: Row, *, point: str) -> None:

@@ -7,7 +7,6 @@ under the reader. Nothing else waits.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -48,12 +47,9 @@ def _reading(handle: Handle, layer_id: str) -> Iterator[tuple[Layer, int]]:
                 f"layer {layer_id} has no tar-split: the differ that made it wrote none",
                 hint="extract it, or stage it again from its tar",
             )
-        tree_fd = fs.open_dir(layer_id, handle.dirs["layers"])
-        try:
+        with fs.open_dir(layer_id, handle.dirs["layers"]) as tree_fd:
             _check_split(layer, tree_fd)
             yield layer, tree_fd
-        finally:
-            os.close(tree_fd)
 
 
 def _check_split(layer: Layer, tree_fd: int) -> None:

@@ -13,6 +13,7 @@ import secrets
 from dataclasses import dataclass
 
 from layerstore import kernel
+from layerstore.descriptors import Descriptor
 from layerstore.errors import UnsafeFilesystemError
 
 # statfs(2) f_type values, from linux/magic.h
@@ -102,15 +103,10 @@ def _try_out(fd: int, name: str) -> None:
 
 
 def _try_lock(fd: int, directory: str, name: str) -> None:
-    first = os.open(directory, os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
-    second = os.open(directory, os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
-    try:
+    with Descriptor(directory, os.O_RDONLY, dir_fd=fd) as first, Descriptor(directory, os.O_RDONLY, dir_fd=fd) as second:
         fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
             raise UnsafeFilesystemError(f"flock on {name} does not keep two openers apart")
         except BlockingIOError:
             pass
-    finally:
-        os.close(first)
-        os.close(second)

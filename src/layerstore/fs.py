@@ -13,16 +13,19 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from layerstore import faults, kernel
+from layerstore.descriptors import Descriptor
 from layerstore.errors import BusyError, HostError, IoError, NoSpaceError, PrivilegeError, ReadOnlyError
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _POLL_SECONDS = 0.01
+_PIECE = 1 << 20
 TXID_FILE = "txid"
 
 
@@ -41,8 +44,8 @@ def host_error(error: OSError, doing: str) -> HostError:
     return IoError(text)
 
 
-def open_dir(name: str, dir_fd: int | None = None) -> int:
-    return os.open(name, _DIR, dir_fd=dir_fd)
+def open_dir(name: str, dir_fd: int | None = None) -> Descriptor:
+    return Descriptor(name, _DIR, dir_fd=dir_fd)
 
 
 def exists(dir_fd: int, name: str) -> bool:
@@ -67,14 +70,11 @@ def write_all(fd: int, data: bytes) -> None:
 
 def write_new(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = False) -> None:
     """Create *name* with *data*; it must not exist. With *sync* the file (not its directory) is fsynced."""
-    with faults.point(point):
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
-        try:
-            write_all(fd, data)
-            if sync:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with faults.point(point), Descriptor(name, flags, dir_fd=dir_fd) as fd:
+        write_all(fd, data)
+        if sync:
+            os.fsync(fd)
 
 
 def replace_file(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = False) -> None:
@@ -84,15 +84,11 @@ def replace_file(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool 
     overwritten by the next attempt.
     """
     aside = f".{name}.new"
-    with faults.point(f"{point}.write"):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(aside, flags, 0o600, dir_fd=dir_fd)
-        try:
-            write_all(fd, data)
-            if sync:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with faults.point(f"{point}.write"), Descriptor(aside, flags, dir_fd=dir_fd) as fd:
+        write_all(fd, data)
+        if sync:
+            os.fsync(fd)
     with faults.point(f"{point}.rename"):
         os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
@@ -100,16 +96,25 @@ def replace_file(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool 
 def read_file(dir_fd: int, name: str, *, maximum: int = 64 << 20) -> bytes | None:
     """The content of *name*, or None if it is not there, not a regular file, or larger than *maximum* bytes."""
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd)
+        file = Descriptor(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
             return None
         raise
-    with os.fdopen(fd, "rb") as file:
+    with file as fd:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > maximum:
             return None
-        return file.read(maximum + 1)
+        return _read_all(fd, maximum)
+
+
+def _read_all(fd: int, maximum: int) -> bytes:
+    """What it holds, up to one byte more than *maximum*: read(2) may give less than it was asked for."""
+    pieces = []
+    while maximum >= 0 and (piece := os.read(fd, min(maximum + 1, _PIECE))):
+        pieces.append(piece)
+        maximum -= len(piece)
+    return b"".join(pieces)
 
 
 def move(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
@@ -154,13 +159,13 @@ def _remove(dir_fd: int, name: bytes, *, is_dir: bool) -> None:
             os.unlink(name, dir_fd=dir_fd)
         return
     try:
-        fd = os.open(name, _DIR, dir_fd=dir_fd)
+        directory = Descriptor(name, _DIR, dir_fd=dir_fd)
     except FileNotFoundError:   # somebody else is removing the same garbage
         return
     except PermissionError:  # a layer may hold directories of mode 0 that an ordinary user made
         os.chmod(name, 0o700, dir_fd=dir_fd)
-        fd = os.open(name, _DIR, dir_fd=dir_fd)
-    try:
+        directory = Descriptor(name, _DIR, dir_fd=dir_fd)
+    with directory as fd:
         # depth is bounded by Limits.max_depth plus the store's own levels, so recursion and descriptors are too
         with os.scandir(fd) as entries:
             children = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
@@ -170,8 +175,6 @@ def _remove(dir_fd: int, name: bytes, *, is_dir: bool) -> None:
             except PermissionError:
                 os.fchmod(fd, 0o700)
                 _remove(fd, child, is_dir=child_is_dir)
-    finally:
-        os.close(fd)
     with suppress(FileNotFoundError):
         os.rmdir(name, dir_fd=dir_fd)
 
@@ -191,45 +194,33 @@ def read_txid(tree_fd: int) -> str | None:
 def txid_at(dir_fd: int, name: str) -> str | None:
     """The txid inside the tree at *name*; ``""`` for a tree without one; None if nothing is there."""
     try:
-        fd = open_dir(name, dir_fd)
+        with open_dir(name, dir_fd) as fd:
+            return read_txid(fd) or ""
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
             return ""
         raise
-    try:
-        return read_txid(fd) or ""
-    finally:
-        os.close(fd)
 
 
 _locks: weakref.WeakSet[TreeLock] = weakref.WeakSet()
 
 
-class TreeLock:
+class TreeLock(Descriptor):
     """A flock on a tree's own directory: it follows the tree through renames and dies with its holder.
 
     Kernel locks alone prove life: there are no time-outs, pids or epochs. The descriptor is the transaction's own
     and is opened before the tree's first write, so that a write-back error is reported to this transaction too.
+    Whoever needs the lock keeps the object: forgetting it lets go.
     """
 
-    __slots__ = ("__weakref__", "fd")
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
+    def __init__(self, name: str, dir_fd: int) -> None:
+        """Opens only. The object is there before the lock is, so that an interrupt cannot lose a held one."""
+        self.thread = threading.get_ident()   # who took it
+        self.txid: str | None = None          # of the tree, once it is known
         _locks.add(self)
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> TreeLock:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
+        super().__init__(name, _DIR, dir_fd=dir_fd)
 
 
 def _after_fork_in_child() -> None:
@@ -252,20 +243,20 @@ def lock_tree(
     deadline = None if wait is None else time.monotonic() + wait
     while True:
         try:
-            fd = open_dir(name, dir_fd)
+            lock = TreeLock(name, dir_fd)
         except FileNotFoundError:
             return None
         try:
             with faults.point(point):
-                locked = _flock(fd, shared=shared, deadline=deadline)
+                locked = _flock(lock.fd, shared=shared, deadline=deadline)
             if not locked:
                 raise BusyError(f"the tree {name!r} is locked by another process or thread")
-            if _same(fd, dir_fd, name):
-                lock, fd = TreeLock(fd), -1
+            if _same(lock.fd, dir_fd, name):
                 return lock
-        finally:
-            if fd >= 0:
-                os.close(fd)
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()
 
 
 def is_locked(dir_fd: int, name: str, *, by_readers: bool = False) -> bool:
@@ -312,15 +303,12 @@ def _same(fd: int, dir_fd: int, name: str) -> bool:
 @contextmanager
 def locked_dir(fd: int) -> Iterator[None]:
     """Hold an exclusive flock on a directory through a descriptor of its own, briefly."""
-    with TreeLock(os.open(".", _DIR, dir_fd=fd)) as own:
-        _flock(own.fd, shared=False, deadline=None)
+    with TreeLock(".", fd) as own:
+        _flock(own, shared=False, deadline=None)
         yield
 
 
 def names_in(dir_fd: int) -> list[str]:
     """The names in a directory, sorted: the order must not depend on the file system."""
-    own = os.open(".", _DIR, dir_fd=dir_fd)
-    try:
+    with open_dir(".", dir_fd) as own:
         return sorted(os.listdir(own))
-    finally:
-        os.close(own)

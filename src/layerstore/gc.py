@@ -80,7 +80,7 @@ def _discard(handle: Handle, txid: str) -> bool:
     if row is None or row["state"] != State.STAGED:
         handle.let_go(txid)
         return False
-    discard(handle, Staging(txid, row["content_key"], sealed=True))
+    discard(handle, Staging(txid, row["content_key"], lock, sealed=True))
     return True
 
 

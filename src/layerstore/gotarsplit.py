@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,13 +25,9 @@ _FILE, _SEGMENT = 1, 2
 
 def lines(tree_fd: int) -> Iterator[bytes]:
     """The lines for the layer whose directory is open as *tree_fd*. DamagedError, OSError as ``assembled``."""
-    split_fd = open_regular(NAME, tree_fd)
-    try:
-        with Content(tree_fd, split_fd) as content:
-            for position, entry in enumerate(_entries(split_fd, content)):
-                yield json.dumps({**entry, "position": position}, separators=(",", ":")).encode() + b"\n"
-    finally:
-        os.close(split_fd)
+    with open_regular(NAME, tree_fd) as split_fd, Content(tree_fd, split_fd) as content:
+        for position, entry in enumerate(_entries(split_fd, content)):
+            yield json.dumps({**entry, "position": position}, separators=(",", ":")).encode() + b"\n"
 
 
 def _entries(split_fd: int, content: Content) -> Iterator[dict[str, Any]]:

@@ -24,11 +24,15 @@ import uuid as uuid_module
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 import layerjournal
 from layerjournal import Journal, ReadTxn, WriteTxn
+from layerjournal.gate import Gate
 from layerstore import faults, filesystem, fs
+from layerstore.descriptors import Descriptor
 from layerstore.errors import (
     AlreadyOpenError,
     BusyError,
@@ -53,12 +57,11 @@ from layerstore.projection import CatalogProjector
 T = TypeVar("T")
 
 MAGIC = "layerstore"
-_CLOSE_PATIENCE_SECONDS = 60.0
 FORMAT = (1, 0)
 KNOWN_FEATURES: frozenset[str] = frozenset()
 DIRECTORIES = ("layers", "staging", "trash", "quarantine", "images", "uppers")
 
-_open_roots: set[tuple[int, int]] = set()
+# what this process has open is what of these is not closed: an opening that was interrupted leaves nothing in it
 _handles: weakref.WeakSet[Handle] = weakref.WeakSet()
 
 
@@ -81,44 +84,47 @@ class Handle:
         self.pid = os.getpid()
         self.closed = False
         self.poison: str | None = None
-        self.locks: dict[str, fs.TreeLock] = {}    # tree locks held by this handle, by txid
-        self.holders: dict[str, int] = {}          # the thread that took each
-        self.mutex = threading.Lock()              # guards ``locks`` and ``poison``; never held across an effect
-        self._idle = threading.Condition()
-        self._closing = False
-        self._users: list[int] = []                # the threads inside verbs
+        # tree locks held by this handle, oldest first: weakly, so that a lock goes with whom it was taken for
+        self._locks: dict[int, weakref.ref[fs.TreeLock]] = {}
+        self._numbers = count()
+        self._gate = Gate()                        # who is inside a verb
+        self._given_back = False
         self.checkpointed_at = 0                   # the head at this handle's last checkpoint
-        self.root_fd = fs.open_dir(root)
-        self.key = _identity(self.root_fd)
+        self._descriptors: list[Descriptor] = []
         self.dirs: dict[str, int] = {}
         try:
+            self.root_fd = self._own(fs.open_dir(root))
+            self.key = _identity(self.root_fd)
             self._open(allow_filesystem)
-        except BaseException:
-            self._close_descriptors()
+        except BaseException:   # an interrupt may come at any line: nothing stays open behind it
+            self.closed = True
+            self._give_back()
             raise
-        _handles.add(self)
+
+    def _own(self, descriptor: Descriptor) -> int:
+        self._descriptors.append(descriptor)
+        return descriptor.fd
 
     def _open(self, allow: tuple[str, ...]) -> None:
-        if self.key in _open_roots:
+        if any(each.key == self.key and not each.closed and each.pid == self.pid for each in list(_handles)):
             raise AlreadyOpenError(f"this process already has the store at {self.root} open")
         self.filesystem = filesystem.probe(self.root_fd, allow=allow)
         if not self.readonly or not _is_read_only(self.root_fd):
             _lock_root(self.root_fd, fcntl.LOCK_SH)
         self.config = _read_config(self.root_fd, self.root, readonly=self.readonly)
         for name in DIRECTORIES:
-            self.dirs[name] = fs.open_dir(name, self.root_fd)
+            self.dirs[name] = self._own(fs.open_dir(name, self.root_fd))
         self._check_one_filesystem()
         # opened before the first write and kept: a write-back error is reported once per open file description
-        self.sync_fd = fs.open_dir(".", self.root_fd)
+        self.sync_fd = self._own(fs.open_dir(".", self.root_fd))
         with journal_errors(self):
             self.journal = Journal.open(
                 os.path.join(self.root, "journal"), CatalogProjector(), readonly=self.readonly,
                 clock=self.clock, hook=_fault_hook,
             )
         if self.journal.uuid != self.config["uuid"]:
-            self.journal.close()
             raise DamagedError(f"journal {self.journal.uuid} does not belong to store {self.config['uuid']}")
-        _open_roots.add(self.key)
+        _handles.add(self)
 
     def _check_one_filesystem(self) -> None:
         device = os.fstat(self.root_fd).st_dev
@@ -151,8 +157,7 @@ class Handle:
             raise PoisonedError(f"this handle was poisoned by an earlier failure: {self.poison}")
 
     def set_poison(self, why: str) -> None:
-        with self.mutex:
-            self.poison = self.poison or why
+        self.poison = self.poison or why
 
     # -- the journal ---------------------------------------------------------------------------------------------
 
@@ -198,82 +203,79 @@ class Handle:
     # -- locks ---------------------------------------------------------------------------------------------------
 
     def hold(self, txid: str, lock: fs.TreeLock) -> None:
-        with self.mutex:
-            self.locks[txid] = lock
-            self.holders[txid] = threading.get_ident()
+        """Register the lock of the tree *txid*. It is the caller's to keep: a lock that is forgotten is let go of."""
+        lock.txid = txid
+        number = next(self._numbers)
+        self._locks[number] = weakref.ref(lock, partial(self._locks.pop, number))
+
+    def _held(self) -> list[fs.TreeLock]:
+        live = [each() for each in list(self._locks.values())]
+        return [lock for lock in live if lock is not None and lock.fd >= 0]
 
     def let_go(self, txid: str) -> None:
-        with self.mutex:
-            lock = self.locks.pop(txid, None)
-            self.holders.pop(txid, None)
-        if lock is not None:
-            lock.close()
+        for lock in self._held():
+            if lock.txid == txid:
+                lock.close()
 
     def holds(self, txid: str) -> bool:
-        with self.mutex:
-            return txid in self.locks
+        return any(lock.txid == txid for lock in self._held())
 
     def held_by_this_thread(self, txid: str | None = None) -> bool:
         """Whether this thread took the lock of *txid* (None: of any tree) and still holds it."""
         me = threading.get_ident()
-        with self.mutex:
-            return self.holders.get(txid) == me if txid is not None else me in self.holders.values()
+        return any(lock.thread == me and txid in (None, lock.txid) for lock in self._held())
 
     def oldest(self, txids: list[str]) -> int:
         """The descriptor of the tree among *txids* whose lock was taken first."""
-        with self.mutex:
-            return next(lock.fd for txid, lock in self.locks.items() if txid in txids)
+        return next(lock.fd for lock in self._held() if lock.txid in txids)
 
     def lock_fd(self, txid: str) -> int:
-        with self.mutex:
-            return self.locks[txid].fd
+        return self.oldest([txid])
 
     # -- the end -------------------------------------------------------------------------------------------------
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Around every verb: keeps another thread's ``close`` from taking the descriptors away meanwhile."""
-        me = threading.get_ident()
-        with self._idle:
-            self.check_usable()
-            if self._closing and me not in self._users:
-                raise ClosedError(f"the store {self.root} is being closed")
-            self._users.append(me)
-        try:
+        self.check_usable()
+        with self._gate.inside():
+            self.check_usable()   # another thread may have closed it while this one waited
             yield
-        finally:
-            with self._idle:
-                self._users.remove(me)
-                self._idle.notify_all()
 
     def close(self) -> None:
         """Give everything back, when the verbs under way have ended. What was being staged is swept by the next open.
 
         BusyError, with nothing closed, from inside a verb (a callback), or when verbs do not end within a minute.
+        A close that was interrupted is finished by another one.
         """
-        if self.closed or self.pid != os.getpid():
+        if self._given_back or self.pid != os.getpid():
             return
-        with self._idle:
-            if threading.get_ident() in self._users:
-                raise BusyError("the store cannot be closed from inside one of its own calls")
-            self._closing = True   # nobody enters from here
-            if not self._idle.wait_for(lambda: not self._users, timeout=_CLOSE_PATIENCE_SECONDS):
-                self._closing = False
-                raise BusyError(f"{len(self._users)} calls are still under way in other threads")
+        if self._gate.depth > 0:
+            raise BusyError("the store cannot be closed from inside one of its own calls")
+        with journal_errors(None), self._gate.alone("the store is to be closed"):
             self.closed = True
-        for txid in list(self.locks):
-            self.let_go(txid)
+            try:
+                self._give_back()
+            except LayerstoreError:
+                raise
+            except BaseException:
+                self._give_back()   # it goes on where it was
+                raise
+
+    def _give_back(self) -> None:
         try:
-            with journal_errors(None):
-                self.journal.close()
+            for lock in self._held():
+                lock.close()
+            if hasattr(self, "journal"):
+                with journal_errors(None):
+                    self.journal.close()
         finally:
-            _open_roots.discard(self.key)
             self._close_descriptors()
+        self._given_back = True
 
     def _close_descriptors(self) -> None:
-        for fd in [*self.dirs.values(), getattr(self, "sync_fd", -1), self.root_fd]:
-            if fd >= 0:
-                os.close(fd)
+        for each in self._descriptors:
+            each.close()
         self.dirs, self.sync_fd, self.root_fd = {}, -1, -1
 
 
@@ -282,7 +284,7 @@ def _after_fork_in_child() -> None:
     for handle in list(_handles):
         if not handle.closed:
             handle._close_descriptors()  # noqa: SLF001 - the same module; ``fs`` closes the tree locks
-    _open_roots.clear()
+    _handles.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -294,27 +296,31 @@ def create(root: str, *, overlay_form: str | None, allow_filesystem: tuple[str, 
     Durability: when it returns, the empty store is on disk. A crash before leaves what the next create completes.
     """
     os.makedirs(root, mode=0o700, exist_ok=True)
-    root_fd = fs.open_dir(root)
     try:
-        if fs.exists(root_fd, "store.json"):
-            return
-        filesystem.probe(root_fd, allow=allow_filesystem)
-        _lock_root(root_fd, fcntl.LOCK_EX)
-        if fs.exists(root_fd, "store.json"):
-            return
-        strangers = set(fs.names_in(root_fd)) - {*DIRECTORIES, "journal", ".store.json.new"}
-        if strangers and not all(n.startswith((".probe-", "journal.", ".journal")) for n in strangers):
-            raise InvalidArgumentError(
-                f"{root} is neither a store nor empty: it holds {', '.join(sorted(strangers)[:3])}",
-                hint="name an empty or absent directory",
-            )
-        filesystem.probe(root_fd, allow=allow_filesystem, functional=True)
-        form = overlay_form or ("trusted" if filesystem.takes_trusted(root_fd) else "user")
-        _make(root_fd, root, form, clock)
+        with fs.open_dir(root) as root_fd:
+            _create(root_fd, root, overlay_form, allow_filesystem, clock)
     except OSError as error:
         raise fs.host_error(error, f"creating a store at {root}") from error
-    finally:
-        os.close(root_fd)
+
+
+def _create(
+    root_fd: int, root: str, overlay_form: str | None, allow_filesystem: tuple[str, ...], clock: Callable[[], int],
+) -> None:
+    if fs.exists(root_fd, "store.json"):
+        return
+    filesystem.probe(root_fd, allow=allow_filesystem)
+    _lock_root(root_fd, fcntl.LOCK_EX)
+    if fs.exists(root_fd, "store.json"):
+        return
+    strangers = set(fs.names_in(root_fd)) - {*DIRECTORIES, "journal", ".store.json.new"}
+    if strangers and not all(n.startswith((".probe-", "journal.", ".journal")) for n in strangers):
+        raise InvalidArgumentError(
+            f"{root} is neither a store nor empty: it holds {', '.join(sorted(strangers)[:3])}",
+            hint="name an empty or absent directory",
+        )
+    filesystem.probe(root_fd, allow=allow_filesystem, functional=True)
+    form = overlay_form or ("trusted" if filesystem.takes_trusted(root_fd) else "user")
+    _make(root_fd, root, form, clock)
 
 
 def _make(root_fd: int, root: str, overlay_form: str, clock: Callable[[], int]) -> None:
@@ -341,11 +347,8 @@ def _make(root_fd: int, root: str, overlay_form: str, clock: Callable[[], int]) 
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     fs.replace_file(root_fd, "store.json", text.encode(), point="create.config", sync=True)
     fs.sync_dir(root_fd, point="create.root.sync")
-    parent = fs.open_dir(os.path.dirname(os.path.abspath(root)))
-    try:
+    with fs.open_dir(os.path.dirname(os.path.abspath(root))) as parent:
         fs.sync_dir(parent, point="create.parent.sync")
-    finally:
-        os.close(parent)
 
 
 def _read_config(root_fd: int, root: str, *, readonly: bool) -> dict[str, Any]:

@@ -19,11 +19,11 @@ last, each once.
 
 from __future__ import annotations
 
-import os
 import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from layerstore.descriptors import Descriptor
 from layerstore.errors import DamagedError
 from layerstore.packed import PackedWriter, file_digest, open_regular, read_packed
 
@@ -196,11 +196,8 @@ def _folded(source: str | bytes | int) -> Iterator[ManifestEntry]:
 
 
 def _records(source: str | bytes | int) -> Iterator[ManifestEntry | _Gone | _End]:
-    fd = os.dup(source) if isinstance(source, int) else open_regular(source, None)
-    try:
+    with Descriptor.duplicate(source) if isinstance(source, int) else open_regular(source, None) as fd:
         yield from _decode(fd)
-    finally:
-        os.close(fd)
 
 
 def _decode(fd: int) -> Iterator[ManifestEntry | _Gone | _End]:

@@ -95,12 +95,9 @@ def _attach(handle: Handle, mount_id: str, chain: list[Layer], target: str, writ
     upper = work = None
     if not fs.exists(handle.dirs["uppers"], mount_id):
         fs.make_dir(handle.dirs["uppers"], mount_id, point="mount.upper.mkdir")
-        own = fs.open_dir(mount_id, handle.dirs["uppers"])
-        try:
+        with fs.open_dir(mount_id, handle.dirs["uppers"]) as own:
             for name in ("empty", "upper", "work"):
                 fs.make_dir(own, name, point="mount.upper.mkdir", mode=0o755)
-        finally:
-            os.close(own)
     if writable:
         upper, work = os.path.join(uppers, "upper"), os.path.join(uppers, "work")
     lowers = [os.path.join(handle.root, "layers", layer.id, "diff") for layer in reversed(chain)]

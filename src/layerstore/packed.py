@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import reprlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 import msgpack
 
 from layerstore.compression import ZstdWriter, decompressed
+from layerstore.descriptors import Descriptor
 from layerstore.errors import CompressionError, DamagedError, LimitExceededError
 from layerstore.model import Limits
 
@@ -33,18 +34,17 @@ class PackedWriter:
     """
 
     def __init__(self, dir_fd: int, name: str, magic: str, version: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.fdopen(os.open(name, flags, 0o600, dir_fd=dir_fd), "wb", buffering=_CHUNK)
+        def make(name: str, _flags: int) -> int:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(name, flags, 0o600, dir_fd=dir_fd)
+
+        self._file = open(name, "wb", buffering=_CHUNK, opener=make)  # noqa: SIM115 - closed by finish and abandon
         self._hash = hashlib.sha256()
-        self._zstd = ZstdWriter(self._sink)
+        self._zstd = ZstdWriter(_sink(self._file, self._hash))
         self._pack = msgpack.Packer(use_bin_type=True).pack
         self._pending: list[bytes] = []
         self._size = 0
         self.put((magic, version))
-
-    def _sink(self, data: bytes) -> None:
-        self._hash.update(data)
-        self._file.write(data)
 
     def put(self, record: Any) -> None:
         """Add one record: whatever msgpack can hold."""
@@ -68,6 +68,15 @@ class PackedWriter:
     def abandon(self) -> None:
         """Close the file without ending it: a reader will refuse it."""
         self._file.close()
+
+
+def _sink(file: BinaryIO, digest: Any) -> Callable[[bytes], None]:
+    """Not a method: what refers to its own owner is closed only when Python collects cycles."""
+    def sink(data: bytes) -> None:
+        digest.update(data)
+        file.write(data)
+
+    return sink
 
 
 def read_packed(fd: int, magic: str, version: int, what: str) -> Iterator[Any]:
@@ -103,18 +112,15 @@ def _decode(fd: int, magic: str, version: int, what: str) -> Iterator[Any]:
 def file_digest(dir_fd: int, name: str | bytes) -> str:
     """The digest of a whole file in *dir_fd*. OSError if it cannot be read."""
     digest = hashlib.sha256()
-    fd = open_regular(name, dir_fd)
-    try:
+    with open_regular(name, dir_fd) as fd:
         for chunk in read_chunks(fd):
             digest.update(chunk)
-    finally:
-        os.close(fd)
     return "sha256:" + digest.hexdigest()
 
 
-def open_regular(name: str | bytes, dir_fd: int | None) -> int:
+def open_regular(name: str | bytes, dir_fd: int | None) -> Descriptor:
     """A descriptor for reading a file; nothing is followed, nothing blocks."""
-    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd)
+    return Descriptor(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
 
 
 def read_chunks(fd: int) -> Iterator[bytes]:

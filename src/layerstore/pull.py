@@ -262,10 +262,12 @@ def _seal_finished(
     for job in good:
         progress.layer(job.source.diff_id, state="staged", size=job.source.descriptor.size)
     for future, job in jobs:
-        error = future.exception()
-        if error is not None:
+        if future.exception() is not None:
             job.staging = None   # swept by fill
-            raise error
+            try:
+                future.result()   # raises it
+            finally:
+                del future, jobs, done   # they hold the error, which holds this frame: nothing may wait for a collection
 
 
 def _keep_what_is_staged(handle: Handle, jobs: list[_Job]) -> None:

@@ -18,10 +18,11 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from layerstore import executor, fs
+from layerstore.descriptors import Descriptor
 from layerstore.errors import (
     BusyError,
     DigestMismatchError,
@@ -44,6 +45,7 @@ class Staging:
 
     txid: str
     content_key: str | None
+    lock: fs.TreeLock = field(repr=False)   # kept here and nowhere else: whoever forgets the tree lets go of it
     output: DiffOutput | None = None
     sealed: bool = False
     adopted: bool = False
@@ -90,7 +92,10 @@ class StagedLayer:
         """
         if self._state == "staged":
             self._state = "discarded"
-            discard(self._handle, self._staging)
+            try:
+                discard(self._handle, self._staging)
+            finally:
+                self._handle.let_go(self._staging.txid)   # whatever came between
 
     def release(self) -> None:
         """Let go of it but keep the tree: the next stage of the same content adopts it; gc removes it by age."""
@@ -168,7 +173,7 @@ def _fresh(handle: Handle, content_key: str | None) -> Staging:
     except OSError as error:
         raise fs.host_error(error, "making a staging directory") from error
     handle.hold(txid, lock)
-    staging = Staging(txid, content_key)
+    staging = Staging(txid, content_key, lock)
     try:
         fs.write_new(lock.fd, fs.TXID_FILE, txid.encode(), point="stage.txid")
         fs.make_dir(lock.fd, "diff", point="stage.diff", mode=0o755)
@@ -216,17 +221,17 @@ def _join(handle: Handle, txid: str) -> Staging | None:
     state = State(row["state"])
     if state is State.STAGED:
         handle.hold(txid, lock)
-        return _adopt(handle, txid, row)
+        return _adopt(handle, txid, lock, row)
     lock.close()
     if state in (State.STAGING, State.CREATING, State.INCOMPLETE):
         executor.resolve(handle, txid)  # its owner is dead
     return None
 
 
-def _adopt(handle: Handle, txid: str, row: dict[str, Any]) -> Staging | None:
+def _adopt(handle: Handle, txid: str, lock: fs.TreeLock, row: dict[str, Any]) -> Staging | None:
     """Re-hash a finished tree under its lock, and take it over; discard it if it is not what its row says."""
     output = output_from_row(row["output"])
-    staging = Staging(txid, row["content_key"], output=output, sealed=True, adopted=True)
+    staging = Staging(txid, row["content_key"], lock, output=output, sealed=True, adopted=True)
     try:
         privileged = output.unset > 0 and os.geteuid() == 0   # made by somebody who could set less than we can
         problems = tree_problems(
@@ -247,25 +252,20 @@ def fill(
     cancelled: Any = None,
 ) -> None:
     """Let *differ* fill the tree. On any error the tree is swept, and nothing is left."""
-    lock_fd = os.dup(handle.lock_fd(staging.txid))   # its own: nobody can close it under the differ
     try:
-        diff_fd = fs.open_dir("diff", lock_fd)
-        try:
+        # its own descriptor: nobody can close it under the differ
+        with Descriptor.duplicate(handle.lock_fd(staging.txid)) as lock_fd, fs.open_dir("diff", lock_fd) as diff_fd:
             target = DiffTarget(
                 dir_fd=lock_fd, diff_fd=diff_fd, overlay_form=handle.overlay_form, limits=limits, progress=progress,
                 **({} if cancelled is None else {"cancelled": cancelled}),
             )
             staging.output = differ.apply_diff(target)
-        finally:
-            os.close(diff_fd)
     except BaseException as error:
         with suppress(LayerstoreError):
             discard(handle, staging)
         if isinstance(error, OSError):
             raise fs.host_error(error, "unpacking a layer") from error
         raise
-    finally:
-        os.close(lock_fd)
 
 
 def seal(handle: Handle, stagings: Sequence[Staging]) -> None:

@@ -93,12 +93,9 @@ class TarSplitWriter:
         """Move the file *name* in *from_fd*, known as *path*, out of the tree's way: a later entry takes its place."""
         if not self._kept:
             fs.make_dir(self._dir_fd, KEPT, point="unpack.keep.mkdir")
-        kept_fd = fs.open_dir(KEPT, self._dir_fd)
-        try:
+        with fs.open_dir(KEPT, self._dir_fd) as kept_fd:
             fs.move(from_fd, os.fsdecode(name), kept_fd, str(self._kept), point="unpack.keep.rename")
             digest, size = _digest_and_size(kept_fd, str(self._kept))
-        finally:
-            os.close(kept_fd)
         self._flush()
         self._file.put(("kept", path, self._kept, size, bytes.fromhex(digest.removeprefix("sha256:"))))
         self._kept += 1
@@ -204,15 +201,9 @@ def kept_problems(tree_fd: int, digest: str) -> Iterator[str]:
     if actual != digest:
         yield f"the tar-split's digest is {actual}, not {digest}"
         return
-    fd = open_regular(NAME, tree_fd)
-    try:
+    with open_regular(NAME, tree_fd) as fd:
         kept = [record for record in read_tar_split(fd) if isinstance(record, Kept)]
-    finally:
-        os.close(fd)
     for each in kept:
-        kept_fd = fs.open_dir(KEPT, tree_fd)
-        try:
+        with fs.open_dir(KEPT, tree_fd) as kept_fd:
             if file_digest(kept_fd, str(each.number)) != f"sha256:{each.sha256.hex()}":
                 yield f"{KEPT}/{each.number}, once {os.fsdecode(each.path)!r}, is not what it was"
-        finally:
-            os.close(kept_fd)

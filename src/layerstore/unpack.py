@@ -30,9 +30,10 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from layerstore import faults, fs, whiteouts
+from layerstore.descriptors import Descriptor
 from layerstore.dirfds import DirFds
 from layerstore.dress import Dresser, entry_text
 from layerstore.errors import ArchiveError, LayerstoreError, LimitExceededError, PrivilegeError
@@ -125,10 +126,6 @@ class _Unpacker:
         self._uids: set[int] = set()
         self._gids: set[int] = set()
         self._entries = self._unset = self._made = 0
-        self._makers: dict[str, Callable[[Entry, TarReader, bytes, bytes], None]] = {
-            "file": self._file, "symlink": self._symlink, "hardlink": self._hardlink, "char": self._node,
-            "block": self._node, "fifo": self._node,
-        }
 
     def add(self, entry: Entry, reader: TarReader) -> None:
         self._check_cancelled()
@@ -146,7 +143,7 @@ class _Unpacker:
             real, node = self._parent(parent, entry)
             if base in node.children:
                 self._clear_dir(entry, real, node, base)
-            self._makers[entry.type](entry, reader, real, base)
+            self._MAKERS[entry.type](self, entry, reader, real, base)
             self._split.member(_member(entry, reader.raw_name, _join(real, base)))
 
     def _count(self) -> None:
@@ -311,8 +308,7 @@ class _Unpacker:
     # -- the kinds of entries -----------------------------------------------------------------------------
 
     def _file(self, entry: Entry, reader: TarReader, real: bytes, base: bytes) -> None:
-        fd = self._create(real, base, lambda dir_fd: os.open(base, _NEW_FILE, 0o600, dir_fd=dir_fd))
-        try:
+        with self._create(real, base, lambda dir_fd: Descriptor(base, _NEW_FILE, dir_fd=dir_fd)) as fd:
             whole = reader.read_whole() if entry.sparse is None else None
             if whole is not None:
                 digest = hashlib.sha256(whole)
@@ -324,8 +320,6 @@ class _Unpacker:
                 else:
                     self._write_all(fd, reader.read_data(entry), digest)
             unset = self._dress.open_file(fd, entry)
-        finally:
-            os.close(fd)
         self._record(entry, _join(real, base), unset, sha256=digest.digest())
 
     def _write_all(self, fd: int, data: Iterator[memoryview], digest: Any) -> None:
@@ -375,8 +369,8 @@ class _Unpacker:
             copy = self._absent[path] = self._absent[target]._replace(path=path)
             self._add(copy)
             return
-        src_fd = os.dup(self._fds.get(target_real))  # the next directory opened may close this one
-        try:
+        # its own: the next directory opened may close this one
+        with Descriptor.duplicate(self._fds.get(target_real)) as src_fd:
             self._check_link_target(src_fd, name, entry)
             dst = self._fds.get(real)
             try:
@@ -393,8 +387,6 @@ class _Unpacker:
                     name, base, src_dir_fd=src_fd, dst_dir_fd=dir_fd, follow_symlinks=False
                 ),
             )
-        finally:
-            os.close(src_fd)
         self._add(ManifestEntry(path, "hardlink", linkname=target))
 
     @staticmethod
@@ -483,6 +475,11 @@ class _Unpacker:
         os.utime(hidden, ns=(0, 0), dir_fd=dir_fd, follow_symlinks=False)
         self._add(ManifestEntry(path, "whiteout"))
         return True
+
+    # not bound to an instance: what refers to itself is closed only when Python collects cycles
+    _MAKERS: ClassVar[dict[str, Callable[[_Unpacker, Entry, TarReader, bytes, bytes], None]]] = {
+        "file": _file, "symlink": _symlink, "hardlink": _hardlink, "char": _node, "block": _node, "fifo": _node,
+    }
 
     def _drop_marked(self, fd: int, path: bytes, names: set[bytes]) -> None:
         """In an opaque directory whiteouts are needless, and overlayfs does not look for marked files: it shows them."""

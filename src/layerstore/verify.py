@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from layerstore import dirfds
+from layerstore.descriptors import Descriptor
 from layerstore.manifest import (
     NAME,
     NODE,
@@ -72,18 +73,12 @@ def tree_problems(
         if actual != digest:
             yield Problem(NAME.encode(), f"the manifest's digest is {actual}, not {digest}")
             return
-        diff_fd = os.open("diff", dirfds.DIRECTORY, dir_fd=tree_fd)
+        diff = Descriptor("diff", dirfds.DIRECTORY, dir_fd=tree_fd)
     except OSError as error:
         yield _unlooked(b"", error)
         return
-    try:
-        manifest_fd = open_regular(NAME, tree_fd)
-        try:
-            yield from verify_tree(diff_fd, manifest_fd, content=content, overlay_form=overlay_form)
-        finally:
-            os.close(manifest_fd)
-    finally:
-        os.close(diff_fd)
+    with diff as diff_fd, open_regular(NAME, tree_fd) as manifest_fd:
+        yield from verify_tree(diff_fd, manifest_fd, content=content, overlay_form=overlay_form)
 
 
 def verify_tree(
@@ -176,12 +171,9 @@ def _compare(fds: dirfds.DirFds, entry: ManifestEntry, *, content: bool, form: s
 
 def _content(name: bytes, dir_fd: int) -> bytes:
     digest = hashlib.sha256()
-    fd = open_regular(name, dir_fd)
-    try:
+    with open_regular(name, dir_fd) as fd:
         for chunk in read_chunks(fd):
             digest.update(chunk)
-    finally:
-        os.close(fd)
     return digest.digest()
 
 

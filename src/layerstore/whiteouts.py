@@ -11,6 +11,8 @@ import errno
 import os
 import stat
 
+from layerstore.descriptors import Descriptor
+
 __all__ = ["is_whiteout", "make"]
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,16 +34,15 @@ def make(name: bytes, dir_fd: int, overlay_form: str) -> bool:
 
 
 def _make_file(name: bytes, dir_fd: int, attribute: str) -> None:
-    fd = os.open(name, _NEW, 0o600, dir_fd=dir_fd)
-    try:
-        os.setxattr(fd, attribute, b"y")
-    except OSError as error:
-        os.unlink(name, dir_fd=dir_fd)
-        if error.errno in _ABSENT:
-            raise PermissionError(errno.EPERM, f"neither a device 0:0 nor {attribute} can be made", name) from error
-        raise
-    finally:
-        os.close(fd)
+    with Descriptor(name, _NEW, dir_fd=dir_fd) as fd:
+        try:
+            os.setxattr(fd, attribute, b"y")
+        except OSError as error:
+            os.unlink(name, dir_fd=dir_fd)
+            if error.errno in _ABSENT:
+                what = f"neither a device 0:0 nor {attribute} can be made"
+                raise PermissionError(errno.EPERM, what, name) from error
+            raise
 
 
 def is_whiteout(found: os.stat_result, name: bytes, dir_fd: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from layerstore.descriptors import Descriptor
 from layerstore.differs.tar import fill
 from layerstore.errors import InvalidArgumentError, SourceError
 from layerstore.model import DiffOutput, DiffTarget
@@ -37,10 +38,8 @@ class DirectoryDiffer:
             raise InvalidArgumentError("a differ is good for one use")
         path, self._path = self._path, None
         try:
-            fd = os.open(path, _DIRECTORY)
+            directory = Descriptor(path, _DIRECTORY)
         except OSError as error:
             raise SourceError(f"cannot open the directory {path!r}: {error.strerror}") from error
-        try:
+        with directory as fd:
             return fill(target, pack_tree(fd), compression="none", is_blob=False)
-        finally:
-            os.close(fd)

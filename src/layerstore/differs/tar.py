@@ -11,13 +11,14 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
-from typing import Any, BinaryIO
+from contextlib import closing, contextmanager
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from layerstore.compression import Decompressed, decompressed
 from layerstore.errors import (
     DigestMismatchError,
     InvalidArgumentError,
+    IoError,
     LayerstoreError,
     SizeMismatchError,
     SourceError,
@@ -27,10 +28,14 @@ from layerstore.unpack import unpack
 
 __all__ = ["Source", "TarDiffer", "fill"]
 
+T = TypeVar("T")
+W = TypeVar("W", "_Hashes", "_Ahead")
+
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Callable[[], BinaryIO]
 
 _CHUNK = 1 << 20                         # bytes read at once
 _DEPTH = 8                               # chunks between two threads: rides out a slow file or read
+_LOOK_SECONDS = 0.5                      # who waits for another thread looks so often whether it is alive
 
 
 class TarDiffer:
@@ -91,13 +96,9 @@ def fill(
     hashes = _Hashes()
     measured = _measured(blob, hashes, expect, target.progress)
     stream = decompressed(measured, limits=target.limits, compression=compression)
-    ahead = _Ahead(_hashed(stream, hashes))
-    try:
+    with _running(hashes), _running(_Ahead(_hashed(stream, hashes))) as ahead:
         unpacked = unpack(ahead, target, require_end=expect is None and diff_id is None)
         blob_digest, actual_id = hashes.finish()
-    finally:
-        ahead.close()
-        hashes.close()
     plain = stream.compression == "none"
     blob_digest = actual_id if plain else blob_digest
     if expect is not None and blob_digest != expect.digest:
@@ -161,17 +162,115 @@ def _hashed(stream: Decompressed, hashes: _Hashes) -> Iterator[bytes]:
         yield chunk
 
 
-class _Hashes:
+class _Channel(Generic[T]):
+    """A bounded queue between two threads. Who waits also looks whether the thread at the other end is alive.
+
+    Made of SimpleQueues, whose every operation is one step of C: an interrupt inside a ``queue.Queue`` can leave its
+    lock held, and then whoever closes it hangs.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._items: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(depth):
+            self._room.put(None)
+
+    def put(self, item: T, alive: Callable[[], bool]) -> bool:
+        """False if nobody takes it any more."""
+        while True:
+            try:
+                self._room.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if not alive():
+                    return False
+            else:
+                self._items.put(item)
+                return True
+
+    def get(self, alive: Callable[[], bool]) -> T | None:
+        """None at the end."""
+        while True:
+            try:
+                item = self._items.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if not alive() and self._items.empty():
+                    return None
+            else:
+                self._room.put(None)
+                return item
+
+    def end(self) -> None:
+        """Nothing more comes. Waits for nobody, and may be said again."""
+        self._items.put(None)
+
+    def make_room(self) -> None:
+        """Let who waits for room go on, to see that it shall stop."""
+        self._room.put(None)
+
+
+class _Worker:
+    """A thread that does one thing, and says whether it did it to its end. Start and close it by ``_running``."""
+
+    def __init__(self, name: str) -> None:
+        self._error: BaseException | None = None
+        self._whole = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            try:
+                self._work()
+            finally:
+                self._ended()
+        except BaseException as error:  # noqa: BLE001 - e.g. MemoryError: handed to whoever waits for the work
+            self._error = error
+
+    def _work(self) -> None:
+        """Do it; set ``_whole`` at its end."""
+        raise NotImplementedError
+
+    def _ended(self) -> None:
+        """Told in the thread, when there is nothing more to come."""
+
+    def _check(self) -> None:
+        """Raise what stopped the work before its end."""
+        if self._error is not None:
+            raise self._take_error()
+        if not self._whole:
+            raise IoError(f"the thread {self._thread.name!r} ended by itself")
+
+    def _take_error(self) -> BaseException:
+        """Once: an error that is kept here would keep alive, by its traceback, all that waited for the work."""
+        error, self._error = self._error, None
+        assert error is not None
+        return error
+
+
+@contextmanager
+def _running(worker: W) -> Iterator[W]:
+    """The worker's thread lives as long as this lasts, and no longer, whatever comes between."""
+    try:
+        try:
+            worker.start()
+            yield worker
+        finally:
+            worker.close()
+    finally:
+        worker.close()
+
+
+class _Hashes(_Worker):
     """sha256 of the blob and of the tar, in a thread of its own. A plain tar is hashed once."""
 
     def __init__(self) -> None:
+        super().__init__("layerstore-hash")
         self.blob_size = 0
-        self._error: BaseException | None = None
         self._blob, self._tar = hashlib.sha256(), hashlib.sha256()
         self._plain = False
-        self._queue: queue.Queue[tuple[Any, bytes] | None] = queue.Queue(2 * _DEPTH)
-        self._thread = threading.Thread(target=self._work, name="layerstore-hash", daemon=True)
-        self._thread.start()
+        self._jobs: _Channel[tuple[Any, bytes]] = _Channel(2 * _DEPTH)
 
     def plain(self) -> None:
         """From now on the blob's chunks need no hashing: they are the tar's."""
@@ -179,68 +278,64 @@ class _Hashes:
 
     def blob(self, chunk: bytes) -> None:
         if not self._plain:
-            self._queue.put((self._blob, chunk))
+            self._put(self._blob, chunk)
 
     def tar(self, chunk: bytes) -> None:
-        self._queue.put((self._tar, chunk))
+        self._put(self._tar, chunk)
+
+    def _put(self, digest: Any, chunk: bytes) -> None:
+        if not self._jobs.put((digest, chunk), self._thread.is_alive):
+            self._check()
 
     def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            try:
-                job[0].update(job[1])
-            except BaseException as error:  # noqa: BLE001 - e.g. MemoryError; whoever fills the queue must not hang
-                self._error = error
+        while (job := self._jobs.get(threading.main_thread().is_alive)) is not None:
+            job[0].update(job[1])
+        self._whole = True
 
     def close(self) -> None:
         """End the thread. It hashes what it was given first; nobody may be adding."""
         if self._thread.is_alive():
-            self._queue.put(None)
+            self._jobs.end()
             self._thread.join()
 
     def finish(self) -> tuple[str, str]:
         self.close()
-        if self._error is not None:
-            raise self._error
+        self._check()
         return "sha256:" + self._blob.hexdigest(), "sha256:" + self._tar.hexdigest()
 
 
-class _Ahead:
-    """Run an iterator in a thread, a few chunks ahead of who iterates here. ``close`` ends the thread."""
+class _Ahead(_Worker):
+    """Run an iterator in a thread, a few chunks ahead of who iterates here."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._queue: queue.Queue[bytes | None] = queue.Queue(_DEPTH)
-        self._stop = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(
-            target=self._work, args=(chunks,), name="layerstore-read", daemon=True
-        )
-        self._thread.start()
+        super().__init__("layerstore-read")
+        self._source = chunks
+        self._chunks: _Channel[bytes] = _Channel(_DEPTH)
+        self._stopped = False
 
-    def _work(self, chunks: Iterator[bytes]) -> None:
-        try:
-            for chunk in chunks:
-                if self._stop.is_set():
-                    return
-                self._queue.put(chunk)
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that wants the chunks
-            self._error = error
-        finally:
-            self._queue.put(None)
+    def _work(self) -> None:
+        for chunk in self._source:
+            if self._stopped or not self._chunks.put(chunk, self._goes_on):
+                return
+        self._whole = True
+
+    def _goes_on(self) -> bool:
+        return not self._stopped
+
+    def _ended(self) -> None:
+        self._chunks.end()
 
     def __iter__(self) -> Iterator[bytes]:
-        while (chunk := self._queue.get()) is not None:
+        while (chunk := self._chunks.get(self._thread.is_alive)) is not None:
             yield chunk
-        if self._error is not None:
-            raise self._error
-        if self._stop.is_set():
+        if self._stopped:
             raise LayerstoreError("the layer's stream was closed")
+        self._thread.join()   # it has said its last word
+        self._check()
 
     def close(self) -> None:
-        """Stop after the chunk being read; empty the queue, so that the thread is not stuck; join it."""
-        self._stop.set()
-        while self._thread.is_alive():
-            try:
-                self._queue.get(timeout=0.05)
-            except queue.Empty:
-                continue
-        self._thread.join()
+        """Stop after the chunk being read, and end the thread."""
+        self._stopped = True
+        self._chunks.make_room()
+        if self._thread.is_alive():
+            self._thread.join()

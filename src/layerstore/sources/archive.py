@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from layerstore.descriptors import Descriptor
 from layerstore.errors import ArchiveError, SourceError
 from layerstore.model import Limits
 from layerstore.sources.files import Opened, closed
@@ -49,17 +49,13 @@ class Archive:
     def __init__(self, path: str, limits: Limits) -> None:
         self.label = path
         self._limits = limits
-        self._lock = threading.Lock()
         self._members: dict[str, list[Member | _Link | None]] | None = None
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            file = Descriptor(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError as error:
             raise SourceError(f"cannot open the image archive {path}: {error.strerror}") from error
-        try:
-            self._size = self._check()
-        except BaseException:
-            os.close(self._fd)
-            raise
+        self._size = self._check(file.fd)
+        self._file: Descriptor | None = file
 
     def find(self, name: str) -> Member | None:
         """The regular file of that name, links resolved; None if there is none.
@@ -67,12 +63,12 @@ class Archive:
         Raises SourceError for names that come twice, links that lead outside, nowhere or in circles, other
         types and archives that are no tar; LimitExceededError for too many members; ClosedError.
         """
-        with self._lock:
-            if self._fd < 0:
-                raise closed(self.label)
-            if self._members is None:
-                self._members = self._index()
-            members = self._members
+        file = self._file   # kept open by this reference, should another thread close the archive meanwhile
+        if file is None:
+            raise closed(self.label)
+        if self._members is None:
+            self._members = self._index(file.fd)   # two threads may both make it: it is the same
+        members = self._members
         at = name
         for _ in range(_MAX_LINKS):
             found = members.get(at, [])
@@ -95,27 +91,23 @@ class Archive:
         member = self.find(name)
         if member is None:
             return None
-        with self._lock:
-            if self._fd < 0:
-                raise closed(self.label)
-            fd = reopen(self._fd)
-        return Opened(open_window(fd, member.offset, member.size, f"{name} in {self.label}"), member.size)
+        file = self._file
+        if file is None:
+            raise closed(self.label)
+        return Opened(open_window(reopen(file.fd), member.offset, member.size, f"{name} in {self.label}"), member.size)
 
     def close(self) -> None:
         """As in ``Files``."""
-        with self._lock:
-            fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._file = None   # closed with the last reference: never while another thread reads its index
 
-    def _check(self) -> int:
+    def _check(self, fd: int) -> int:
         """Refuse what cannot be read at random, and say what to do; return the size in bytes."""
-        status = os.fstat(self._fd)
+        status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
             raise SourceError(f"{self.label} is a directory", hint="for an OCI layout directory write oci:")
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"{self.label} is not a regular file", hint="save the archive to a file")
-        head = os.pread(self._fd, 8, 0)
+        head = os.pread(fd, 8, 0)
         for magic, (compression, tool) in _COMPRESSED.items():
             if head.startswith(magic):
                 raise SourceError(
@@ -124,8 +116,8 @@ class Archive:
                 )
         return status.st_size
 
-    def _index(self) -> dict[str, list[Member | _Link | None]]:
-        feed = _Feed(self._fd, self._size, self.label)
+    def _index(self, fd: int) -> dict[str, list[Member | _Link | None]]:
+        feed = _Feed(fd, self._size, self.label)
         limits = replace(   # those given are for one layer; the archive may hold many
             self._limits, max_bytes=max(self._limits.max_bytes, self._size),
             max_entries=max(self._limits.max_entries, _ENTRIES),

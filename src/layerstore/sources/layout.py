@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 
+from layerstore.descriptors import Descriptor
 from layerstore.errors import SourceError
 from layerstore.sources.files import Opened, closed
 from layerstore.sources.window import open_window
@@ -26,9 +26,8 @@ class Layout:
 
     def __init__(self, path: str) -> None:
         self.label = path
-        self._lock = threading.Lock()   # a descriptor closed by one thread must not be reused under another
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+            self._dir: Descriptor | None = Descriptor(path, os.O_RDONLY | os.O_DIRECTORY)
         except NotADirectoryError as error:
             raise SourceError(
                 f"{path} is not a directory", hint="for one file write oci-archive: or docker-archive:"
@@ -38,45 +37,33 @@ class Layout:
 
     def open(self, name: str) -> Opened | None:
         """As in ``Files``."""
-        with self._lock:
-            if self._fd < 0:
-                raise closed(self.label)
-            try:
-                fd = self._walk(name)
-            except FileNotFoundError:
-                return None
-            except OSError as error:
-                raise SourceError(f"cannot open {name} in {self.label}: {error.strerror}") from error
-        status = os.fstat(fd)
+        root = self._dir   # kept open by this reference, should another thread close the layout meanwhile
+        if root is None:
+            raise closed(self.label)
+        try:
+            file = self._walk(root, name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SourceError(f"cannot open {name} in {self.label}: {error.strerror}") from error
+        status = os.fstat(file.fd)
         if not stat.S_ISREG(status.st_mode):
-            os.close(fd)
             raise SourceError(f"{name} in {self.label} is not a regular file")
-        return Opened(open_window(fd, 0, status.st_size, f"{name} in {self.label}"), status.st_size)
+        return Opened(open_window(file, 0, status.st_size, f"{name} in {self.label}"), status.st_size)
 
     def close(self) -> None:
         """As in ``Files``."""
-        with self._lock:
-            fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._dir = None   # closed with the last reference: never while another thread opens something in it
 
-    def _walk(self, name: str) -> int:
+    def _walk(self, at: Descriptor, name: str) -> Descriptor:
         *parents, last = name.split("/")
-        at = self._fd
-        try:
-            for part in parents:
-                below = self._step(part, os.O_DIRECTORY, at)
-                if at != self._fd:
-                    os.close(at)
-                at = below
-            return self._step(last, os.O_NONBLOCK | os.O_NOCTTY, at)
-        finally:
-            if at != self._fd:
-                os.close(at)
+        for part in parents:
+            at = self._step(part, os.O_DIRECTORY, at.fd)
+        return self._step(last, os.O_NONBLOCK | os.O_NOCTTY, at.fd)
 
-    def _step(self, name: str, flags: int, at: int) -> int:
+    def _step(self, name: str, flags: int, at: int) -> Descriptor:
         try:
-            return os.open(name, _FLAGS | flags, dir_fd=at)
+            return Descriptor(name, _FLAGS | flags, dir_fd=at)
         except OSError:
             if self._is_link(name, at):
                 raise SourceError(

@@ -9,6 +9,7 @@ import io
 import os
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from layerstore.descriptors import Descriptor
 from layerstore.errors import SourceError
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ _BUFFER = 128 << 10   # small reads are gathered; larger ones go straight into t
 
 
 class _Window(io.RawIOBase):
-    def __init__(self, fd: int, offset: int, size: int, label: str) -> None:
-        self._fd, self._offset, self._size, self._label = fd, offset, size, label
+    def __init__(self, file: Descriptor, offset: int, size: int, label: str) -> None:
+        self._file, self._offset, self._size, self._label = file, offset, size, label
         self._position = 0
 
     def readable(self) -> bool:
@@ -31,13 +32,13 @@ class _Window(io.RawIOBase):
         raise io.UnsupportedOperation("a window is not the whole of its file")
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        if self._fd < 0:
+        if self._file.fd < 0:
             raise ValueError("read of a closed stream")
         view = memoryview(buffer).cast("B")[: self._size - self._position]
         if not view:
             return 0
         try:
-            count = os.preadv(self._fd, [view], self._offset + self._position)
+            count = os.preadv(self._file.fd, [view], self._offset + self._position)
         except OSError as error:
             what = f"cannot read {self._label} at byte {self._position}: {error.strerror}"
             raise SourceError(what) from error
@@ -49,28 +50,26 @@ class _Window(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._file.close()
         super().close()
 
 
-def open_window(fd: int, offset: int, size: int, label: str) -> BinaryIO:
-    """Return a stream of *size* bytes of *fd* from *offset* (both in bytes); it owns *fd* and closes it.
+def open_window(file: Descriptor, offset: int, size: int, label: str) -> BinaryIO:
+    """Return a stream of *size* bytes of *file* from *offset* (both in bytes); it owns *file* and closes it.
 
     ``read(n)`` gives n bytes unless the window ends, never fewer for another reason. *label* names what is
     read in messages. Raises SourceError when the file cannot be read or turns out to be shorter than the
     window.
     """
-    return cast("BinaryIO", io.BufferedReader(_Window(fd, offset, size, label), _BUFFER))
+    return cast("BinaryIO", io.BufferedReader(_Window(file, offset, size, label), _BUFFER))
 
 
-def reopen(fd: int) -> int:
+def reopen(fd: int) -> Descriptor:
     """Return a descriptor of the same file with its own read-ahead, or (without /proc) a duplicate.
 
     Streams that share one open file description would make the kernel see random access (posix_fadvise(2)).
     """
     try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        return Descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY)
     except OSError:
-        return os.dup(fd)
+        return Descriptor.duplicate(fd)

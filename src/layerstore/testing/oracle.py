@@ -105,7 +105,7 @@ def _examine(
         verdict.redo = [f"{a.do.value} {a.key}" for a in store.recovery.actions]
         found += _look(store, content=content, trees=trees)
         if expect is not None:
-            found += _compare(served(store), expect)
+            found += compare(served(store), expect)
             verdict.happened = _happened(served(store), expect)
         verdict.dump = dump(store)
     with layerstore.open(root, clock=clock) as store:
@@ -157,7 +157,7 @@ def served(store: Store) -> dict[str, Value]:
     return facts
 
 
-def _compare(facts: Mapping[str, Value], expect: Expectation) -> list[str]:
+def compare(facts: Mapping[str, Value], expect: Expectation) -> list[str]:
     found = [
         f"{subject} is {facts.get(subject)}, but must be {' or '.join(sorted(map(str, expect.value(subject))))}"
         for subject in sorted(facts.keys() | expect.allowed.keys())
@@ -197,4 +197,4 @@ def _strangers(store: Store) -> list[str]:
     return found
 
 
-__all__ = ["Verdict", "dump", "examine", "served", "violations"]
+__all__ = ["Verdict", "compare", "dump", "examine", "served", "violations"]
