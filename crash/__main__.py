@@ -22,6 +22,7 @@ from crash.state import collect
 RIGS: dict[str, str] = {   # name: module
     "block": "crash.block",
     "calls": "crash.calls",
+    "lines": "crash.lines",
     "outside": "crash.outside",
     "points": "crash.points",
 }
