@@ -25,6 +25,7 @@ RIGS: dict[str, str] = {   # name: module
     "lines": "crash.lines",
     "outside": "crash.outside",
     "points": "crash.points",
+    "posix": "crash.posix",
 }
 
 
