@@ -1,12 +1,14 @@
 # make demo    the main job on real content, with kills; needs nothing but python3
 # make test    the tests
 # make fuzz    coverage-guided fuzzing: TARGET=name SECONDS=60
+# make crash   the crash rigs: RIG=name (default: all) STATES=n SECONDS=s SEED=n OUT=dir
+# make crash-report   one page of all that is in OUT; FIGURES=file.md
 # make check   lint, types, tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types docs bench fuzz clean
+.PHONY: demo test check lint types docs bench fuzz crash crash-report clean
 
 $(VENV)/ready: pyproject.toml
 	@sh tools/venv.sh "$(PYTHON)" "$(VENV)"
@@ -40,6 +42,14 @@ bench: $(VENV)/ready
 fuzz: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	$(BIN)/python -m fuzz $(or $(TARGET),all) --seconds $(or $(SECONDS),60)
+
+OUT ?= crash-out
+crash: $(VENV)/ready
+	$(BIN)/python -m crash $(if $(RIG),run $(RIG),all) --out $(OUT) $(if $(STATES),--states $(STATES)) \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+crash-report: $(VENV)/ready
+	$(BIN)/python -m crash report --out $(OUT) $(if $(FIGURES),--figures $(FIGURES))
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

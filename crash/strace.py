@@ -193,7 +193,7 @@ _PASSING = re.compile(r"(?<![0-9a-f])(?:[0-9a-f]{16}|[0-9a-f]{32}|[0-9a-f]{64})(
 
 def shape(call: Call, root: str) -> str:
     """What a call does, without the store's place, descriptors' numbers, random identities, times and data written."""
-    text = call.text.split('"')[0] if call.name in WRITES else call.text
+    text = re.split(r'["\[]', call.text)[0].rstrip(", ") if call.name in WRITES else call.text
     text = re.sub(r"AT_FDCWD<[^<>]*>", "AT_FDCWD", text.replace(root, "ROOT"))
     text = re.sub(r"\b\d+(?=<)", "", text)   # which number is free depends on threads that only read
     return f"{call.name}({_PASSING.sub('*', text)})"

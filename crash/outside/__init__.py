@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from crash.outside.runs import Run, build
 from crash.state import State, filesystem, outcome_of
 from crash.strace import Point, Trace, available, kill_at, points, trace
 from crash.workers import in_order
+from layerjournal import Replay
 from layerstore.testing import Expectation, Ledger, Verdict, examine, read_ledger, run_child, telling
 
+_SHOWN = 12   # calls and records in a timeline
 ORDER = ("pull", "first-pull", "apply", "rm", "gc", "checkpoint", "recover")
 
 
@@ -107,16 +110,28 @@ class Rig:
         root = self.store(name)
         command = self.run.command(sys.executable, root)
         killed = kill_at(point, command, self._path(f"{name}.trace"), root, env=self.environment())
+        journal = telling(lambda: _records(root))   # before the oracle opens, and so recovers, the store
         verdict = self.judge(root, self._path(f"{name}.ledger"), told=killed.stdout.endswith(b"\n"))
+        outcome = outcome_of(verdict.happened, verdict.violations)
         if not verdict.violations:
             self._clear(name)
         return State(
-            "outside", self.run.name, str(point), outcome_of(verdict.happened, verdict.violations),
-            violations=verdict.violations, redo=bool(verdict.redo), fs=filesystem(self.work), details={
-                "call": point.shape, "recovery": verdict.redo,
-            },
+            "outside", self.run.name, str(point), outcome,
+            violations=verdict.violations, redo=bool(verdict.redo), fs=filesystem(self.work),
+            details={"place": _place(point), "timeline": self._timeline(point, journal, verdict, outcome)},
             reproduce=f"python -m crash run outside --workload {self.run.name} --at {point}",
         )
+
+    def _timeline(self, point: Point, journal: list[str], verdict: Verdict, outcome: str) -> list[dict[str, str]]:
+        """What led to the kill, what the journal held, what recovery decided."""
+        before = [str(each.shape) for each in self.known[:self.known.index(point)][-_SHOWN:]] if point in self.known else []
+        told = [
+            *(("effect", each) for each in before), ("fault", f"SIGKILL on entering {point.shape}"),
+            *(("journal", each) for each in journal[-_SHOWN:]),
+            ("lost", "nothing: what was written before a kill stays written"),
+            *(("recovery", each) for each in verdict.redo or ["nothing to do"]), ("verdict", outcome),
+        ]
+        return [{"kind": kind, "text": text} for kind, text in told]
 
     def judge(self, root: str, ledger: str, *, told: bool) -> Verdict:
         """The oracle's word on a store that the run was killed on."""
@@ -156,6 +171,23 @@ class Rig:
         for suffix in ("ledger", "trace"):
             with suppress(FileNotFoundError):
                 os.unlink(self._path(f"{name}.{suffix}"))
+
+
+def _records(root: str) -> list[str]:
+    """The journal of the store, read offline."""
+    if not os.path.exists(os.path.join(root, "journal", "data.mdb")):
+        return []
+    with Replay.open([root]) as replay:
+        return [
+            f"{each.seq} {each.entity[:20]} {each.trigger}: {each.from_state or '-'} → {each.to_state or '-'}"
+            for each in replay.records()
+        ]
+
+
+def _place(point: Point) -> str:
+    """The call by its name, and where in the store."""
+    path = (re.findall(r"ROOT(/[^\s>\"]*)?", point.shape) or ["/"])[0]
+    return f"{point.name} {'/'.join(path.split('/')[1:3]) or '.'}"
 
 
 class _NotToldError(Exception):

@@ -46,6 +46,8 @@ def _counts(subjects: list[dict[str, Any]]) -> Iterator[str]:
         ("something of the older layer's lost", lambda p: p["lost"]),
         ("the same import again fails", lambda p: not p["again"]),
         ("files left behind after the next open", lambda p: p["left"]),
+        ("… of which only in the run directory, which a reboot empties",
+         lambda p: p["left"] and all(each.startswith("run/") for each in p["left"])),
         ("… after the same import again", lambda p: p["left_after"]),
         ("… after its clean-up", lambda p: p["left_repaired"]),
     ]
