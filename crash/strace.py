@@ -17,7 +17,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WRITES = frozenset({"write", "writev", "pwrite64", "pwritev", "pwritev2", "copy_file_range", "sendfile", "splice"})
 SYNCS = frozenset({"fsync", "fdatasync", "syncfs", "sync", "msync", "sync_file_range"})
@@ -46,7 +46,8 @@ class NotKilledError(AssertionError):
 class Call:
     """One system call: its thread, name, number among that thread's calls of the name (from 1), text and result.
 
-    ``result`` is what stands after the ``=``; ``?`` if the call never returned.
+    ``result`` is what stands after the ``=``; ``?`` if the call never returned. ``where``: the text with what lies
+    behind ``/proc/self/fd/N``, as far as the trace has shown it.
     """
 
     thread: int
@@ -54,6 +55,7 @@ class Call:
     nth: int
     text: str
     result: str
+    where: str = ""
 
     @property
     def failed(self) -> bool:
@@ -67,9 +69,10 @@ class Call:
         """The files named: by descriptor (as ``-y`` resolves them) and by path, those relative to a directory joined."""
         if self.name in WRITES or self.name in SYNCS or self.name.startswith("f"):
             return _FD.findall(self.text.split('"')[0])
+        text = self.where or self.text
         found: list[str] = []
         directory = ""
-        for match in re.finditer(f"{_FD.pattern}|{_TEXT.pattern}", self.text):
+        for match in re.finditer(f"{_FD.pattern}|{_TEXT.pattern}", text):
             if match[1] is not None:
                 directory = match[1]
                 found.append(directory)
@@ -130,6 +133,7 @@ def parse(lines: Iterable[str]) -> Iterator[Call]:
     counts: Counter[tuple[int, str]] = Counter()
     calls: list[Call] = []
     open_: dict[int, int] = {}
+    descriptors: dict[str, str] = {}   # of the traced process: what was opened last under each number
     for line in lines:
         if not line:
             continue
@@ -140,14 +144,24 @@ def parse(lines: Iterable[str]) -> Iterator[Call]:
         if match[4] and thread in open_:
             at = open_.pop(thread)
             text, result = _result(calls[at].text + match[5])
-            calls[at] = Call(thread, calls[at].name, calls[at].nth, text, result)
+            calls[at] = replace(calls[at], text=text, result=result, where=_resolved(text, descriptors))
         elif match[2]:
             counts[thread, match[2]] += 1
             text, result = _result(match[3].removesuffix(" <unfinished ...>"))
             if match[3].endswith("<unfinished ...>"):
                 open_[thread] = len(calls)
-            calls.append(Call(thread, match[2], counts[thread, match[2]], text, result))
+            where = _resolved(text, descriptors)
+            at = len(calls)
+            calls.append(Call(thread, match[2], counts[thread, match[2]], text, result, where))
+        else:
+            continue   # how a thread ended, or a signal
+        if opened := re.match(r"(\d+)<(/[^<>]*)>", calls[at].result):
+            descriptors[opened[1]] = opened[2]
     return iter(calls)
+
+
+def _resolved(text: str, descriptors: Mapping[str, str]) -> str:
+    return re.sub(r"/proc/self/fd/(\d+)", lambda match: descriptors.get(match[1], match[0]), text)
 
 
 def _result(text: str) -> tuple[str, str]:
@@ -195,5 +209,5 @@ def shape(call: Call, root: str) -> str:
     """What a call does, without the store's place, descriptors' numbers, random identities, times and data written."""
     text = re.split(r'["\[]', call.text)[0].rstrip(", ") if call.name in WRITES else call.text
     text = re.sub(r"AT_FDCWD<[^<>]*>", "AT_FDCWD", text.replace(root, "ROOT"))
-    text = re.sub(r"\b\d+(?=<)", "", text)   # which number is free depends on threads that only read
+    text = re.sub(r"\b\d+(?=<)|(?<=/proc/self/fd/)\d+", "", text)   # which number is free depends on threads that only read
     return f"{call.name}({_PASSING.sub('*', text)})"

@@ -182,3 +182,12 @@ def test_a_call_that_was_interrupted_by_another_thread_is_one_call():
         (7, "write:1", False), (8, "fsync:1", False), (8, "renameat2:1", True),
     ]
     assert calls[2].paths() == ["/s", "/s/a = b", "/s", "/s/c"]
+
+
+def test_a_path_by_way_of_a_descriptor_is_the_file_behind_it():
+    calls = list(parse([
+        '7 openat(AT_FDCWD</>, "/s", O_RDONLY <unfinished ...>', "8 fsync(4</s/b>) = 0", "7 <... openat resumed>) = 3</s>",
+        '7 setxattr("/proc/self/fd/3/x", "user.a", "y", 1, 0) = 0',
+    ]))
+    assert calls[2].touches("/s")
+    assert calls[2].mutates()
