@@ -31,6 +31,7 @@ RIGS: dict[str, str] = {   # name: module
     "outside": "crash.outside",
     "points": "crash.points",
     "posix": "crash.posix",
+    "schedule": "crash.schedule",
 }
 
 

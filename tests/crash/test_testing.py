@@ -1,6 +1,7 @@
 """``layerstore.testing`` itself: what is armed happens, the ledger is believed as it should be, the oracle sees damage."""
 
 import errno
+import inspect
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import layerstore
+import layerstore.testing as layerstore_testing
 from crash.content import content
 from layerstore import LayerSpec, errors, faults
 from layerstore.testing import (
@@ -388,3 +390,76 @@ def test_the_oracle_sees_damage_of_every_kind(tmp_path):
     at = data.rfind(b"committed")
     data[at] ^= 1
     assert broken(lambda c: (c / "journal" / "data.mdb").write_bytes(bytes(data)))
+
+
+# -- the documents -----------------------------------------------------------------------------------------------------
+
+
+def test_the_example_in_the_documents_runs(tmp_path):
+    blocks = (ROOT / "docs" / "testing.md").read_text().split("```python\n# ")[1:]
+    for block in blocks:
+        file, code = block.split("```")[0].split("\n", 1)
+        (tmp_path / file).write_text(code)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["stack.py", "test_stack.py"]
+    done = run_pytest(tmp_path)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def run_pytest(directory):
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", directory, directory],
+        cwd=directory, capture_output=True, text=True, check=False,
+    )
+
+
+PLUGIN = """
+import layerstore
+pytest_plugins = "layerstore.testing.plugin"
+
+def prepare(root, ledger):
+    layerstore.open(root).close()
+
+def test_explores(crash_explorer):
+    explorer = crash_explorer(prepare, lambda root, ledger: layerstore.open(root).checkpoint())
+    assert len(list(explorer.explore())) == len(explorer.points()) > 2
+
+def test_explores_nothing(crash_explorer):
+    crash_explorer(prepare, prepare)
+
+def test_finds(crash_states):
+    def run(root, ledger):
+        with layerstore.open(root) as store, store.stage(layerstore.TarDiffer(b"\\0" * 1024)) as staged:
+            store.apply_staged_layer(staged)    # and nobody was told to expect it
+    crash_states(prepare, run)
+"""
+
+
+def test_a_crash_test_that_explores_nothing_does_not_pass_and_one_that_finds_something_fails(tmp_path):
+    (tmp_path / "test_tool.py").write_text(PLUGIN)
+    done = run_pytest(tmp_path)
+    assert "2 passed, 1 failed, 1 error" in summary(done.stdout) or "1 failed, 2 passed, 1 error" in done.stdout, done.stdout
+    assert "explored no crash state" in done.stdout
+    assert "killed at" in done.stdout and "must be None" in done.stdout
+
+
+def summary(text):
+    return text.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("public", layerstore_testing.__all__)
+def test_what_is_public_says_what_it_does(public):
+    thing = getattr(layerstore_testing, public)
+    text = inspect.getdoc(thing) or ""
+    if inspect.isfunction(thing) and public not in ("layer", "image", "name"):
+        assert "Durability:" in text, "what is on the disk afterwards"
+        if inspect.signature(thing).parameters:
+            assert "Args:" in text
+    if public != "Tree":
+        assert text
+
+
+def test_importing_layerstore_does_not_import_its_testing_tools_or_pytest():
+    program = "import sys, layerstore; sys.exit(any(m.startswith(('layerstore.testing', 'pytest')) for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    program = "import sys, layerstore.testing; sys.exit('pytest' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

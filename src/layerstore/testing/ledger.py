@@ -84,9 +84,26 @@ class Expectation:
 
 
 def expectation(lines: Iterable[bytes]) -> Expectation:
-    """Read a ledger's lines, in order. A last line that was cut off is an answer that was never heard."""
+    """Say what may be true, from a ledger's lines.
+
+    Of two that ask at the same time, either may have been the last one, whoever was told first: then both values may
+    be so.
+
+    Args:
+        lines: the lines, in order. A last line that was cut off is an answer that was never heard.
+
+    Returns:
+        What may be true of each subject.
+
+    Raises:
+        KeyError: an answer to what was never asked.
+
+    Durability: reads only.
+
+    """
     result = Expectation()
     before: dict[str, dict[str, set[Value]]] = {}
+    rivals: dict[str, dict[str, set[Value]]] = {}   # what others asked for while an operation was open
     for raw in lines:
         try:
             line = json.loads(raw)
@@ -94,21 +111,45 @@ def expectation(lines: Iterable[bytes]) -> Expectation:
             continue
         number = line["op"]
         if "ask" in line:
-            result.open[number] = line["ask"]
-            before[number] = {subject: set(result.value(subject)) for subject in line["ask"]}
-            for subject, value in line["ask"].items():
-                result.allowed[subject] = result.value(subject) | {value}
+            _ask(result, before, rivals, number, line["ask"])
             continue
         result.answered += 1
-        asked = result.open.pop(number)
-        for subject, value in asked.items():
-            settled = {value} if line["told"] else before[number][subject]
-            result.allowed[subject] = settled | {f[subject] for f in result.open.values() if subject in f}
+        for subject, value in result.open.pop(number).items():
+            others = rivals[number].get(subject, set())
+            result.allowed[subject] = others | ({value} if line["told"] else before[number][subject])
     return result
 
 
+def _ask(
+    result: Expectation, before: dict[str, dict[str, set[Value]]], rivals: dict[str, dict[str, set[Value]]],
+    number: str, asked: Facts,
+) -> None:
+    before[number] = {subject: set(result.value(subject)) for subject in asked}
+    rivals[number] = {}
+    for other, facts in result.open.items():
+        for subject in asked.keys() & facts.keys():
+            rivals[number].setdefault(subject, set()).add(facts[subject])
+            rivals[other].setdefault(subject, set()).add(asked[subject])
+    result.open[number] = asked
+    for subject, value in asked.items():
+        result.allowed[subject] = result.value(subject) | {value}
+
+
 def read_ledger(path: str) -> Expectation:
-    """The expectation from the file that ``Ledger.to_file`` wrote; nothing is expected if there is none."""
+    """Say what may be true, from the file that ``Ledger.to_file`` wrote.
+
+    Args:
+        path: the file; where there is none, nothing is expected to be there.
+
+    Returns:
+        As ``expectation``.
+
+    Raises:
+        OSError: it cannot be read.
+
+    Durability: reads only.
+
+    """
     try:
         with open(path, "rb") as file:
             return expectation(file)

@@ -32,7 +32,20 @@ WHITEOUT = Entry("whiteout", 0)
 
 
 def read_tree(path: str) -> dict[str, Entry]:
-    """What lies under the directory *path* (an overlayfs ``diff``), the root itself left out. OSError as it comes."""
+    """Read a tree from the disk.
+
+    Args:
+        path: a directory (an overlayfs ``diff``); it is not in the tree itself.
+
+    Returns:
+        Everything under it, by relative path.
+
+    Raises:
+        OSError: as it comes.
+
+    Durability: reads only.
+
+    """
     found: dict[str, Entry] = {}
     _read(os.fsencode(path), b"", found)
     return found
@@ -71,10 +84,21 @@ def _marked(path: bytes, what: str) -> bytes:
 
 
 def tree_of_tar(data: bytes) -> dict[str, Entry]:
-    """The tree that the uncompressed layer tar *data* must become, by Python's ``tarfile``.
+    """Say which tree a layer's tar must become, by Python's ``tarfile``.
 
-    For tars that name each directory before what is in it, without devices. Whiteouts as in the OCI image
-    specification, layer.md, "Whiteouts".
+    Whiteouts as in the OCI image specification, layer.md, "Whiteouts".
+
+    Args:
+        data: the uncompressed tar; each directory named before what is in it, no devices.
+
+    Returns:
+        The tree.
+
+    Raises:
+        ValueError: there is something in it that this small reader does not know; tarfile.TarError.
+
+    Durability: touches no disk.
+
     """
     found: dict[str, Entry] = {}
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
@@ -105,7 +129,18 @@ def _tar_entry(archive: tarfile.TarFile, member: tarfile.TarInfo, found: Tree) -
 
 
 def differences(wanted: Tree, found: Tree) -> list[str]:
-    """How *found* differs from *wanted*, a line each; the first few are enough to see what happened."""
+    """Compare two trees.
+
+    Args:
+        wanted: what should be there.
+        found: what is.
+
+    Returns:
+        A line for each difference; the first few are enough to see what happened.
+
+    Durability: touches no disk.
+
+    """
     lines = [f"{path}: missing" for path in sorted(wanted.keys() - found.keys())]
     lines += [f"{path}: should not be there" for path in sorted(found.keys() - wanted.keys())]
     lines += [

@@ -1,0 +1,135 @@
+"""What the processes do, and what may come of it. Each is two or three programs on one prepared store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import layerstore
+from crash import workloads as w
+from crash.schedule.controller import Program
+from crash.workloads import Images, drop, pull, put, stage
+from layerstore import TarDiffer
+from layerstore.store import Store
+from layerstore.testing import Ledger, image, layer, name, still_clock
+
+Part = Callable[[Store, Ledger], object]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """``parts``: what each process does with its store open; ``opens``: those that open it within the schedule.
+
+    ``errors``: which typed errors a part may end with, because another was quicker.
+    """
+
+    name: str
+    prepare: Callable[[str, Ledger], None]
+    parts: Sequence[Part]
+    again: Callable[[Store], object] = w._reopen
+    errors: frozenset[str] = frozenset()
+    opens: frozenset[int] = field(default_factory=frozenset)
+
+    def programs(self, root: str, ledger: Ledger) -> list[Program]:
+        return [
+            partial(_opening if n in self.opens else _opened, root, ledger, part) for n, part in enumerate(self.parts)
+        ]
+
+
+def _opened(root: str, ledger: Ledger, part: Part) -> Callable[[], object]:
+    """The store is open before the schedule begins."""
+    store = layerstore.open(root, clock=still_clock)
+
+    def todo() -> None:
+        with store:
+            part(store, ledger.shared())
+
+    return todo
+
+
+def _opening(root: str, ledger: Ledger, part: Part) -> Callable[[], object]:
+    """Opening (and so recovering) is part of the schedule."""
+    def todo() -> None:
+        with layerstore.open(root, clock=still_clock) as store:
+            part(store, ledger.shared())
+
+    return todo
+
+
+def _prepared(root: str, ledger: Ledger) -> None:
+    with layerstore.open(root, clock=still_clock) as store:
+        put(store, ledger, w.BASE, w.BASE_ID, names=("base",))
+        put(store, ledger, w.DOOMED, w.DOOMED_ID, names=("doomed",))
+
+
+def _nothing(_store: Store, _ledger: Ledger) -> None:
+    """To have opened it is all."""
+
+
+def _collect(store: Store, _ledger: Ledger) -> None:
+    """Of age zero. There is nothing that may go: what is staged is somebody's, and every layer has a name."""
+    store.collect_garbage(retention=0, grace=0)
+
+
+def _stage_and_apply(store: Store, ledger: Ledger) -> None:
+    put(store, ledger, w.ONE, w.FIRST_ID, names=("kept",))
+
+
+def _from_elsewhere(store: Store, ledger: Ledger) -> None:
+    """The same layer from another source: nothing to join, so that only the claim decides."""
+    with store.stage(TarDiffer(w.ONE.tar)) as staged, ledger.asking(layer(w.FIRST_ID, w.ONE.diff_id)):
+        store.apply_staged_layer(staged, id=w.FIRST_ID)
+
+
+def _child(store: Store, ledger: Ledger) -> None:
+    put(store, ledger, w.TOP, w.TOP_ID, parent=w.DOOMED_ID)
+
+
+def _two(store: Store, ledger: Ledger) -> None:
+    put(store, ledger, w.ONE, w.FIRST_ID)
+    drop(store, ledger, w.FIRST_ID)
+
+
+def _leave(store: Store, _ledger: Ledger) -> None:
+    stage(store, w.LEFT).release()
+
+
+def build(directory: str) -> dict[str, Scenario]:
+    """All scenarios, by name; their images are written to *directory*."""
+    images = Images(directory)
+    first, second = images.first, images.second
+
+    def with_image(root: str, ledger: Ledger) -> None:
+        _prepared(root, ledger)
+        with layerstore.open(root, clock=still_clock) as store:
+            pull(store, ledger, first, "app")
+
+    def delete_image(store: Store, ledger: Ledger) -> None:
+        gone = [image(first.id, None), name("app", "image", None), *(layer(i, None) for i in first.layer_ids())]
+        with ledger.asking(*gone):
+            store.delete_image(first.id)
+
+    def pull_first(store: Store, ledger: Ledger) -> None:
+        pull(store, ledger, first, "app")
+
+    def pull_second(store: Store, ledger: Ledger) -> None:
+        pull(store, ledger, second, "other")
+
+    both = w.pull_again(first, "app"), w.pull_again(second, "other")
+    made = [
+        Scenario("pulls", _prepared, [pull_first, pull_second], again=lambda store: [each(store) for each in both]),
+        Scenario("same-layer", _prepared, [_stage_and_apply, _stage_and_apply]),
+        Scenario("same-id", _prepared, [_from_elsewhere, _stage_and_apply]),
+        Scenario("delete-parent", _prepared, [lambda s, led: drop(s, led, w.DOOMED_ID, "doomed"), _child],
+                 errors=frozenset({"InUseError", "ParentUnavailableError"})),
+        Scenario("delete-pull", with_image, [delete_image, pull_first], again=both[0],
+                 errors=frozenset({"UnknownImageError"})),
+        Scenario("checkpoint", _prepared, [lambda s, _: s.checkpoint(archive=True), _two]),
+        Scenario("gc-stage", _prepared, [_collect, _stage_and_apply]),
+        Scenario("open-owner", _prepared, [_nothing, _stage_and_apply], opens=frozenset({0})),
+        Scenario("open-delete", _prepared, [_nothing, lambda s, led: drop(s, led, w.DOOMED_ID, "doomed")],
+                 opens=frozenset({0})),
+        Scenario("three", _prepared, [_collect, _leave, _stage_and_apply]),
+    ]
+    return {each.name: each for each in made}
