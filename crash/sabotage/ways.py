@@ -18,7 +18,9 @@ class Way:
     seconds: float = 900.0
 
 
-RIGS: tuple[Way, ...] = ()
+RIGS = (
+    Way("calls", ("rig", "calls", "--every", "23", "--recovery-every", "6")),
+)
 
 TESTS = tuple(
     Way("named test", ("pytest", path)) for path in (
