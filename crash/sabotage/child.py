@@ -15,7 +15,10 @@ import os
 import shlex
 import sys
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crash.state import State
 
 WRONG_COPY, WRONG_WAY = 77, 78
 
@@ -65,7 +68,7 @@ def run_rig(argv: list[str]) -> dict[str, Any]:
                 count += 1
                 if state.violations:
                     caught = {"what": f"{state.workload} {state.fault}: {state.violations[0]}",
-                              "again": again(state.reproduce)}
+                              "again": again(state.reproduce) or narrowed(rig, rest, state)}
                 if caught or count == options.states:
                     break
         except Exception as error:
@@ -74,10 +77,16 @@ def run_rig(argv: list[str]) -> dict[str, Any]:
 
 
 def again(command: str) -> list[str] | None:
-    """A state's command, as arguments of this program; None if it is of another kind."""
+    """A state's command, as arguments of this program; None if it is of another kind, or needs a file of that run."""
     words = shlex.split(command)
     at = next((n for n in range(len(words) - 1) if words[n:n + 2] == ["crash", "run"]), None)
-    return None if at is None else ["rig", *words[at + 2:]]
+    return None if at is None or any("/" in word for word in words[at + 2:]) else ["rig", *words[at + 2:]]
+
+
+def narrowed(rig: str, argv: list[str], state: State) -> list[str]:
+    """The same exploration again, of that workload and file system alone."""
+    chosen = [*argv, "--workload", state.workload] if "--workload" not in argv else list(argv)
+    return ["rig", rig, *chosen, *(["--fs", state.fs] if rig == "block" and "--fs" not in argv else [])]
 
 
 def run_tests(argv: list[str]) -> dict[str, Any]:

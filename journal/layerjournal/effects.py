@@ -11,7 +11,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -67,10 +66,6 @@ class Effects:
     def make_dir(self, path: str, *, point: str) -> None:
         with self.point(point):
             os.mkdir(path, 0o700)
-
-    def remove_tree(self, path: str, *, point: str) -> None:
-        with self.point(point):
-            shutil.rmtree(path)
 
     def write_synced(self, path: str, chunks: Iterable[bytes], *, point: str) -> None:
         """Write a new file and fsync it (not its directory). FileExistsError if there is one.
