@@ -32,6 +32,7 @@ RIGS: dict[str, str] = {   # name: module
     "points": "crash.points",
     "posix": "crash.posix",
     "schedule": "crash.schedule",
+    "sequences": "crash.sequences",
 }
 
 

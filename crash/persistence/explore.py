@@ -6,31 +6,28 @@ takes its share, so what is explored depends on the seed and on nothing else.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import pickle
 import shutil
-import signal
-import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import layerstore
 from crash.content import TREES
 from crash.persistence.choose import Choice, Chooser
 from crash.persistence.history import History, Sync, read_calls_as
-from crash.persistence.image import Image, read
-from crash.persistence.recording import IGNORED, record
+from crash.persistence.image import Image, Node, read
+from crash.persistence.recording import IGNORED, Recorder, record
+from crash.shim import Call
 from crash.state import State, outcome_of
-from layerstore.testing.children import ChildDiedError, telling
+from layerstore.testing.children import ChildDiedError, in_workers, telling
+from layerstore.testing.explore import still_clock
 from layerstore.testing.ledger import Expectation, expectation
 from layerstore.testing.oracle import Verdict, examine
 
-_PR_SET_PDEATHSIG = 1
 _GIVE_UP = 3000     # so many drawn states in a row that were seen before
 
 
@@ -119,7 +116,8 @@ def judge(scene: Scene, image: Image, expect: Expectation, work: str) -> Verdict
     with materialised(image, work) as directory:
         root = os.path.join(directory, scene.store)
         try:
-            return telling(lambda: examine(root, expect=expect, trees=TREES, again=scene.again, clock=_clock))
+            return telling(lambda: examine(
+                root, expect=expect, trees=TREES, again=scene.again, clock=still_clock))
         except ChildDiedError as error:
             return Verdict([f"the oracle died: {error}"])
 
@@ -134,13 +132,8 @@ def state(scene: Scene, choice: Choice, work: str, *, rig: str, reproduce: str) 
     ), verdict
 
 
-def _clock() -> int:
-    """Every recovery takes place at one moment, so that what two of them come to can be compared."""
-    return 1_800_000_000_000_000_000
-
-
 def _recover(root: str) -> None:
-    layerstore.open(root, clock=_clock).close()
+    layerstore.open(root, clock=still_clock).close()
 
 
 def recovery_scene(scene: Scene, choice: Choice, work: str) -> Scene:
@@ -151,59 +144,33 @@ def recovery_scene(scene: Scene, choice: Choice, work: str) -> Scene:
         return Scene(scene.name, read_calls_as(calls, directory, base), scene.again, store=scene.store)
 
 
+def scene_of(
+    name: str, program: Callable[[str, Recorder], object], again: Callable[[Any], object] | None, work: str, *,
+    seed: int = 1,
+) -> Scene:
+    """Record ``program(store, recorder)``, which begins without a store. It is cut from its mark ``run`` on.
+
+    What it did before the mark and left pending is pending still. The recording stays in *work* as ``<name>.calls``.
+    """
+    watched = tempfile.mkdtemp(dir=work)
+    log = os.path.join(work, f"{name}.calls")
+    try:
+        calls = record(watched, log, lambda recorder: program(os.path.join(watched, "store"), recorder), seed=seed)
+    finally:
+        remove(watched)
+    return scene_from(name, calls, again)
+
+
+def scene_from(name: str, calls: Sequence[Call], again: Callable[[Any], object] | None) -> Scene:
+    """The scene of a recording that began with an empty directory."""
+    history = read_calls_as(calls, calls[0].path.removeprefix("watched "), {0: Node("dir", 0o700, 0, 0)})
+    return Scene(name, history, again, start=history.after_mark("run"))
+
+
 def spread(share: Callable[[int, int], Iterator[State]], workers: int) -> Iterator[State]:
     """``share(index, workers)`` in forked workers, one state of each in turn."""
-    if workers == 1:
-        yield from share(0, 1)
-        return
-    pipes: list[tuple[int, Any]] = []
-    for index in range(workers):
-        pipes.append(_worker(share, index, workers, [pipe for _, pipe in pipes]))
-    try:
-        live = list(pipes)
-        while live:
-            for pair in list(live):
-                told = pickle.load(pair[1])
-                if told is None:
-                    live.remove(pair)
-                elif isinstance(told, str):
-                    raise RuntimeError(f"a worker failed:\n{told}")
-                else:
-                    yield told
-    finally:
-        for pid, pipe in pipes:
-            pipe.close()        # the worker meets EPIPE, and ends
-            os.waitpid(pid, 0)
+    return in_workers([partial(share, index, workers) for index in range(workers)])
 
 
-def _worker(
-    share: Callable[[int, int], Iterator[State]], index: int, workers: int, others: Sequence[Any],
-) -> tuple[int, Any]:
-    sys.stdout.flush()
-    read_fd, write_fd = os.pipe()
-    parent, pid = os.getpid(), os.fork()
-    if pid:
-        os.close(write_fd)
-        return pid, os.fdopen(read_fd, "rb")
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-        os.close(read_fd)
-        for each in others:     # else nobody would meet EPIPE while another worker lives
-            os.close(each.fileno())
-        with os.fdopen(write_fd, "wb") as pipe:
-            try:
-                for each in share(index, workers):
-                    pickle.dump(each, pipe)
-                    pipe.flush()
-                pickle.dump(None, pipe)
-            except BrokenPipeError:
-                pass
-            except BaseException:
-                pickle.dump(traceback.format_exc(), pipe)
-    finally:
-        os._exit(0)
-
-
-__all__ = ["Scene", "judge", "materialised", "order", "recovery_scene", "remove", "scratch", "spread", "state"]
+__all__ = ["Scene", "judge", "materialised", "order", "recovery_scene", "remove", "scene_from", "scene_of", "scratch",
+           "spread", "state"]

@@ -37,7 +37,7 @@ class RecordingError(RuntimeError):
 def record(watched: str, log: str, program: Callable[[Recorder], object], *, seed: int = 1) -> list[Call]:
     """The calls beneath *watched* that *program* makes in a forked child, which must succeed; kept in the file *log*."""
     def run() -> None:
-        _draw_from(seed)
+        draw_from(seed)
         shim = Shim()
         shim.watch(watched)
         shim.record(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
@@ -59,7 +59,7 @@ def load(log: str) -> list[Call]:
     return [call for call in read_calls(log) if os.path.basename(call.path) not in IGNORED]
 
 
-def _draw_from(seed: int) -> None:
+def draw_from(seed: int) -> None:
     """Make os.urandom, and what is built on it, a function of *seed*, in this process and its children."""
     state = {"n": 0, "name": f"{seed}"}
 
@@ -75,4 +75,4 @@ def _draw_from(seed: int) -> None:
     random._urandom = draw  # type: ignore[attr-defined]
 
 
-__all__ = ["Recorder", "RecordingError", "load", "record"]
+__all__ = ["Recorder", "RecordingError", "draw_from", "load", "record"]

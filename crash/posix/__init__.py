@@ -14,22 +14,20 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 from crash import workloads
+from crash.persistence import explore
 from crash.persistence.choose import Choice, parse
-from crash.persistence.explore import Scene, order, recovery_scene, remove, scratch, spread, state
-from crash.persistence.history import read_calls_as
-from crash.persistence.image import Node
-from crash.persistence.recording import Recorder, load, record
+from crash.persistence.explore import Scene, order, recovery_scene, scene_from, scratch, spread, state
+from crash.persistence.recording import Recorder, load
 from crash.posix.mistakes import MISTAKES, check
-from crash.shim import Call, build, stream
+from crash.shim import build, stream
 from crash.state import State
 from crash.workloads import Images, Workload
 
 EVERY, INNER = 20, 5    # one state in 20 has 5 states of its recovery explored
-EMPTY = {0: Node("dir", 0o700, 0, 0)}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,43 +61,30 @@ def all_workloads(work: str) -> dict[str, Workload]:
 def record_all(work: str, options: argparse.Namespace) -> list[Scene]:
     """A scene of each workload that was asked for."""
     known = all_workloads(work)
-    mistake = getattr(options, "mistake", None)
+    mistake = options.mistake
     chosen = options.workload or ([MISTAKES[mistake].workload] if mistake else list(known))
     return [scene_of(known[name], work, options) for name in chosen]
 
 
 def scene_of(workload: Workload, work: str, options: argparse.Namespace) -> Scene:
     """Record *workload* (or take the recording that was kept)."""
-    mistake = getattr(options, "mistake", None)
-    if getattr(options, "recording", None):
-        calls = load(options.recording)
-    else:
-        calls = recorded(workload, work, options.seed, MISTAKES[mistake].plant if mistake else None)
-        if options.out:
-            shutil.copy(_log(work, workload.name), _kept(workload.name, options))
-    watched = calls[0].path.removeprefix("watched ")
-    history = read_calls_as(calls, watched, EMPTY)
-    if mistake:
-        check(mistake, history)
-    return Scene(workload.name, history, workload.again, start=history.after_mark("run"))
+    mistake = options.mistake
+    if options.recording:
+        return scene_from(workload.name, load(options.recording), workload.again)
 
-
-def recorded(workload: Workload, work: str, seed: int, first: Callable[[], None] | None = None) -> list[Call]:
-    """What *workload* calls, its preparation included: what that left pending is pending still."""
-    watched = tempfile.mkdtemp(prefix=f"{workload.name}-", dir=work)
-    root = os.path.join(watched, "store")
-
-    def program(recorder: Recorder) -> None:
-        if first is not None:
-            first()
+    def program(root: str, recorder: Recorder) -> None:
+        if mistake:
+            MISTAKES[mistake].plant()
         workload.prepare(root, recorder.ledger)
         recorder.mark("run")
         workload.run(root, recorder.ledger)
 
-    try:
-        return record(watched, _log(work, workload.name), program, seed=seed)
-    finally:
-        remove(watched)
+    scene = explore.scene_of(workload.name, program, workload.again, work, seed=options.seed)
+    if options.out:
+        shutil.copy(_log(work, workload.name), _kept(workload.name, options))
+    if mistake:
+        check(mistake, scene.history)
+    return scene
 
 
 def _log(work: str, name: str) -> str:
