@@ -27,6 +27,7 @@ from crash.state import collect
 RIGS: dict[str, str] = {   # name: module
     "block": "crash.block",
     "calls": "crash.calls",
+    "device": "crash.device",
     "lines": "crash.lines",
     "outside": "crash.outside",
     "points": "crash.points",

@@ -8,6 +8,7 @@ ledger's lines between them. Crash states are made from that log (``planning``),
 * ``planning``   which cuts there are, and in which order they are looked at
 * ``judging``    one cut: mounted, examined, checked
 * ``jobs``       one recording and its states; the recording of a recovery, and its states
+* ``more``       workloads of this rig alone
 * ``plain``      the control: a program without layerstore
 * ``workers``    processes that take jobs, each with mounts of its own
 """
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from crash import workloads
-from crash.block import images, plain, workers
+from crash.block import images, more, plain, workers
 from crash.block.jobs import Job, Settings
 from crash.disk.filesystems import FILESYSTEMS
 from crash.state import State
@@ -51,7 +52,7 @@ def states(options: argparse.Namespace) -> Iterator[State]:
 
 def _states(options: argparse.Namespace, work: str) -> Iterator[State]:
     asked = vars(options)
-    made = workloads.build(workloads.Images(os.path.join(work, "images")))
+    made = more.build(workloads.build(workloads.Images(os.path.join(work, "images"))))
     usual = list(made)
     made[plain.NAME] = plain.WORKLOAD   # the control: only when asked for by name
     settings = Settings(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import layerstore
-from crash.block import images
+from crash.block import images, plain
 from crash.block.judging import CLOCK_NS, Bench, Judgement, looking
 from crash.block.planning import Cut, Plan
 from crash.block.recording import About, Recording, Tape, record
@@ -51,27 +51,33 @@ class Job:
 
 def run(job: Job, settings: Settings, states: int, work: str) -> Iterator[State]:
     """So many different crash states of one recording (fewer if there are not so many)."""
-    workload = settings.workloads[job.workload]
-    about = About(job.fs, job.workload, settings.seed + job.round)
-
-    def doing(root: str, tape: Tape) -> None:
-        if settings.plant is not None:
-            settings.plant()
-        workload.prepare(root, tape.ledger)
-        tape.begin()
-        workload.run(root, tape.ledger)
-
-    recording = record(about, work, doing, lie=settings.lie)
+    recording = recorded(job, settings, work)
     series = Series(recording, settings, work)
     redone: list[tuple[Cut, Judgement]] = []
     for cut, state, judgement in series.states(states):
         yield state
         if judgement.redo and not judgement.violations:
             redone.append((cut, judgement))
-    random.Random(about.seed).shuffle(redone)
+    random.Random(recording.about.seed).shuffle(redone)
     redone.sort(key=lambda each: -len({action.split()[0] for action in each[1].redo}))   # the busiest recoveries first
     for number, (cut, _judgement) in enumerate(redone[:settings.nested]):
-        yield from series.recovery(cut, number, states)
+        yield from series.recovery(cut, number, max(1, states // 2))
+
+
+def recorded(job: Job, settings: Settings, work: str) -> Recording:
+    """The workload, run on a fresh file system."""
+    workload = settings.workloads[job.workload]
+
+    def doing(root: str, tape: Tape) -> None:
+        if settings.plant is not None:
+            settings.plant()
+        if settings.unit < images.BLOCK:
+            plain.wear(os.path.dirname(root))
+        workload.prepare(root, tape.ledger)
+        tape.begin()
+        workload.run(root, tape.ledger)
+
+    return record(About(job.fs, job.workload, settings.seed + job.round), work, doing, lie=settings.lie)
 
 
 class Series:

@@ -9,12 +9,13 @@ import hashlib
 import os
 
 from crash.workloads import Workload
+from layerstore import kernel
 from layerstore.store import Store
 from layerstore.testing import Verdict, expectation
 from layerstore.testing.ledger import Ledger
 
 NAME = "plain"
-_FILES = 12
+_FILES, _WEAR = 12, 240
 
 
 def _content(name: str) -> bytes:
@@ -24,6 +25,20 @@ def _content(name: str) -> bytes:
 def prepare(root: str, _ledger: Ledger) -> None:
     os.makedirs(root)
     _sync_directory(os.path.dirname(root))
+
+
+def wear(directory: str) -> None:
+    """Use the file system's own journal once all round, so that it is written over old blocks from then on.
+
+    A block torn at 512 bytes shows what it was before; over zeros a torn commit block is as good as a whole one.
+    """
+    path = os.path.join(directory, "wear")
+    for number in range(_WEAR):
+        _write(path, _content(f"{number}"))
+        os.rename(path, f"{path}-{number % 8}")
+        _sync_directory(directory)
+    for number in range(8):
+        os.unlink(f"{path}-{number}")
 
 
 def run(root: str, ledger: Ledger) -> None:
@@ -36,6 +51,11 @@ def run(root: str, ledger: Ledger) -> None:
             os.rename(os.path.join(directory, f".{name}"), os.path.join(directory, name))
             _sync_directory(directory)
             _sync_directory(root)
+        if number % 4 == 3:   # an unlink writes the superblock, and syncfs puts it in its place
+            _write(os.path.join(root, "unlinked"), b"")
+            with open(os.path.join(root, "unlinked"), "rb"):
+                os.unlink(os.path.join(root, "unlinked"))
+                _sync_filesystem(root)
 
 
 def _write(path: str, data: bytes) -> None:
@@ -43,6 +63,14 @@ def _write(path: str, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _sync_filesystem(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        kernel.syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 def _sync_directory(path: str) -> None:

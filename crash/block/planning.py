@@ -79,7 +79,7 @@ class Plan:
 
     def cuts(self) -> Iterator[Cut]:
         """All of them, representatives first; then random ones without end."""
-        structured = [cut for epoch in self.epochs for cut in self._of(epoch)]
+        structured = self.structured()
         self._random.shuffle(structured)
         seen, rest = set(), []
         for cut in structured:
@@ -92,6 +92,10 @@ class Plan:
         yield from rest
         while True:
             yield self._anywhere()
+
+    def structured(self) -> list[Cut]:
+        """Those that are made by rule, epoch by epoch. Draws tears and subsets: another call gives others."""
+        return [cut for epoch in self.epochs for cut in self._of(epoch)]
 
     # -- reading the recording ----------------------------------------------------------------------------------
 
@@ -186,13 +190,13 @@ class Plan:
         return self._random.choice((front, whole & ~front, self._random.getrandbits(count)))
 
     def _halves(self, epoch: Epoch, writes: tuple[int, ...]) -> Iterator[Cut]:
-        """Within one block: all before a write, and of that only the front, or only the back."""
+        """A tear inside a write's first block: all before the write, and of it only the front, or only the back."""
         for n, index in enumerate(writes):
             event = self.recording.events[index]
-            if event.kind != "W" or event.length != images.BLOCK:
-                continue
             count = images.units(event, self.unit)
-            for at in (1, 2, 4):
+            if event.kind != "W" or index < epoch.start:
+                continue
+            for at in range(1, min(count, images.BLOCK // self.unit)):
                 front = (1 << at) - 1
                 for kept in (front, ((1 << count) - 1) & ~front):
                     yield self._cut("half", epoch, epoch.end, writes[:n + 1], {index: kept})
