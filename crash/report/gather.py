@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from crash.report.places import place
+from crash.report.places import place, story
 from crash.state import State, read
 
 OUTCOMES = ("committed", "rolled-back", "kept", "error", "violation")
-_VIOLATIONS, _EXAMPLES = 50, 2   # shown in full, of each rig (counted are all); states with a timeline, per outcome
+_VIOLATIONS, _EXAMPLES = 50, 2   # shown in full, of each rig (counted are all); other states shown, per outcome
 
 
 class NothingToReportError(Exception):
@@ -45,13 +45,15 @@ class RigReport:
         self.by_fs[state.fs or "–"] += 1
         self.by_workload[state.workload] += 1
         self.places[place(state)][state.outcome] += 1
-        shown = {"number": number, **asdict(state)}
+        alike = [each for each in self.examples if (each["outcome"], each["redo"]) == (state.outcome, state.redo)]
         if state.violations and len(self.violations) < _VIOLATIONS:
-            self.violations.append(shown)
-        elif state.details.get("timeline"):
-            alike = [each for each in self.examples if (each["outcome"], each["redo"]) == (state.outcome, state.redo)]
-            if len(alike) < _EXAMPLES:
-                self.examples.append(shown)
+            self.violations.append(_shown(number, state))
+        elif not state.violations and len(alike) < _EXAMPLES:
+            self.examples.append(_shown(number, state))
+
+
+def _shown(number: int, state: State) -> dict[str, Any]:
+    return {"number": number, **asdict(state), "story": story(state)}
 
 
 @dataclass

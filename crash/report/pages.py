@@ -9,7 +9,6 @@ from typing import Any
 import jinja2
 
 from crash.report.gather import OUTCOMES, Report
-from crash.report.places import event
 
 
 def write(report: Report, directory: str, *, figures: str | None = None) -> None:
@@ -27,7 +26,7 @@ def _fill(template: str, path: str, report: Report, *, autoescape: bool) -> None
         lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )
     environment.filters |= {"number": _number, "share": _share, "cell": _cell}
-    text = environment.get_template(template).render(report=report, outcomes=OUTCOMES, event=event)
+    text = environment.get_template(template).render(report=report, outcomes=OUTCOMES)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 

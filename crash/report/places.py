@@ -9,6 +9,7 @@ from crash.state import State
 
 _POINT = re.compile(r"(?<![\w./-])[a-z][a-z-]*(?:\.[a-z-]+)+(?!\w)")
 _INSIDE = re.compile(r"\bdiff/\S+")   # which file of a layer it was makes no other point
+_LINE = re.compile(r"(\.py):.*")        # an exception is told apart by module, not by line
 _NUMBERS = re.compile(r"(?<=\w)[:#]\d+\b|\b\d+(?:\.\d+)*\b")
 
 
@@ -21,15 +22,32 @@ def place(state: State) -> str:
     point = _POINT.search(text)
     if point:
         return point[0]
+    text = _LINE.sub(r"\1", text)
     text = _INSIDE.sub("diff/…", text)
     return " ".join(_NUMBERS.sub("", text.split(", recovery", maxsplit=1)[0]).split())[:80] or "the beginning"
 
 
-def event(entry: Any) -> dict[str, str]:
-    """One entry of ``details["timeline"]``: ``{"kind": ..., "text": ...}``, or only a text.
+def story(state: State) -> list[dict[str, str]]:
+    """The state as a timeline: its own, ``details["timeline"]``, or else one of what its line says.
 
-    Kinds: ``journal`` (a record), ``effect`` (what was done to the disk), ``fault``, ``lost``, ``recovery``, ``verdict``.
+    An entry is ``{"kind": ..., "text": ...}``, or only a text. Kinds: ``journal`` (a record), ``effect`` (what was done to
+    the disk), ``fault``, ``lost``, ``recovery``, ``verdict``.
     """
+    details = state.details
+    own = details.get("timeline")
+    if own:
+        return [_event(entry) for entry in own]
+    told: list[tuple[str, Any]] = [("effect", f"passed: {details['step']}")] if details.get("step") else []
+    told += [("fault", state.fault)]
+    told += [("lost", f"of what was not flushed: {details['kind']}")] if details.get("kind") else []
+    told += [("effect", f"the program was told: {details['error']}")] if details.get("error") else []
+    decided = details.get("recovery") or details.get("redo") or ["had work to do" if state.redo else "nothing to do"]
+    told += [("recovery", each) for each in (decided if isinstance(decided, list) else [decided])]
+    told += [("verdict", state.outcome)]
+    return [{"kind": kind, "text": str(text)} for kind, text in told]
+
+
+def _event(entry: Any) -> dict[str, str]:
     if isinstance(entry, dict):
         return {"kind": str(entry.get("kind", "effect")), "text": str(entry.get("text", ""))}
     return {"kind": "effect", "text": str(entry)}

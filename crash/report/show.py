@@ -8,7 +8,7 @@ import subprocess
 import sys
 from itertools import islice
 
-from crash.report.places import event
+from crash.report.places import story
 from crash.state import State, read
 
 
@@ -40,5 +40,5 @@ def told(state: State, number: int) -> list[str]:
     lines += [f"  seed       {state.seed}"] if state.seed is not None else []
     lines += [f"  {key:10} {value}" for key, value in state.details.items() if key != "timeline"]
     lines += [f"  VIOLATION  {each}" for each in state.violations]
-    lines += [f"  {entry['kind']:>10} | {entry['text']}" for entry in map(event, state.details.get("timeline", []))]
+    lines += [f"  {entry['kind']:>10} | {entry['text']}" for entry in story(state)]
     return [*lines, f"  again      {state.reproduce}"]

@@ -169,6 +169,14 @@ def test_one_crash_has_its_timeline_on_the_page(results):
         assert f'<li data-kind="{kind}"><code>{text}</code></li>' in page
 
 
+def test_a_crash_without_a_timeline_of_its_own_is_told_from_its_line(results):
+    collect([State("points", "pull", "kill txn.commit:after:1", "committed", redo=True, details={"recovery": ["finish x"]})],
+            path=str(results / "points.jsonl"))
+    report(results)
+    page = (results / "report.html").read_text()
+    assert '<li data-kind="fault"><code>kill txn.commit:after:1</code></li><li data-kind="recovery"><code>finish x</code></li>' in page
+
+
 def test_one_crash_is_shown_by_its_number(results, capsys):
     assert main(["show", str(results), "outside", "4"]) == 0
     shown = capsys.readouterr().out
@@ -193,6 +201,7 @@ def test_one_crash_is_made_again_by_its_command(results):
     ("power loss: prefix after txn.commit", {"step": "txn.commit"}, "txn.commit"),
     ("fdatasync:6", {"place": "fdatasync journal/data.mdb"}, "fdatasync journal/data.mdb"),
     ("renameat2:2", {}, "renameat2"),
+    ("KeyboardInterrupt at layerjournal/codec.py:63@_canonical+6, passing 1", {}, "KeyboardInterrupt at layerjournal/codec.py"),
 ])
 def test_states_of_one_crash_point_are_counted_together(fault, details, point):
     assert place(made(fault, details=details)) == point
