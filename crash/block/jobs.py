@@ -15,11 +15,13 @@ from crash.block import images, plain
 from crash.block.judging import CLOCK_NS, Bench, Judgement, looking
 from crash.block.planning import Cut, Plan
 from crash.block.recording import About, Recording, Tape, record
+from crash.block.story import story
 from crash.state import State, outcome_of
 from crash.workloads import Workload
 
 _DRY = 300          # so many duplicates in a row: the recording has no more states to offer
 _FSCK_EVERY = 20    # the file system's own checker takes longer than all the rest of a state
+_TOLD_EVERY = 100   # a timeline is a few times as long as the rest of a state's line
 _AGAIN_EVERY = 4    # so does doing the workload's work again
 
 
@@ -133,6 +135,8 @@ class Series:
         details |= {"recording": self.about.label} if self.about.label else {}
         details |= {"fsck": found.fsck} if found.fsck else {}
         details |= {"unmountable": found.unmountable} if found.unmountable else {}
+        if found.violations or number % _TOLD_EVERY == 0:
+            details["timeline"] = story(self.plan, cut, found.redo or ["nothing to do"], outcome)
         return State(
             rig="block", workload=self.about.workload, fs=self.about.fs, seed=self.about.seed,
             fault=f"{self.about.label or 'power loss'}: {cut.kind} after {cut.step or 'the beginning'}",

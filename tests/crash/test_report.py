@@ -240,3 +240,26 @@ def test_the_seconds_of_several_runs_into_one_file_are_added_up(tmp_path):
     note = json.loads((tmp_path / "outside.run.json").read_text())
     assert note["seconds"] == 7
     assert len(note["runs"]) == 2
+
+
+def test_a_power_cut_is_told_from_its_recording():
+    from crash.block.planning import Cut, Plan
+    from crash.block.recording import BEGIN, STEP, About, Event, Recording
+    from crash.block.story import story
+
+    def write(at):
+        return Event("W", at, 4096, b"x" * 4096)
+
+    def passed(step):
+        return Event("M", 0, 0, STEP + step)
+
+    events = [Event("M", 0, 0, BEGIN), passed(b"stage.lock:before"), passed(b"stage.lock:after"), write(0), Event("F", 0, 0, b""),
+              passed(b"txn.claim:before"), write(4096), write(8192)]
+    plan = Plan(Recording(About("ext4", "pull", 1), events, b""), seed=1)
+    told = story(plan, Cut("subset", "txn.claim:before", 1, len(events), keep=(6,)), ["sweep x"], "rolled-back")
+    assert [(each["kind"], each["text"]) for each in told] == [
+        ("effect", "stage.lock"), ("effect", "writes: 1, 4 KiB, and a flush"), ("journal", "txn.claim:before"),
+        ("effect", "writes: 2, 8 KiB, not flushed"), ("fault", "the power went: subset, txn.claim:before"),
+        ("lost", "1 of 2 unflushed writes"), ("lost", "4096 bytes at 0x2000"), ("recovery", "sweep x"),
+        ("verdict", "rolled-back"),
+    ]
