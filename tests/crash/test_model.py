@@ -89,16 +89,22 @@ def test_a_row_that_leads_elsewhere_has_a_counter_example(monkeypatch):
     assert explored("one").violation is not None
 
 
-def test_a_planner_that_decides_otherwise_has_a_counter_example(monkeypatch):
+@pytest.mark.parametrize(("state", "place", "do", "what"), [
+    (State.COMMITTED, "staging", Do.LEAVE, "T1 (layers/A) is acknowledged, but is in staging/"),
+    (State.STAGED, "staging", Do.WAIT, "recovery does not come to an end"),
+    (State.DELETING, "layers", Do.LEAVE, "after a recovery that was alone T1 is still deleting"),
+    (State.COMMITTED, "layers", Do.REWRITE_SIDE, "a second recovery finds something to do"),
+    (State.GONE, "layers", Do.LEAVE, "T1 was deleted, acknowledged, and is back in layers/"),
+], ids=lambda value: str(value).replace(" ", "-")[:24])
+def test_a_planner_that_decides_otherwise_has_a_counter_example(state, place, do, what, monkeypatch):
     """It is the product's planner, too."""
     from crash.model import resting
     from layerstore import recovery
 
-    cell = (State.COMMITTED, frozenset({recovery.Place.STAGING}))
-    monkeypatch.setitem(recovery.CELLS, cell, (Do.LEAVE, "broken"))
+    monkeypatch.setitem(recovery.CELLS, (state, frozenset({recovery.Place(place)})), (do, "broken"))
     resting._decide.cache_clear()
     try:
-        assert explored("one").violation == "T1 (layers/A) is acknowledged, but is in staging/"
+        assert what in (explored("one").violation or "")
     finally:
         resting._decide.cache_clear()
 
