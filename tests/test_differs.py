@@ -9,6 +9,7 @@ import stat
 import subprocess
 import tarfile
 import threading
+import types
 
 import pytest
 import zstandard
@@ -17,6 +18,7 @@ from test_unpack import FORM, ROOT, Tree, snapshot
 
 from layerstore.differs import DirectoryDiffer, TarDiffer
 from layerstore.errors import (
+    BusyError,
     ArchiveError,
     CompressionError,
     DigestMismatchError,
@@ -331,3 +333,33 @@ def test_a_real_directory_comes_back_as_it_was(tree):
     apply(tree, DirectoryDiffer(source))
     assert snapshot(tree.diff) == snapshot(source)
     assert list(tree_problems(tree.fds[0], tree.result.manifest_digest, content=True)) == []
+
+
+class _FailingHash:
+    def __init__(self):
+        self._real = hashlib.new("sha256")
+
+    def update(self, _data):
+        raise MemoryError("while hashing")
+
+    def hexdigest(self):
+        return self._real.hexdigest()
+
+
+def test_what_fails_in_the_thread_that_hashes_is_not_lost(tree, monkeypatch):
+    monkeypatch.setattr("layerstore.differs.tar.hashlib", types.SimpleNamespace(sha256=_FailingHash))
+    with pytest.raises(MemoryError):
+        apply(tree, TarDiffer(file(b"a", b"x" * 100) + END))
+
+
+def test_no_thread_to_be_had_is_a_typed_error(tree, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(self):
+        if self.name == "layerstore-read":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(BusyError):
+        apply(tree, TarDiffer(file(b"a", b"") + END))

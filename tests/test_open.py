@@ -26,6 +26,13 @@ def test_a_directory_with_other_things_in_it_is_refused_and_untouched(tmp_path):
     assert os.listdir(tmp_path) == ["precious"]
 
 
+def test_where_there_can_be_no_directory_is_a_typed_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "store"):
+        with pytest.raises(errors.HostError):
+            layerstore.open(path)
+
+
 def test_what_is_not_there_is_not_made_for_a_reader(tmp_path):
     for options in ({"readonly": True}, {"create": False}):
         with pytest.raises(errors.CallerError):

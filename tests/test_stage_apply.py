@@ -1,5 +1,6 @@
 """Staging and applying: what is promised, what is refused, and what is left."""
 
+import errno
 import os
 
 import imagemaker
@@ -330,6 +331,25 @@ def test_eio_while_big_data_is_synced_poisons_the_handle(store):
             store.apply_staged_layer(staged, big_data={"k": b"1"})
         with pytest.raises(errors.PoisonedError):
             store.apply_staged_layer(staged, big_data={"k": b"1"})
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_sync_of_big_data_that_fails_poisons_before_anything_is_rolled_back(store, root, monkeypatch, number):
+    def failing(fd):
+        raise OSError(number, os.strerror(number))
+
+    with store.stage(differ()) as staged:
+        monkeypatch.setattr(os, "fsync", failing)
+        with pytest.raises(errors.HostError):
+            store.apply_staged_layer(staged, big_data={"k": b"1"})
+        monkeypatch.undo()
+        with pytest.raises(errors.PoisonedError):
+            store.apply_staged_layer(staged, big_data={"k": b"1"})
+    with store._handle.read() as view:
+        assert [row["state"] for _, row in view.scan("layers")] == ["creating"], "nothing was offered for a retry"
+    store.close()
+    with layerstore.open(root) as reopened:
+        assert [action.do.value for action in reopened.recovery.actions] == ["release"]
 
 
 def test_damaged_big_data_is_found(store, root):

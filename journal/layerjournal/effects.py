@@ -14,10 +14,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from layerjournal.errors import HostError, JournalError, NoSpaceError, OutcomeUnknownError
+from layerjournal.errors import BusyError, HostError, JournalError, NoSpaceError, OutcomeUnknownError, ReadOnlyError
 
 FaultHook = Callable[[str, str], None]
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+MORE_DESCRIPTORS = "raise the limit on open files (ulimit -n)"
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 
@@ -128,9 +130,13 @@ def host_errors(doing: str) -> Iterator[None]:
 
 
 def host_error(error: OSError, doing: str) -> JournalError:
-    """NoSpaceError when full; OutcomeUnknownError for EIO, after which the page cache may lie; else HostError."""
+    """NoSpaceError when full; OutcomeUnknownError for EIO, after which the page cache may lie; else of HostError's kin."""
     if error.errno in FULL:
         return NoSpaceError(f"{doing}: {error}")
+    if error.errno in NO_DESCRIPTOR:
+        return BusyError(f"{doing}: {error}", hint=MORE_DESCRIPTORS)
+    if error.errno == errno.EROFS:
+        return ReadOnlyError(f"{doing}: {error}")
     if error.errno == errno.EIO:
         return OutcomeUnknownError(f"{doing}: {error}")
     return HostError(f"{doing}: {error}")

@@ -7,18 +7,21 @@ LMDB never fsyncs a directory; whoever creates or renames an environment does.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from typing import Any, TypeVar
 
 import lmdb
 from lmdb.verify import VerifyError
 from lmdb.verify import verify as lmdb_verify
 
-from layerjournal.effects import FULL, is_writable
+from layerjournal import lockfile
+from layerjournal.effects import FULL, MORE_DESCRIPTORS, NO_DESCRIPTOR, is_writable
 from layerjournal.errors import (
     AlreadyOpenError,
     BusyError,
@@ -28,6 +31,7 @@ from layerjournal.errors import (
     JournalError,
     NoSpaceError,
     OutcomeUnknownError,
+    ReadOnlyError,
     UsageError,
 )
 from layerjournal.gate import Gate
@@ -40,6 +44,7 @@ MAX_MAP = 1 << 46
 _MAX_READERS = 1022
 _TRIES = 64
 _NEARLY_FULL = 1 << 16    # bytes
+_READERS_EVERY = 32       # write transactions between looks for readers that died
 
 # what this process has open is what of these is open: an opening that was interrupted leaves nothing in it
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -93,6 +98,9 @@ class Engine:
             _check_not_open(data)
         self.locking = (not readonly or is_writable(path)) if lock is None else lock
         self.is_open = False
+        self._begun = count(1)
+        if self.locking:
+            lockfile.reserve(path, _MAX_READERS)
         try:
             self.env = lmdb.open(
                 path, map_size=map_size, max_dbs=len(tables) + 16, max_readers=_MAX_READERS, readonly=readonly,
@@ -114,9 +122,7 @@ class Engine:
             if self.locking:
                 self.env.reader_check()   # what dead readers hold would keep pages from reuse
         except lmdb.Error as error:
-            raise DamagedError(
-                f"the environment at {self.path} lacks one of the tables {list(tables)}: {error}",
-            ) from error
+            raise _tables_error(error, self.path, tables) from error
 
     def _abandon(self) -> None:
         if hasattr(self, "env"):
@@ -129,7 +135,7 @@ class Engine:
         try:
             self.dbs.update({name: self._database(name, create=False) for name in names})
         except lmdb.Error as error:
-            raise DamagedError(f"the environment at {self.path} lacks one of the tables {list(names)}: {error}") from error
+            raise _tables_error(error, self.path, names) from error
 
     def _database(self, name: str, *, create: bool) -> Any:
         for _ in range(_TRIES):
@@ -202,6 +208,9 @@ class Engine:
         for _ in range(_TRIES):
             try:
                 with self._gate.inside():
+                    if next(self._begun) % _READERS_EVERY == 0:
+                        with suppress(lmdb.Error):   # only help
+                            self.env.reader_check()   # one that was killed keeps all later pages from reuse
                     return self._write_once(fn, commit)
             except _MapFull as full:
                 self._grow(full.size)
@@ -255,21 +264,13 @@ class Engine:
         except lmdb.MapFullError:
             raise
         except lmdb.Error as error:
-            if (_is_full(error) or self._is_disk_full()) and not self._is_dead():
+            if (_is_full(error) or _is_disk_full(self.path)) and not self._is_dead():
                 raise NoSpaceError(f"{what}: {error}") from error
             raise OutcomeUnknownError(f"{what}: {error}") from error
         except OSError as error:   # of the hook: as if the commit itself had met it
             if error.errno in FULL:
                 raise NoSpaceError(f"{what}: {error}") from error
             raise OutcomeUnknownError(f"{what}: {error}") from error
-
-    def _is_disk_full(self) -> bool:
-        """LMDB reports the short write that fills a disk as EIO; then nothing is free now.
-
-        Should another cause hide behind it, the outcome is known all the same: ``_is_dead`` asks after the meta page.
-        """
-        status = os.statvfs(self.path)
-        return min(status.f_bfree, status.f_bavail) * status.f_frsize < _NEARLY_FULL
 
     def _is_dead(self) -> bool:
         """Whether LMDB has given the environment up: writing the meta page itself failed half-way."""
@@ -332,28 +333,57 @@ def _check_not_open(path: str) -> None:
         raise ForkedError(f"{path} was in use, in the middle of a transaction, when this process was forked")
 
 
+def _says(error: lmdb.Error, *numbers: int) -> bool:
+    """Whether LMDB met one of these errnos: it has no classes for most of them."""
+    return any(os.strerror(number) in str(error) for number in numbers)
+
+
 def _is_full(error: lmdb.Error) -> bool:
-    return isinstance(error, lmdb.DiskError) or any(os.strerror(number) in str(error) for number in FULL)
+    return isinstance(error, lmdb.DiskError) or _says(error, *FULL)
+
+
+def _is_disk_full(path: str) -> bool:
+    """LMDB reports the short write that fills a disk as EIO; then nothing is free now.
+
+    Should another cause hide behind it, the outcome is known all the same: ``Engine._is_dead`` asks after the meta page.
+    """
+    status = os.statvfs(path)
+    return min(status.f_bfree, status.f_bavail) * status.f_frsize < _NEARLY_FULL
+
+
+def _host_error(error: lmdb.Error, what: str) -> HostError:
+    if _is_full(error):
+        return NoSpaceError(what)
+    if _says(error, *NO_DESCRIPTOR):
+        return BusyError(what, hint=MORE_DESCRIPTORS)
+    if _says(error, errno.EROFS):
+        return ReadOnlyError(what)
+    return HostError(what)
 
 
 def _open_error(error: lmdb.Error, path: str) -> JournalError:
     text = str(error)
     if "already open" in text:
         return AlreadyOpenError(f"this process has the journal at {path} open already")
-    if _is_full(error):
-        return NoSpaceError(f"opening {path}: {text}")
     if isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError | lmdb.CorruptedError):
         return DamagedError(f"{path} is no journal, or was damaged: {text}")
-    return HostError(f"opening {path}: {text}")
+    return _host_error(error, f"opening {path}: {text}")
+
+
+def _tables_error(error: lmdb.Error, path: str, names: Sequence[str]) -> JournalError:
+    """Making a table is a commit, and may meet a full disk like any other."""
+    what = f"the tables {list(names)} of {path} cannot be opened: {error}"
+    if _says(error, errno.EIO):
+        return NoSpaceError(what) if _is_disk_full(path) else HostError(what)
+    found = _host_error(error, what)
+    return DamagedError(what) if type(found) is HostError else found
 
 
 def _use_error(error: lmdb.Error, path: str) -> JournalError:
-    if _is_full(error):
-        return NoSpaceError(f"the journal at {path}: {error}")
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
         return DamagedError(f"the journal at {path} was damaged: {error}")
     if isinstance(error, lmdb.BadTxnError):
         return UsageError(f"a transaction of {path} was used after its end, or after an error: {error}")
     if isinstance(error, lmdb.PanicError):
         return OutcomeUnknownError(f"the journal at {path} met a fatal error earlier: {error}")
-    return HostError(f"the journal at {path}: {error}")
+    return _host_error(error, f"the journal at {path}: {error}")

@@ -9,7 +9,6 @@
     │   ├── AlreadyOpenError       this process has the journal open already
     │   ├── ForkedError            the handle, or the open journal, was inherited by fork
     │   ├── ClosedError            the handle is closed
-    │   ├── ReadOnlyError          the journal is open read-only
     │   └── ProjectionError        the projector refused a record
     ├── DamagedError            what is on disk is not what was written
     │   ├── RecordError            bytes that are not a record, or do not chain
@@ -17,7 +16,8 @@
     │   └── SegmentError           an archived segment that is torn, altered or missing
     ├── HostError               the machine does not let us
     │   ├── NoSpaceError           the disk or a quota is full; nothing was changed
-    │   ├── BusyError              a lock was not to be had in the time allowed
+    │   ├── ReadOnlyError          the journal is open, or its file system mounted, read-only; nothing was changed
+    │   ├── BusyError              a lock, or a descriptor, was not to be had
     │   └── PidNamespaceError      another pid namespace has the journal open
     ├── OutcomeUnknownError     a commit or a sync failed half-way; only a reopen can tell
     └── PoisonedError           such a failure came before; reopen
@@ -66,10 +66,6 @@ class ClosedError(UsageError):
     default_hint = "open it again"
 
 
-class ReadOnlyError(UsageError):
-    default_hint = "open it writable"
-
-
 class ProjectionError(UsageError):
     default_hint = "the record is not legal here: a bug in the caller, or a log of another projector"
 
@@ -100,6 +96,10 @@ class HostError(JournalError):
 
 class NoSpaceError(HostError):
     default_hint = "free space on the journal's file system; nothing was changed"
+
+
+class ReadOnlyError(HostError):
+    default_hint = "open it writable, on a file system that is mounted read-write"
 
 
 class BusyError(HostError):

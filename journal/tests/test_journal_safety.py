@@ -1,6 +1,8 @@
 """Two processes, forks, threads, pid namespaces, and a map that must grow."""
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,7 +12,9 @@ import time
 import pytest
 
 import parcels
-from layerjournal import ForkedError, Journal, PidNamespaceError, UsageError, namespace
+from layerjournal import (
+    BusyError, ForkedError, Journal, NoSpaceError, PidNamespaceError, ReadOnlyError, UsageError, lockfile, namespace,
+)
 from parcels import Parcels, in_child, move, pack, state
 
 SMALL_MAP = 1 << 17
@@ -314,3 +318,84 @@ def test_a_journal_on_a_readonly_mount_is_read_without_a_lock_or_a_write(path):
             assert journal.verify().sound
     finally:
         subprocess.run(["umount", path], check=True)
+
+
+# -- the machine says no ---------------------------------------------------------------------------------------------
+
+def test_the_lock_file_has_its_space_before_it_is_mapped(path):
+    """LMDB makes it sparse; on a full disk a write through the mapping would then be SIGBUS."""
+    lock = path / "lock.mdb"
+    parcels.create(path).close()
+    for spoil in (lambda: None, lambda: lock.unlink(), lambda: (os.truncate(lock, 0), os.truncate(lock, 65_536))):
+        spoil()
+        parcels.reopen(path).close()
+        status = lock.stat()
+        assert status.st_blocks * 512 >= status.st_size > 65_000
+
+
+def test_the_lock_file_is_no_copy_on_write_where_there_is_such_a_thing(path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(lockfile.fcntl, "ioctl", lambda fd, request, flags: asked.append((request, os.fstat(fd).st_size)))
+    parcels.create(path).close()
+    assert [request for request, _ in asked] == [0x80086601, 0x40086602]
+    assert {size for _, size in asked} == {0}, "the flag is for an empty file"
+
+
+def test_no_space_for_the_lock_file_is_a_typed_error(path, monkeypatch):
+    parcels.create(path).close()
+    (path / "lock.mdb").unlink()
+
+    def full(fd, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(lockfile, "_allocate", full)
+    with pytest.raises(NoSpaceError):
+        parcels.reopen(path)
+
+
+def test_too_many_open_files_are_a_typed_error_that_says_what_to_do(path):
+    parcels.create(path).close()
+
+    def starved():
+        import resource
+
+        said = set()
+        for limit in range(3, 40):   # it fails at one open after the other
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, 64))
+            try:
+                parcels.reopen(path).close()
+            except BusyError as error:
+                said.add(error.hint)
+        return sorted(said)
+
+    assert in_child(starved) == (0, ["raise the limit on open files (ulimit -n)"])
+
+
+def test_a_file_system_that_became_read_only_is_a_typed_error(path):
+    def hook(point, when):
+        if point == "archive.write":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with parcels.create(path, hook=hook) as journal:
+        pack(journal, "a")
+        journal.checkpoint(lambda: None, lambda _view: None)
+        with pytest.raises(ReadOnlyError):
+            journal.archive()
+
+
+def test_a_reader_that_died_is_forgotten_while_the_journal_stays_open(path):
+    def read_and_die():
+        with parcels.reopen(path, readonly=True).read() as view:
+            view.head()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with parcels.create(path) as journal:
+        pid = os.fork()
+        if pid == 0:
+            read_and_die()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        sizes = []
+        for n in range(300):
+            pack(journal, f"p{n % 3}-{n}")
+            sizes.append((path / "data.mdb").stat().st_size)
+        assert sizes[-1] < sizes[40] * 3, "what it held is used again"

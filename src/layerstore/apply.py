@@ -106,10 +106,12 @@ def apply_batch(
         promised = True
         _finish(handle, members, batch)
     except BaseException as error:
+        lies = isinstance(error, fs.SyncError) or (isinstance(error, OSError) and error.errno == errno.EIO)
+        if lies and not promised:
+            # what was written is unknown, and never tried again: before the roll-back, which would offer just that
+            handle.set_poison(f"writing big data failed: {error}")
         if not promised:
             promised = _roll_back(handle, members)
-        if isinstance(error, OSError) and error.errno == errno.EIO and not promised:
-            handle.set_poison(f"writing big data failed: {error}")   # what was written is unknown: never retried
         if promised and isinstance(error, Exception) and not isinstance(error, OutcomeError):
             raise PendingError(f"the batch is durable and will be finished by recovery: {error}") from error
         if isinstance(error, OSError):

@@ -29,6 +29,10 @@ _PIECE = 1 << 20
 TXID_FILE = "txid"
 
 
+class SyncError(OSError):
+    """A sync failed: what it was to make durable may be lost, and the next one would not say so. Never tried again."""
+
+
 def host_error(error: OSError, doing: str) -> HostError:
     """The typed error for a failing system call, naming what was being done."""
     text = f"{doing}: {error.strerror or error}"
@@ -74,7 +78,7 @@ def write_new(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = F
     with faults.point(point), Descriptor(name, flags, dir_fd=dir_fd) as fd:
         write_all(fd, data)
         if sync:
-            os.fsync(fd)
+            _sync(fd)
 
 
 def replace_file(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = False) -> None:
@@ -88,7 +92,7 @@ def replace_file(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool 
     with faults.point(f"{point}.write"), Descriptor(aside, flags, dir_fd=dir_fd) as fd:
         write_all(fd, data)
         if sync:
-            os.fsync(fd)
+            _sync(fd)
     with faults.point(f"{point}.rename"):
         os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
@@ -140,7 +144,14 @@ def sync_filesystem(fd: int, *, point: str) -> None:
 
 def sync_dir(fd: int, *, point: str) -> None:
     with faults.point(point):
+        _sync(fd)
+
+
+def _sync(fd: int) -> None:
+    try:
         os.fsync(fd)
+    except OSError as error:
+        raise SyncError(error.errno, error.strerror) from error
 
 
 def remove_tree(dir_fd: int, name: str, *, point: str) -> None:

@@ -295,8 +295,8 @@ def create(root: str, *, overlay_form: str | None, allow_filesystem: tuple[str, 
 
     Durability: when it returns, the empty store is on disk. A crash before leaves what the next create completes.
     """
-    os.makedirs(root, mode=0o700, exist_ok=True)
     try:
+        os.makedirs(root, mode=0o700, exist_ok=True)
         with fs.open_dir(root) as root_fd:
             _create(root_fd, root, overlay_form, allow_filesystem, clock)
     except OSError as error:

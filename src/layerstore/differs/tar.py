@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 from layerstore.compression import Decompressed, decompressed
 from layerstore.errors import (
+    BusyError,
     DigestMismatchError,
     InvalidArgumentError,
     IoError,
@@ -217,7 +218,11 @@ class _Worker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:   # what Python makes of clone(2)'s EAGAIN
+            hint = "raise the limit on threads (ulimit -u), or use fewer workers"
+            raise BusyError(f"no thread to unpack with: {error}", hint=hint) from error
 
     def _run(self) -> None:
         try:
