@@ -28,6 +28,7 @@ RIGS: dict[str, str] = {   # name: module
     "block": "crash.block",
     "calls": "crash.calls",
     "device": "crash.device",
+    "failing": "crash.failing",
     "lines": "crash.lines",
     "outside": "crash.outside",
     "points": "crash.points",

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,8 +21,8 @@ from functools import partial
 
 from crash.calls.converging import timeless
 from crash.shim import Calls, Fault, Met, Shim, stream
-from crash.shim.scene import End, NotLandedError, Scene, must_land, within
-from crash.shim.spread import spread
+from crash.shim.scene import End, NotLandedError, Scene, must_land, place
+from crash.shim.spread import drawn, in_turn, spread
 from crash.state import State, outcome_of
 from crash.workloads import Images, Workload, build
 from layerstore.testing.oracle import Verdict
@@ -64,15 +63,17 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
     work = tempfile.mkdtemp(prefix="calls-", dir="/dev/shm" if os.path.isdir("/dev/shm") else options.work)
     try:
         workloads = build(Images(os.path.join(work, "images")))
-        for name in options.workload or ONE_PROCESS:
-            yield from _explore(workloads[name], os.path.join(work, name), shim, options)
+        yield from in_turn([
+            partial(_explore, workloads[name], os.path.join(work, name), shim, options)
+            for name in options.workload or ONE_PROCESS if name in ONE_PROCESS
+        ], options)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _explore(workload: Workload, directory: str, shim: Shim, options: argparse.Namespace) -> Iterator[State]:
     scene = Scene(workload, directory, shim)
-    found = tasks(scene.rehearse(Calls.DURABLE), options)
+    found = drawn(tasks(scene.rehearse(Calls.DURABLE), options), options)
     yield from spread(found, partial(_worker, scene, options), options.workers)
 
 
@@ -146,13 +147,6 @@ def _recoveries(scene: Scene, task: Task, again: str) -> Iterator[State]:
         yield _state(scene, f"{task.fault} {place(task.met)}, recovery {place(met)}", wrong, verdict,
                      end=end, reproduce=f"{again}{task}/kill:{met.nth}",
                      details={"call": task.met.nth, "recovery_call": met.nth})
-
-
-def place(met: Met) -> str:
-    """A call in words that are the same in every run: the operation, and where in the store."""
-    path = within(met.path).lstrip("/")
-    path = re.sub(r"[0-9a-f]{64}", "<id>", path)
-    return f"{met.op} {re.sub(r'[0-9a-f]{32}', '<txid>', path)}"
 
 
 def _state(

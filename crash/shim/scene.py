@@ -13,6 +13,7 @@ import gc
 import hashlib
 import os
 import pickle
+import re
 import secrets
 import shutil
 import signal
@@ -24,6 +25,7 @@ from contextlib import suppress
 from copy import copy as copy_of
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import layerstore
 from crash import content
@@ -35,6 +37,7 @@ from layerstore.testing.children import run_child, telling
 from layerstore.testing.ledger import Ledger, read_ledger
 from layerstore.testing.oracle import Verdict, examine
 
+Then = Callable[[dict[str, Any]], Sequence[str]]
 PATIENCE_SECONDS = 120
 """After which a run counts as hung. An undisturbed one takes a fraction of a second."""
 
@@ -51,7 +54,8 @@ class NotDeterminedError(AssertionError):
 class End:
     """How a run ended. ``error``: the typed error's class, ``""`` for none; ``wrong``: what must never happen.
 
-    ``met`` is what the fault met first, ``times`` how often something met it, ``calls`` what was counted, in order.
+    ``met`` is what the fault met first, ``times`` how often something met it, ``calls`` what was counted, in order,
+    ``notes`` what the rig's own ``then`` wrote down.
     """
 
     status: int
@@ -60,6 +64,7 @@ class End:
     met: Met | None
     times: int
     calls: tuple[Met, ...]
+    notes: dict[str, Any]
 
     @property
     def killed(self) -> bool:
@@ -124,21 +129,25 @@ class Scene:
 
     def run(
         self, calls: Calls, fault: Fault = Fault.NONE, nth: int = 0, error: int = 0, *, trace: bool = False,
-        fn: Callable[[], object] | None = None, phase: str = "run",
+        fn: Callable[[], object] | None = None, phase: str = "run", then: Then | None = None,
     ) -> End:
-        """The workload (or *fn*) over the store as it is, in a child whose *nth* call meets *fault*."""
+        """The workload (or *fn*) over the store as it is, in a child whose *nth* call meets *fault*.
+
+        *then* comes after it in the same child, undisturbed; what it returns is wrong.
+        """
         for path in (self.trace, self.said):
             with suppress(FileNotFoundError):
                 os.unlink(path)
         fn = fn or (lambda: self.workload.run(self.store, Ledger.to_file(self.ledger)))
         self.shim.arm(calls, Fault.NONE)
-        status = run_child(lambda: self._act(fn, (calls, fault, nth, error), trace, phase))
-        error_, wrong = self._heard(status)
-        return End(
-            status, error_, wrong, self.shim.landed, self.shim.fired, tuple(read_trace(self.trace)) if trace else (),
-        )
+        status = run_child(lambda: self._act(fn, (calls, fault, nth, error), trace, phase, then))
+        error_, wrong, notes = self._heard(status)
+        traced = tuple(read_trace(self.trace)) if trace else ()
+        return End(status, error_, wrong, self.shim.landed, self.shim.fired, traced, notes)
 
-    def _act(self, fn: Callable[[], object], armed: tuple[Calls, Fault, int, int], trace: bool, phase: str) -> None:
+    def _act(
+        self, fn: Callable[[], object], armed: tuple[Calls, Fault, int, int], trace: bool, phase: str, then: Then | None,
+    ) -> None:
         draw(phase)
         signal.alarm(PATIENCE_SECONDS)   # a hang ends in death by SIGALRM
         gc.collect()
@@ -152,26 +161,27 @@ class Scene:
             fn()
         except LayerstoreError as raised:
             error = type(raised).__name__
-            gc.collect()
         except BaseException as raised:
             traceback.print_exc()
             wrong.append(f"no error of the store's: {raised!r}")
         self.shim.unwatch()   # what was met stays known
+        notes: dict[str, Any] = {}
+        wrong += then(notes) if then else ()
         gc.collect()
         wrong += [f"left open: {path}" for path in sorted(set(descriptors()) - set(before)) if self.store in path]
         wrong += [f"left running: {t.name}" for t in threading.enumerate() if t is not threading.main_thread()]
         with open(self.said, "wb") as file:
-            pickle.dump((error, tuple(wrong)), file)
+            pickle.dump((error, tuple(wrong), notes), file)
 
-    def _heard(self, status: int) -> tuple[str, tuple[str, ...]]:
+    def _heard(self, status: int) -> tuple[str, tuple[str, ...], dict[str, Any]]:
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             if number == signal.SIGKILL:
-                return "", ()
-            return "", (f"died of {signal.Signals(number).name}" + (" (hung)" if number == signal.SIGALRM else ""),)
+                return "", (), {}
+            return "", (f"died of {signal.Signals(number).name}" + (" (hung)" if number == signal.SIGALRM else ""),), {}
         with open(self.said, "rb") as file:
-            error, wrong = pickle.load(file)
-        return error, wrong
+            said: tuple[str, tuple[str, ...], dict[str, Any]] = pickle.load(file)
+        return said
 
     def rehearse(self, calls: Calls, fn: Callable[[], object] | None = None, source: str | None = None) -> list[Met]:
         """What an undisturbed run counts, call by call. NotDeterminedError unless two runs agree."""
@@ -213,6 +223,13 @@ class Scene:
 def within(path: str) -> str:
     """*path* from the store on: the same in every worker's directory."""
     return path.partition("/store")[2]
+
+
+def place(met: Met) -> str:
+    """A call in words that are the same in every run: the operation, and where in the store."""
+    path = within(met.path).lstrip("/")
+    path = re.sub(r"[0-9a-f]{64}", "<id>", path)
+    return f"{met.op} {re.sub(r'[0-9a-f]{32}', '<txid>', path)}"
 
 
 def must_land(end: End, wanted: Met, fault: Fault) -> None:

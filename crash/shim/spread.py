@@ -1,12 +1,15 @@
-"""Work shared between forked processes of a rig, and what they found put back in one line. Nothing of faults here."""
+"""Work shared between forked processes of a rig, and a budget between its parts. Nothing of faults here."""
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import pickle
+import random
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, TypeVar
@@ -14,6 +17,30 @@ from typing import IO, Any, TypeVar
 A = TypeVar("A")
 B = TypeVar("B")
 _PR_SET_PDEATHSIG = 1
+
+
+def in_turn(parts: Sequence[Callable[[], Iterator[A]]], options: argparse.Namespace) -> Iterator[A]:
+    """One part after the other; of ``--states`` and ``--seconds`` each has its share, so that none is left out."""
+    for part in parts:
+        begun, taken = time.monotonic(), 0
+        found = part()
+        try:
+            for each in found:
+                yield each
+                taken += 1
+                if options.states and taken >= max(1, options.states // len(parts)):
+                    break
+                if options.seconds and time.monotonic() - begun > options.seconds / len(parts):
+                    break
+        finally:
+            found.close()  # type: ignore[attr-defined]
+
+
+def drawn(tasks: list[A], options: argparse.Namespace) -> list[A]:
+    """The tasks in order; where a budget may cut them off, in an order drawn by the seed."""
+    if options.states or options.seconds:
+        random.Random(options.seed).shuffle(tasks)
+    return tasks
 
 
 def spread(tasks: Sequence[A], fn: Callable[[int, Sequence[A]], Iterator[B]], workers: int) -> Iterator[B]:

@@ -17,7 +17,7 @@ OTHERS = [name for name in calls.ONE_PROCESS if name != "pull"]
 
 def options(**given):
     defaults = {"workload": None, "faults": "kill,tear,short", "every": 1, "recovery_every": 0, "only": None,
-                "workers": 2, "seed": 1, "sabotage": None, "work": None}
+                "workers": 2, "seed": 1, "states": None, "seconds": None, "sabotage": None, "work": None}
     return argparse.Namespace(**{**defaults, **given})
 
 
