@@ -58,7 +58,7 @@ def states(options: argparse.Namespace) -> Iterator[State]:
 def _part(chosen: list[Scenario], options: argparse.Namespace, number: int | None, part: int) -> Iterator[State]:
     share = {"part": part, "parts": options.workers}
     sites = [Site(each, os.path.join(options.work, f"{each.name}-{part}")) for each in chosen]
-    for site in sites:
+    for site in [each for each in sites if not each.scenario.sampled]:
         beginnings = [(n,) for n in range(len(site.scenario.parts))]
         found = chain(search.bounded(site.execute, options.bound, **share), search.kills(site.execute, beginnings, **share))
         yield from (site.judged(plan, run, options.seed) for plan, run in found)

@@ -10,6 +10,7 @@ import layerstore
 from crash import workloads as w
 from crash.schedule.controller import Program
 from crash.workloads import Images, drop, pull, put, stage
+from crash.wreck import wreck
 from layerstore import TarDiffer
 from layerstore.store import Store
 from layerstore.testing import Ledger, image, layer, name, still_clock
@@ -30,6 +31,7 @@ class Scenario:
     again: Callable[[Store], object] = w._reopen
     errors: frozenset[str] = frozenset()
     opens: frozenset[int] = field(default_factory=frozenset)
+    sampled: bool = False   # too many steps to run them all within a bound: random schedules only
 
     def programs(self, root: str, ledger: Ledger) -> list[Program]:
         return [
@@ -95,6 +97,16 @@ def _leave(store: Store, _ledger: Ledger) -> None:
     stage(store, w.LEFT).release()
 
 
+def _left_staged(root: str, ledger: Ledger) -> None:
+    _prepared(root, ledger)
+    with layerstore.open(root, clock=still_clock) as store:
+        stage(store, w.LEFT).release()
+
+
+def _adopt(store: Store, ledger: Ledger) -> None:
+    put(store, ledger, w.LEFT, w.FIRST_ID, names=("left",))
+
+
 def build(directory: str) -> dict[str, Scenario]:
     """All scenarios, by name; their images are written to *directory*."""
     images = Images(directory)
@@ -130,6 +142,8 @@ def build(directory: str) -> dict[str, Scenario]:
         Scenario("open-owner", _prepared, [_nothing, _stage_and_apply], opens=frozenset({0})),
         Scenario("open-delete", _prepared, [_nothing, lambda s, led: drop(s, led, w.DOOMED_ID, "doomed")],
                  opens=frozenset({0})),
+        Scenario("two-recover", wreck, [_nothing, _nothing], opens=frozenset({0, 1}), sampled=True),
+        Scenario("adopt-gc", _left_staged, [_collect, _adopt]),
         Scenario("three", _prepared, [_collect, _leave, _stage_and_apply]),
     ]
     return {each.name: each for each in made}

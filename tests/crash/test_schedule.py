@@ -20,9 +20,10 @@ from layerstore import apply, catalog, delete, executor, fs, recover
 from layerstore.lifecycle import fire
 from layerstore.states import Kind, Trigger
 
-FLOORS = {   # at one preemption, a kill at each step of a schedule that begins with each process, and 10 random ones
+FLOORS = {   # at one preemption, a kill at each step of a schedule that begins with each process, and a few random ones
     "pulls": 300, "same-layer": 130, "same-id": 100, "delete-parent": 100, "delete-pull": 200, "checkpoint": 150, "gc-stage": 100,
-    "open-owner": 120, "open-delete": 100, "three": 200,
+    "open-owner": 120, "open-delete": 100, "three": 150,
+    "adopt-gc": 55, "two-recover": 9,   # the last: random ones only
 }
 
 
@@ -34,7 +35,7 @@ def work():
 
 def options(work, name, **changed):
     return SimpleNamespace(**{
-        "work": str(work), "workload": [name], "bound": 1, "random": 10, "workers": 2, "seed": 1, "show": None,
+        "work": str(work), "workload": [name], "bound": 1, "random": 6, "workers": 2, "seed": 1, "show": None,
         "kill": None, "states": None, "seconds": None,
     } | changed)
 
@@ -49,7 +50,7 @@ def test_every_schedule_of_one_preemption_and_a_kill_at_each_step(work, name, re
         killed += state.fault != "none"
     record_property("states", total)
     assert total >= FLOORS[name]
-    assert killed >= total // 4
+    assert killed >= total // 4, "every second random one, and all of the middle part"
 
 
 @pytest.fixture
