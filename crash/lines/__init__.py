@@ -29,7 +29,7 @@ from layerstore.testing.ledger import Ledger
 
 ERRORS: dict[str, type[BaseException]] = {"KeyboardInterrupt": InjectedInterrupt, "MemoryError": InjectedMemoryError}
 CENSUSES = 3     # what threads pass differs from run to run: only what every census has is aimed at
-ATTEMPTS = 10    # at a point that a thread may come to later than its own end
+ATTEMPTS = 10    # a thread may come to a point later than the others end: then it is tried again
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from layerstore.testing.children import ChildDiedError, telling
 from layerstore.testing.ledger import Ledger, read_ledger
 from layerstore.testing.oracle import compare, examine, served
 
-HANG_SECONDS = int(os.environ.get("LINES_HANG", "90"))  # nothing here waits for longer than a few seconds by right
+HANG_SECONDS = int(os.environ.get("LINES_HANG", "120"))  # nothing here waits for longer than a few seconds by right
 
 
 @dataclass

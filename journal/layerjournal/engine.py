@@ -59,8 +59,6 @@ def _after_fork_in_child() -> None:
     in the middle of a transaction cannot open the same journal; start such children by spawn.
     """
     for engine in list(_engines):
-        if not engine.is_open:
-            continue
         if engine.busy:
             _inherited.add(engine.identity)
         else:
@@ -125,9 +123,9 @@ class Engine:
             raise _tables_error(error, self.path, tables) from error
 
     def _abandon(self) -> None:
+        self.is_open = False   # first: half closed is closed to users, and closing it again goes on
         if hasattr(self, "env"):
             self.env.close()
-        self.is_open = False
         _engines.discard(self)
 
     def open_tables(self, names: Sequence[str]) -> None:

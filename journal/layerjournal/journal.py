@@ -325,7 +325,7 @@ class Journal:
     def _check(self, *, writing: bool = False) -> None:
         if self._pid != os.getpid():
             raise ForkedError(f"the journal {self.path} was opened by process {self._pid}, before fork")
-        if self._closed:
+        if self._closed or not self._engine.is_open:
             raise ClosedError(f"the journal {self.path} is closed")
         if writing and self.readonly:
             raise ReadOnlyError(f"the journal {self.path} is open read-only")

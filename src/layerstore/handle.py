@@ -97,7 +97,6 @@ class Handle:
             self.key = _identity(self.root_fd)
             self._open(allow_filesystem)
         except BaseException:   # an interrupt may come at any line: nothing stays open behind it
-            self.closed = True
             self._give_back()
             raise
 
@@ -253,7 +252,6 @@ class Handle:
         if self._gate.depth > 0:
             raise BusyError("the store cannot be closed from inside one of its own calls")
         with journal_errors(None), self._gate.alone("the store is to be closed"):
-            self.closed = True
             try:
                 self._give_back()
             except LayerstoreError:
@@ -263,6 +261,7 @@ class Handle:
                 raise
 
     def _give_back(self) -> None:
+        self.closed = True
         try:
             for lock in self._held():
                 lock.close()
@@ -282,8 +281,7 @@ class Handle:
 def _after_fork_in_child() -> None:
     """A child must not keep its parent's locks alive, nor use what belongs to the parent."""
     for handle in list(_handles):
-        if not handle.closed:
-            handle._close_descriptors()  # noqa: SLF001 - the same module; ``fs`` closes the tree locks
+        handle._close_descriptors()  # noqa: SLF001 - the same module; ``fs`` closes the tree locks
     _handles.clear()
 
 

@@ -226,12 +226,15 @@ class _Worker:
 
     def _run(self) -> None:
         try:
-            try:
-                self._work()
-            finally:
-                self._ended()
+            self._do()
         except BaseException as error:  # noqa: BLE001 - e.g. MemoryError: handed to whoever waits for the work
             self._error = error
+
+    def _do(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._ended()
 
     def _work(self) -> None:
         """Do it; set ``_whole`` at its end."""
