@@ -148,10 +148,13 @@ def interrupted(verb, path, point, error):
     journal = reopen(path, map_size=MAP_BYTES)
     full = descriptors()
     call, landed = raising(point, error)
+    told = []   # in a __del__, or a generator that is being let go of, Python only tells of what is raised
+    sys.unraisablehook = lambda raised: told.append(raised.exc_type.__name__)
     came = raised_by(lambda: VERBS[verb](journal), call)
+    sys.unraisablehook = sys.__unraisablehook__
     if not landed:
         return "not reached"
-    if came != error.__name__ and not point[1].endswith("__del__"):   # Python itself swallows what is raised there
+    if came != error.__name__ and not told:
         return f"it came out as {came}"
     if journal._engine.is_open:
         if descriptors() > full:
