@@ -156,7 +156,10 @@ class Series:
     def _save(self, directory: str) -> str:
         os.makedirs(directory, exist_ok=True)
         about = self.about
-        path = os.path.join(directory, f"{about.fs}.{about.workload}.{about.seed}{about.label.replace(' ', '-')}.recording")
+        name = f"{about.fs}.{about.workload}.{about.seed}{about.label and '.'}{about.label.replace(' ', '-')}"
+        path, number = os.path.join(directory, f"{name}.recording"), 1
+        while os.path.exists(path):   # of an earlier run, whose states still point to it
+            path, number = os.path.join(directory, f"{name}.{number}.recording"), number + 1
         self.recording.save(path)
         return path
 

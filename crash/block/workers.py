@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+import multiprocessing
+from collections.abc import Iterator, Sequence
 
 from crash.block import jobs as jobs_module
 from crash.block.jobs import Job, Series, Settings
@@ -14,16 +14,18 @@ from crash.state import State
 
 def run(jobs: Sequence[Job], settings: Settings, *, each: int, rounds: int | None, workers: int) -> Iterator[State]:
     """The states of *jobs*, in the order in which they are judged; *rounds* times through, None: without end."""
-    workers = min(workers, len(jobs))
+    turn = multiprocessing.get_context("fork").Value("q", 0)   # whoever is free takes the next job: btrfs takes longest
 
-    def working(share: int) -> Callable[[str], Iterator[State]]:
-        def work(directory: str) -> Iterator[State]:
-            for number in count() if rounds is None else range(rounds):
-                for job in jobs[share::workers]:
-                    yield from jobs_module.run(Job(job.fs, job.workload, number), settings, each, directory)
-        return work
+    def work(directory: str) -> Iterator[State]:
+        while True:
+            with turn.get_lock():
+                number, turn.value = turn.value, turn.value + 1
+            at, job = number // len(jobs), jobs[number % len(jobs)]
+            if rounds is not None and at >= rounds:
+                return
+            yield from jobs_module.run(Job(job.fs, job.workload, at), settings, each, directory)
 
-    yield from gather([working(share) for share in range(workers)], settings.work)
+    yield from gather([work] * min(workers, len(jobs)), settings.work)
 
 
 def again(settings: Settings, path: str, number: int | None, limit: int | None) -> Iterator[State]:
