@@ -64,7 +64,10 @@ def _states(options: argparse.Namespace, work: str) -> Iterator[State]:
     if asked.get("recording"):
         yield from workers.again(settings, options.recording, asked.get("number"), options.states)
         return
-    jobs = [Job(fs, name) for name in options.workload or usual for fs in asked.get("fs") or FILESYSTEMS]
+    jobs = [
+        Job(fs, name) for name in options.workload or usual for fs in asked.get("fs") or FILESYSTEMS
+        if options.workload or not (FILESYSTEMS[fs].one_writer and name in more.SEVERAL)
+    ]
     yield from workers.run(jobs, settings, **_amounts(options, len(jobs)), workers=asked.get("workers") or 2)
 
 

@@ -17,6 +17,7 @@ import layerstore
 from crash.workloads import BASE, BASE_ID, Workload, put
 from layerstore.testing import Ledger, start_child
 
+SEVERAL = ("pair", "hurried")   # workloads of more than one process
 _SYNC_FILE_RANGE_WRITE = 2
 
 
