@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -91,15 +92,16 @@ def attempt(way: Way, copy: str, path: list[str], directory: str) -> dict[str, A
     with open(log, "wb") as out:
         child = subprocess.Popen(
             [sys.executable, "-m", "crash.sabotage.child", copy, result, *arguments],
-            cwd=ROOT, env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
+            cwd=ROOT, env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
         )
+        ended = False
         try:
-            ended = _wait(child.pid, way.seconds)
+            ended = _wait(child, way.seconds)
         finally:
-            # it may have started what outlives it, where the mistake makes processes hang: its whole session goes,
-            # while its pid is still its own, because nobody has waited for it yet
-            os.killpg(child.pid, signal.SIGKILL)
+            if not ended:
+                child.kill()
             status = child.wait()
+            _end(directory)
     if not ended:
         return None
     if status == WRONG_COPY:
@@ -115,14 +117,24 @@ def attempt(way: Way, copy: str, path: list[str], directory: str) -> dict[str, A
     return {"states": 0, "caught": {"what": f"it ended with {status}: {last}", "again": None}}
 
 
-def _wait(pid: int, seconds: float) -> bool:
-    """Whether the child *pid* has ended within *seconds*; it is not reaped."""
-    deadline = time.monotonic() + seconds
-    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
+def _wait(child: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether *child* has ended within *seconds*."""
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
     return True
+
+
+def _end(directory: str) -> None:
+    """What a way has started may outlive it, where the mistake makes processes hang. All of it has *directory*, which
+    no other process knows, in its environment; and only what has it is ended.
+    """
+    mark = os.fsencode(directory) + b"/"
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+            if mark in file.read():
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def scratch() -> str | None:

@@ -19,7 +19,12 @@ class Way:
 
 
 RIGS = (
-    Way("calls", ("rig", "calls", "--every", "23", "--recovery-every", "6")),
+    Way("points", ("rig", "points", "--levels", "0.25,0.02,0")),
+    Way("posix", ("rig", "posix", "--states", "600")),
+    Way("block", ("rig", "block", "--each", "80", "--nested", "0", "--states", "1600"), seconds=1800.0),
+    Way("calls", ("rig", "calls", "--every", "9", "--recovery-every", "0"), seconds=1800.0),
+    Way("schedule", ("rig", "schedule", "--bound", "1", "--random", "20"), seconds=1800.0),
+    Way("lines", ("rig", "lines", "--every", "20"), seconds=1800.0),
 )
 
 TESTS = tuple(
@@ -30,14 +35,18 @@ TESTS = tuple(
         "journal/tests/test_journal_damage.py",
         "journal/tests/test_journal_safety.py",
         "journal/tests/test_journal_crash.py",
+        "journal/tests/test_journal_lmdb_errors.py",
+        "journal/tests/test_journal_forged.py",
+        "journal/tests/test_journal_rare.py",
         "tests/test_recovery.py",
+        "tests/test_recovery_rare.py",
+        "tests/test_write_order.py",
         "tests/test_stage_apply.py",
         "tests/test_delete.py",
         "tests/test_interrupts.py",
         "tests/test_open.py",
         "tests/test_pull.py",
         "tests/test_concurrency.py",
-        "tests/test_crash.py",
     )
 )
 """The last resort: the ordinary tests of what the mistakes are in."""

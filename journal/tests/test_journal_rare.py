@@ -268,3 +268,14 @@ def test_dropping_no_more_than_is_there_drops_nothing(journal):
     mark(journal)
     journal.archive()
     assert journal.drop_segments(keep=5) == []
+
+
+def test_a_short_write_of_a_segment_is_gone_on_with(journal, monkeypatch):
+    pack(journal, "a", noise="x" * 1000)
+    mark(journal)
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
+    made = journal.archive()
+    monkeypatch.undo()
+    assert [record.seq for record in made.records()] == [1, 2]
+    assert journal.verify().sound

@@ -26,6 +26,33 @@ def test_there_are_many_mistakes_and_each_still_applies():
             assert patch(file.read(), each)
 
 
+def test_each_mistake_is_remembered_or_has_a_reason_why_nothing_can_notice_it():
+    found = remembered()
+    for each in load():
+        assert (each.name in found) != bool(each.equivalent), each.name
+
+
+@pytest.mark.root
+@pytest.mark.timeout(3600)
+def test_every_planted_mistake_is_noticed(record_property):
+    rows = command.run(load(), all_ways(), jobs=2, memory=remembered(), learn=False)
+    record_property("states", sum(row.after_states for row in rows))
+    record_property("caught", sum(row.caught_by not in ("", "equivalent") for row in rows))
+    record_property("caught", sum(row.caught_by not in ("", "equivalent") for row in rows))
+    known = {each.name: each for each in load()}
+    wrong = {row.name: command.wrong(row, known[row.name]) for row in rows if command.wrong(row, known[row.name])}
+    assert not wrong
+
+
+@pytest.mark.root
+@pytest.mark.timeout(1800)
+def test_nothing_is_noticed_without_a_mistake():
+    """One remembered way of each kind, against the product as it is; the whole hunt does it for all of them."""
+    ways = {found["by"]: Way(found["by"], tuple(found["again"])) for _, found in sorted(remembered().items())}
+    row, _ = hunt(CONTROL, ways.values())
+    assert command.wrong(row, CONTROL) == ""
+
+
 # -- the machinery ----------------------------------------------------------------------------------------------------
 
 
