@@ -68,7 +68,7 @@ def run_rig(argv: list[str]) -> dict[str, Any]:
                 count += 1
                 if state.violations:
                     caught = {"what": f"{state.workload} {state.fault}: {state.violations[0]}",
-                              "again": again(state.reproduce) or narrowed(rig, rest, state)}
+                              "again": again(rig, state.reproduce) or narrowed(rig, rest, state)}
                 if caught or count == options.states:
                     break
         except Exception as error:
@@ -76,16 +76,21 @@ def run_rig(argv: list[str]) -> dict[str, Any]:
     return {"states": count, "caught": caught}
 
 
-def again(command: str) -> list[str] | None:
-    """A state's command, as arguments of this program; None if it is of another kind, or needs a file of that run."""
+def again(rig: str, command: str) -> list[str] | None:
+    """A state's command, as arguments of this program; None if it needs a file of that run, or is only good for the
+    very same program: a schedule is a list of every step, and with other steps the rig refuses it.
+    """
     words = shlex.split(command)
     at = next((n for n in range(len(words) - 1) if words[n:n + 2] == ["crash", "run"]), None)
-    return None if at is None or any("/" in word for word in words[at + 2:]) else ["rig", *words[at + 2:]]
+    if at is None or rig == "schedule" or any("/" in word for word in words[at + 2:]):
+        return None
+    return ["rig", *words[at + 2:]]
 
 
 def narrowed(rig: str, argv: list[str], state: State) -> list[str]:
     """The same exploration again, of that workload and file system alone."""
-    chosen = [*argv, "--workload", state.workload] if "--workload" not in argv else list(argv)
+    given = argv[:argv.index("--work")] if "--work" in argv else argv   # where to work comes last, and is of that run
+    chosen = [*given, "--workload", state.workload] if "--workload" not in given else list(given)
     return ["rig", rig, *chosen, *(["--fs", state.fs] if rig == "block" and "--fs" not in argv else [])]
 
 

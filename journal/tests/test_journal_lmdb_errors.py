@@ -15,6 +15,7 @@ from layerjournal import (
     NoSpaceError,
     OutcomeUnknownError,
     PoisonedError,
+    ReadOnlyError,
     UsageError,
 )
 from layerjournal import engine as engine_module
@@ -54,6 +55,7 @@ KINDS = [
     (lmdb.DiskError("disk"), NoSpaceError), (lmdb.Error(FULL), NoSpaceError), (lmdb.CorruptedError("c"), DamagedError),
     (lmdb.PageNotFoundError("p"), DamagedError), (lmdb.InvalidError("i"), DamagedError),
     (lmdb.BadTxnError("b"), UsageError), (lmdb.PanicError("p"), OutcomeUnknownError), (lmdb.Error("other"), HostError),
+    (lmdb.Error(os.strerror(errno.EMFILE)), BusyError), (lmdb.Error(os.strerror(errno.EROFS)), ReadOnlyError),
 ]
 by_kind = pytest.mark.parametrize(("error", "expected"), KINDS, ids=lambda v: getattr(v, "__name__", type(v).__name__))
 
@@ -108,7 +110,7 @@ def test_an_environment_that_is_no_journal_is_damaged(path):
     path.mkdir()
     with lmdb.open(str(path), max_dbs=2, lib_version=0) as env, env.begin(write=True) as txn:
         txn.put(b"a", b"b")
-    with pytest.raises(DamagedError, match="lacks"):
+    with pytest.raises(DamagedError, match="the tables"):
         parcels.reopen(path)
 
 
@@ -229,3 +231,20 @@ def test_a_map_that_is_full_only_at_the_commit_grows_and_the_update_runs_again(p
         pack(journal, "a")
         assert state(journal) == {"a": "packed"}
         assert journal._engine.env.info()["map_size"] == 2 << 20
+
+
+@pytest.mark.parametrize(("free", "expected"), [(1 << 30, HostError), (1, NoSpaceError)], ids=["free", "full"])
+def test_an_eio_while_tables_are_opened_is_the_hosts_or_the_full_disk(path, monkeypatch, free, expected):
+    class Status:
+        f_bfree = f_bavail = free
+        f_frsize = 4096
+        f_flag = 0
+
+    parcels.create(path).close()
+    real = lmdb.open
+    with monkeypatch.context() as patch:
+        patch.setattr(lmdb, "open", lambda *a, **k: Env(real(*a, **k), open_db=failing(lmdb.Error(os.strerror(errno.EIO)))))
+        patch.setattr(os, "statvfs", lambda where: Status)
+        with pytest.raises(expected):
+            parcels.reopen(path)
+    parcels.reopen(path).close()

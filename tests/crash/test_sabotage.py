@@ -12,7 +12,7 @@ import pytest
 from crash.sabotage import __main__ as command
 from crash.sabotage.hunt import attempt, hunt, remembered
 from crash.sabotage.table import CONTROL, ROOT, PatchError, Sabotage, load, patch, plant
-from crash.sabotage.ways import Way, all_ways
+from crash.sabotage.ways import RIGS, Way, all_ways
 
 COMMENT = Sabotage("a comment", "src/layerstore/checkpoint.py", "EVERY = 2_048\n", "EVERY = 2_048   # records\n")
 QUICK = Way("named test", ("pytest", "tests/test_recovery.py", "-k", "lost_rename or planner or cell"))
@@ -47,9 +47,12 @@ def test_every_planted_mistake_is_noticed(record_property):
 @pytest.mark.root
 @pytest.mark.timeout(1800)
 def test_nothing_is_noticed_without_a_mistake():
-    """One remembered way of each kind, against the product as it is; the whole hunt does it for all of them."""
-    ways = {found["by"]: Way(found["by"], tuple(found["again"])) for _, found in sorted(remembered().items())}
-    row, _ = hunt(CONTROL, ways.values())
+    """A few states of each rig, and every remembered test, against the product as it is; a whole hunt has all ways."""
+    found = remembered().values()
+    ways = [Way(each.name, (*each.arguments, "--states", "15")) for each in RIGS]   # the last --states counts
+    tests = sorted({each["again"][1] for each in found if each["again"][0] == "pytest"})
+    assert tests
+    row, _ = hunt(CONTROL, [*ways, Way("named test", ("pytest", *tests))])
     assert command.wrong(row, CONTROL) == ""
 
 
