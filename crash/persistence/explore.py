@@ -132,15 +132,16 @@ def state(scene: Scene, choice: Choice, work: str, *, rig: str, reproduce: str) 
     ), verdict
 
 
-def _recover(root: str) -> None:
-    layerstore.open(root, clock=still_clock).close()
-
-
 def recovery_scene(scene: Scene, choice: Choice, work: str) -> Scene:
     """The recovery of a crash state, recorded: itself a scene, in which the power is lost again."""
     with materialised(scene.image(choice), work) as directory, tempfile.NamedTemporaryFile(dir=work) as log:
         base = read(directory, ignored=IGNORED)
-        calls = record(directory, log.name, lambda _r: _recover(os.path.join(directory, scene.store)))
+        root = os.path.join(directory, scene.store)
+
+        def program(_recorder: Recorder) -> None:     # another process draws other names
+            layerstore.open(root, clock=still_clock).close()
+
+        calls = record(directory, log.name, program, seed=-1 - choice.cut)
         return Scene(scene.name, read_calls_as(calls, directory, base), scene.again, store=scene.store)
 
 

@@ -31,7 +31,11 @@ class Recorder:
 
 
 class RecordingError(RuntimeError):
-    """The recorded program failed, or recorded nothing."""
+    """The recorded program failed."""
+
+
+class NothingRecordedError(RecordingError):
+    """It changed nothing."""
 
 
 def record(watched: str, log: str, program: Callable[[Recorder], object], *, seed: int = 1) -> list[Call]:
@@ -50,7 +54,7 @@ def record(watched: str, log: str, program: Callable[[Recorder], object], *, see
         raise RecordingError(f"the recorded program ended with wait status {status:#x}")
     calls = load(log)
     if not any(call.op != "mark" for call in calls):
-        raise RecordingError("nothing was recorded")
+        raise NothingRecordedError("nothing was recorded")
     return calls
 
 
@@ -75,4 +79,4 @@ def draw_from(seed: int) -> None:
     random._urandom = draw  # type: ignore[attr-defined]
 
 
-__all__ = ["Recorder", "RecordingError", "draw_from", "load", "record"]
+__all__ = ["NothingRecordedError", "Recorder", "RecordingError", "draw_from", "load", "record"]
