@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -154,14 +155,14 @@ def without(names: Sequence[str], scenes: Sequence[Scene], options: argparse.Nam
     weaker = [each for each in (_weaken(scene, names) for scene in scenes) if each is not None]
     if not weaker:
         raise MatrixError(f"leaving out {names} changes nothing in any recording")
-    usual = {scene.name: scene.history.durable() for scene in scenes}
-    for scene, choice in order(weaker, options.seed, draw=True):
-        if not _new(scene, choice, usual[scene.name]):
-            continue
+    weaker = [scene for scene in weaker if scene.chooser.cuts]     # else another barrier keeps all of it
+    wanted = {scene.name: scene.history.durable() for scene in weaker}
+    for scene, choice in order(weaker, options.seed, draw=True, wanted=lambda s, c: _new(s, c, wanted[s.name])):
         row.states += 1
         verdict = judge(scene, scene.image(choice), scene.expect(choice), work)
         if verdict.violations:
-            row.caught_by = f"{scene.name} {choice}: {verdict.violations[0][:160]}"
+            found = re.sub(rf"{re.escape(work)}/[^/]+/", "", verdict.violations[0])
+            row.caught_by = f"{scene.name} {choice}: {found[:120]}"
             break
         if row.states == options.states:
             break
@@ -169,12 +170,16 @@ def without(names: Sequence[str], scenes: Sequence[Scene], options: argparse.Nam
 
 
 def _weaken(scene: Scene, names: Sequence[str]) -> Scene | None:
-    """The scene without these barriers; None if none of them is in it."""
+    """The scene without these barriers, cut where that makes a difference; None if none of them is in it."""
     ignored = {s for n, s in enumerate(scene.history.syncs) if name_of(scene, n) in names}
     if not ignored:
         return None
     weaker = Scene(scene.name, scene.history, scene.again, scene.start, lambda sync: sync in ignored, scene.store)
     weaker.expect = scene.expect  # type: ignore[method-assign]
+    lost = set()
+    for usual, later in zip(scene.history.durable(), scene.history.durable(weaker.ignore), strict=True):
+        lost.update(range(usual + 1, min(later, len(scene.history.calls)) + 1) if usual < NEVER else ())
+    weaker.chooser.cuts = [cut for cut in weaker.chooser.cuts if cut in lost]    # where it makes a difference
     return weaker
 
 
@@ -189,7 +194,7 @@ def _new(scene: Scene, choice: Choice, usual: Sequence[int]) -> bool:
 
 def _line(row: Row) -> State:
     details: dict[str, Any] = asdict(row)
-    return State("barriers", "", f"without {' and '.join(row.leave_out)}", "error", details=details)
+    return State("barriers", "all", f"without {' and '.join(row.leave_out)}", "error", details=details)
 
 
 __all__ = ["MatrixError", "Row", "name_of", "preloaded", "reasoned", "rows", "without"]

@@ -1,4 +1,21 @@
 """Why a barrier stays that no crash state shows to be needed. A reason for one that is shown is an error."""
 
+_EMPTY = (
+    "What it keeps is a store that holds nothing yet: no fact of a ledger depends on it, a lost one is made again, and the "
+    "first `stage.sync` covers it. It stays so that a store that was opened is there after a power cut."
+)
+
 REASONS: dict[str, str] = {
+    "(making the journal's tables)":
+        "LMDB commits each new table by itself. It happens aside, in `journal.new/`, and `journal.create.sync` follows "
+        "before the journal gets its name; LMDB cannot leave it out but by NOSYNC, which is never set.",
+    "(probing the file system)": "It tries out whether syncfs works here. Nothing rests on what it makes durable.",
+    "create.parent.sync": _EMPTY,
+    "create.root.sync": _EMPTY,
+    "create.sync": _EMPTY,
+    "journal.create.commit":
+        "As the tables': aside, and covered by `journal.create.sync` before the journal gets its name.",
+    "journal.create.parent.sync":
+        "In a store `create.sync` covers it before anything is promised. It is the promise of the journal's library, "
+        "whose users need not be this store: a journal that was created is there.",
 }

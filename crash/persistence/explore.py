@@ -68,7 +68,9 @@ def remove(directory: str) -> None:
     shutil.rmtree(directory, onerror=_open_up)
 
 
-def order(scenes: Sequence[Scene], seed: int, *, draw: bool) -> Iterator[tuple[Scene, Choice]]:
+def order(
+    scenes: Sequence[Scene], seed: int, *, draw: bool, wanted: Callable[[Scene, Choice], bool] = lambda _s, _c: True,
+) -> Iterator[tuple[Scene, Choice]]:
     """Representatives of all scenes in turn, then (*draw*) states at random; none twice. Ends when nothing is new."""
     seen: set[tuple[str, int, bytes]] = set()
     queues = [(scene, iter(scene.chooser.representatives(seed))) for scene in scenes]
@@ -80,13 +82,16 @@ def order(scenes: Sequence[Scene], seed: int, *, draw: bool) -> Iterator[tuple[S
             if choice is None:
                 queues.remove(pair)
                 continue
-            key = (scene.name, len(scene.history.ledger(choice.cut)), scene.image(choice).digest())
-            stale = stale + 1 if key in seen else 0
-            if key not in seen:
-                seen.add(key)
-                yield scene, choice
+            stale += 1
             if stale > _GIVE_UP:
                 return
+            if not wanted(scene, choice):
+                continue
+            key = (scene.name, len(scene.history.ledger(choice.cut)), scene.image(choice).digest())
+            if key not in seen:
+                seen.add(key)
+                stale = 0
+                yield scene, choice
         if not queues and draw:
             queues, draw = [(scene, scene.chooser.drawn(seed)) for scene in scenes], False
 

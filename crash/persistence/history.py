@@ -119,6 +119,7 @@ class _Reader:
         self._inode: dict[int, int] = {}
         self._last_write: dict[tuple[int, int], int] = {}
         self._stack: dict[int, list[str]] = defaultdict(list)
+        self._failed = _without_after(calls)
         self._next = max(base, default=ROOT) + 1
         for number, node in base.items():
             self._entries[number] = dict(node.entries)
@@ -128,7 +129,7 @@ class _Reader:
         for at, call in enumerate(calls):
             if call.op == "mark":
                 self._mark(at, call)
-            self._point = next(iter(self._stack[call.pid][-1:]), "")
+            self._point = next(iter(self._stack[call.pid][-1:]), "").removeprefix("!")
             self.history.points.append(self._point)
             if call.op != "mark":
                 self._call(at, call)
@@ -138,10 +139,12 @@ class _Reader:
         if call.path.startswith("point "):
             _, name, when = call.path.split(" ")
             stack = self._stack[call.pid]
+            if stack and stack[-1].startswith("!"):     # it failed, and is over
+                stack.pop()
             if when == "before":
-                stack.append(name)
-            elif name in stack:      # what an error left behind goes with it
-                del stack[len(stack) - 1 - stack[::-1].index(name):]
+                stack.append(f"!{name}" if at in self._failed else name)
+            else:
+                del stack[stack.index(name):]
 
     def _call(self, at: int, call: Call) -> None:
         if call.op in ("fsync", "fdatasync", "syncfs"):
@@ -241,6 +244,23 @@ class _Reader:
                 self._add(at, "utimens", node, (), None if nanos == _NOW else seconds * 1_000_000_000 + nanos)
         else:
             self._add(at, call.op, node, (), call.other, call.data)
+
+
+def _without_after(calls: Sequence[Call]) -> set[int]:
+    """Where a fault point was passed before an effect that failed: no "after" belongs to it."""
+    failed: set[int] = set()
+    open_: dict[int, list[tuple[int, str]]] = defaultdict(list)
+    for at, call in enumerate(calls):
+        if call.op == "mark" and call.path.startswith("point "):
+            _, name, when = call.path.split(" ")
+            stack = open_[call.pid]
+            if when == "before":
+                stack.append((at, name))
+                continue
+            while stack[-1][1] != name:
+                failed.add(stack.pop()[0])
+            stack.pop()
+    return failed | {at for stack in open_.values() for at, _ in stack}
 
 
 def _born(call: Call, umask: int) -> Node:

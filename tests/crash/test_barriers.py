@@ -9,7 +9,6 @@ from crash.barriers import MatrixError, Row, reasoned
 from crash.barriers.__main__ import page
 
 pytestmark = pytest.mark.timeout(3000)
-SHOWN = ["archive.sync", "checkpoint.sync", "stage.sync"]
 
 
 def options(**given):
@@ -42,8 +41,9 @@ def test_the_page_has_a_line_for_each_barrier():
     assert "| `b.sync` |  | 40 | It stays. |" in text
 
 
-def test_barriers_that_hold_a_promise_are_shown_to(record_property):
-    found = barriers.rows(options(only=SHOWN))
+def test_every_barrier_is_shown_to_be_needed_or_has_a_reason(record_property):
+    found = barriers.rows(options(states=40))
     record_property("states", sum(row.states for row in found))
-    assert [row.leave_out for row in found if not row.caught_by] == []
-    assert len(found) == len(SHOWN)
+    shown = {row.leave_out[0] for row in found if row.caught_by}
+    assert shown >= {"stage.sync", "checkpoint.sync", "archive.sync", "txn.claim", "txn.seal", "txn.delete"}
+    assert len(found) >= 25, "barriers are missing from the recordings"

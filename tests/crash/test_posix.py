@@ -122,6 +122,17 @@ def test_a_torn_write_is_there_by_half():
     assert contents(Image(history, 2, *chooser.persisted(torn))) == {"a": b"z" * 2048 + bytes(2048)}
 
 
+def test_what_follows_a_failed_effect_is_not_inside_its_fault_point():
+    mark = [Call("mark", text, "", 0, 0, b"", 0, 1) for text in (
+        "point a before", "point b before", "point b after", "point a after", "point c before", "point d before",
+        "point d after")]
+    made = calls(("create", "x"), ("write", "x", 0, b"1"), ("fsync", "x"))
+    script = [mark[0], mark[1], made[0], mark[2], made[1], mark[3], mark[4], mark[5], mark[6], made[2]]
+    history = read_calls_as(script, "/w", DIR)
+    assert [each.point for each in history.effects] == ["b", "a", "a"]
+    assert [each.point for each in history.syncs] == [""]
+
+
 # -- the store ----------------------------------------------------------------------------------------------------
 
 
