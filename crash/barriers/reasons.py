@@ -12,10 +12,12 @@ REASONS: dict[str, str] = {
     "(probing the file system)": "It tries out whether syncfs works here. Nothing rests on what it makes durable.",
     "create.parent.sync": _EMPTY,
     "create.root.sync": _EMPTY,
-    "create.sync": _EMPTY,
+    "create.sync":
+        "It and `journal.create.parent.sync` stand in for each other: without both, `store.json` may be there without its "
+        "journal, which is no store (see the pairs). It alone also keeps the subdirectories and the root's own entry.",
     "journal.create.commit":
         "As the tables': aside, and covered by `journal.create.sync` before the journal gets its name.",
     "journal.create.parent.sync":
-        "In a store `create.sync` covers it before anything is promised. It is the promise of the journal's library, "
-        "whose users need not be this store: a journal that was created is there.",
+        "`create.sync` stands in for it (see the pairs). It is the promise of the journal's library, whose users need not "
+        "be this store: a journal that was created is there.",
 }
