@@ -38,7 +38,7 @@ check: lint types test
 COVERING = journal/tests tests/test_recovery.py tests/test_recovery_rare.py tests/test_delete.py \
 	tests/test_lifecycle.py tests/test_interrupts.py
 SLOW = without_any_one or really_full or bit_that_is_flipped or any_bit_flipped or every_fault_point or \
-	any_fault_point or busy_store
+	any_fault_point or busy_store or journal_interrupts
 
 coverage: $(VENV)/ready
 	rm -rf .coverage.d

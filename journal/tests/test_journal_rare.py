@@ -1,5 +1,6 @@
 """What happens once in a long life: races while a journal is made, opened or closed, and what is left of it."""
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -11,7 +12,7 @@ import pytest
 
 import parcels
 from layerjournal import BusyError, ClosedError, DamagedError, HostError, Journal, MissingError, Replay, UsageError
-from layerjournal import archive, creating, effects, folding, gate, namespace
+from layerjournal import archive, creating, effects, folding, gate, lockfile, namespace
 from layerjournal import journal as journal_module
 from layerjournal import replay as replay_module
 from parcels import Parcels, mark, pack
@@ -279,3 +280,42 @@ def test_a_short_write_of_a_segment_is_gone_on_with(journal, monkeypatch):
     monkeypatch.undo()
     assert [record.seq for record in made.records()] == [1, 2]
     assert journal.verify().sound
+
+
+def test_what_has_no_more_to_be_said_of_is_the_hosts_fault():
+    with pytest.raises(HostError), effects.host_errors("trying"):
+        raise OSError(errno.EXDEV, "elsewhere")
+
+
+@pytest.mark.parametrize(("answers", "raises"), [
+    ([errno.EINTR], None), ([errno.EOPNOTSUPP], None), ([errno.ENOSYS], None), ([errno.EINTR, errno.ENOSPC], errno.ENOSPC),
+], ids=["interrupted", "not supported", "not known", "full"])
+def test_the_lock_files_space_is_asked_for_again_done_without_or_refused(tmp_path, monkeypatch, answers, raises):
+    left = list(answers)
+
+    class Libc:
+        def fallocate(self, *_args):
+            ctypes.set_errno(left[0] if left else 0)
+            return -1 if left and left.pop(0) else 0
+
+    monkeypatch.setattr(lockfile.ctypes, "CDLL", lambda *_a, **_k: Libc())
+    if raises is None:
+        lockfile.reserve(str(tmp_path), 1)
+    else:
+        with pytest.raises(OSError) as told:
+            lockfile.reserve(str(tmp_path), 1)
+        assert told.value.errno == raises
+    assert left == []
+
+
+def test_an_engine_whose_environment_never_opened_is_given_up(path, monkeypatch):
+    parcels.create(path).close()
+
+    def refuse(*_args, **_kwargs):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lmdb, "open", refuse)
+        with pytest.raises(MemoryError):
+            parcels.reopen(path)
+    parcels.reopen(path).close()
