@@ -124,6 +124,23 @@ def test_where_python_lacks_a_codec_the_error_says_so(monkeypatch):
         run(lzma.compress(b"x"))
 
 
+def test_no_memory_for_decoding_is_not_blamed_on_the_content(inflate, monkeypatch):
+    class Starved:
+        error = compression.inflate.error
+
+        @staticmethod
+        def decompressobj(_bits):
+            class Decoder:
+                def decompress(self, _data, _most):
+                    raise MemoryError
+
+            return Decoder()
+
+    monkeypatch.setattr(compression, "inflate", Starved)
+    with pytest.raises(MemoryError):
+        run(gzip.compress(b"x"))
+
+
 def test_a_reserved_header_flag_is_refused_whatever_the_decoder(inflate):
     for flag in (0x20, 0x40, 0x80):
         data = bytearray(gzip.compress(b"one") + gzip.compress(b"two"))

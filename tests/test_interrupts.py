@@ -309,3 +309,63 @@ def test_a_tree_whose_row_says_that_it_is_elsewhere_is_set_aside(root):
         assert [a.do.value for a in store.recovery.actions] == ["set-aside"]
     assert len(tree_names(root, "quarantine")) == 1
     assert executor
+
+
+# -- found by interrupting every line (crash/lines), each here by itself -------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["update", "get"])
+def test_an_error_in_the_hashing_thread_comes_out_and_nobody_hangs(tmp_path, monkeypatch, where):
+    from layerstore.differs import tar as differ_module
+
+    def fail(*_args):
+        if threading.current_thread().name == "layerstore-hash":
+            raise MemoryError("no memory for hashing")
+        return original(*_args)
+
+    original = differ_module._Channel.get
+    with layerstore.open(tmp_path / "s") as store:
+        if where == "get":
+            monkeypatch.setattr(differ_module._Channel, "get", fail)
+        else:
+            failing = type("Failing", (), {"update": fail, "hexdigest": lambda self: "0" * 64})
+            monkeypatch.setattr(differ_module, "hashlib", type("Hashlib", (), {"sha256": failing}))
+        with pytest.raises(MemoryError, match="hashing"):
+            store.stage(differ({"a": os.urandom(20 << 20)}))
+        monkeypatch.undo()
+        add(store, {"a": b"again"})
+    assert [t for t in threading.enumerate() if t.name.startswith("layerstore-")] == []
+    assert violations(str(tmp_path / "s")) == []
+
+
+def test_an_open_that_was_interrupted_can_be_done_again_in_the_same_process(tmp_path, monkeypatch):
+    from layerjournal.engine import Engine
+
+    with layerstore.open(tmp_path / "s") as store:
+        add(store)
+    for name in ("_database", "_begin"):
+        original = getattr(Engine, name)
+
+        def interrupted(self, *args, original=original, **options):
+            original(self, *args, **options)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Engine, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            layerstore.open(tmp_path / "s")
+        monkeypatch.undo()
+        with layerstore.open(tmp_path / "s") as store:
+            assert len(store.layers()) == 1
+
+
+def test_a_close_that_was_interrupted_is_finished_by_the_next(tmp_path, monkeypatch):
+    from layerjournal import Journal
+
+    store = layerstore.open(tmp_path / "s")
+    monkeypatch.setattr(Journal, "close", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.close()
+    monkeypatch.undo()
+    store.close()
+    with layerstore.open(tmp_path / "s") as again:
+        add(again)
