@@ -104,7 +104,7 @@ class Image:
     def _rendered(self, node: Node) -> tuple[bytes, bytes]:
         known = self._history.rendered
         if node.applied not in known:
-            if len(known) > 4000:
+            if len(known) > 100:    # a journal's data file is among them, and there are many histories
                 known.clear()
             known[node.applied] = _render(node, self._history)
         return known[node.applied]

@@ -6,12 +6,16 @@ stdout itself is kept for the states: what anything else prints goes to stderr.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 from contextlib import closing
 
+_PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)   # a rig that is killed leaves nobody behind who goes on
 lines = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
 options = argparse.Namespace(**json.loads(sys.argv[2]))
