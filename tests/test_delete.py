@@ -173,3 +173,14 @@ def test_gc_keeps_what_is_young(store):
     store.stage(differ({"young": b""})).release()
     report = store.collect_garbage()
     assert (report.staged, report.layers) == ((), ())
+
+
+def test_what_fails_after_garbage_was_collected_says_that_it_was(store):
+    below = add(store)
+    above = add(store, {"above": b"1"}, parent=below.id)
+    with failing_at("checkpoint.empty.unlink", "EROFS"), pytest.raises(errors.PendingError):
+        store.collect_garbage(retention=0, grace=0)
+    assert store.layers() == [], f"{below.id} and {above.id} are gone, as it said"
+    with failing_at("checkpoint.sync", "ENOSPC"), pytest.raises(errors.LayerstoreError) as raised:
+        store.collect_garbage(retention=0, grace=0)
+    assert not isinstance(raised.value, errors.PendingError), "nothing was collected that time"

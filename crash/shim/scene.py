@@ -37,6 +37,8 @@ from layerstore.testing.children import run_child, telling
 from layerstore.testing.ledger import Ledger, read_ledger
 from layerstore.testing.oracle import Verdict, examine
 
+_PHASES = ("prepare", "run", "recovery", "oracle")
+_BEGIN_NS = 1_700_000_000 * 10**9
 Then = Callable[[dict[str, Any]], Sequence[str]]
 PATIENCE_SECONDS = 120
 """After which a run counts as hung. An undisturbed one takes a fraction of a second."""
@@ -71,9 +73,16 @@ class End:
         return os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
 
 
-def draw(phase: str) -> None:
-    """From now on ids are drawn from *phase* alone. A run and what follows it must not draw the same."""
-    numbers = count()
+def draw(phase: str, pid: int | None = None) -> None:
+    """From now on ids and times are drawn from *phase* alone, and (in a child) the process has the number *pid*.
+
+    Else records would be a byte longer or shorter, and what holds them a page. A run and what follows it must not
+    draw the same ids, and time must go on.
+    """
+    numbers, ticks = count(), count(_PHASES.index(phase) * 10**12, 10**6)
+    layerstore.open.__kwdefaults__["clock"] = lambda: _BEGIN_NS + next(ticks)  # type: ignore[attr-defined]
+    if pid is not None:
+        os.getpid = lambda: pid
 
     def token_hex(nbytes: int | None = None) -> str:
         return hashlib.shake_256(f"{phase}:{next(numbers)}".encode()).hexdigest(nbytes or 32)
@@ -91,8 +100,12 @@ class Scene:
         os.makedirs(directory)
         shim.watch(self.store)
         shim.share()
-        draw("prepare")
-        if run_child(lambda: workload.prepare(self.store, Ledger.to_file(self.ledger))) != 0:
+
+        def prepare() -> None:
+            draw("prepare", pid=4141)
+            workload.prepare(self.store, Ledger.to_file(self.ledger))
+
+        if run_child(prepare) != 0:
             raise AssertionError(f"preparing {workload.name} failed")
         with open(self.ledger, "rb") as file:
             self._told = file.read()
@@ -148,7 +161,7 @@ class Scene:
     def _act(
         self, fn: Callable[[], object], armed: tuple[Calls, Fault, int, int], trace: bool, phase: str, then: Then | None,
     ) -> None:
-        draw(phase)
+        draw(phase, pid=4242)
         signal.alarm(PATIENCE_SECONDS)   # a hang ends in death by SIGALRM
         gc.collect()
         before = descriptors()

@@ -13,7 +13,7 @@ from typing import Any
 from layerstore import catalog, fs
 from layerstore.checkpoint import checkpoint
 from layerstore.delete import finish_all, promise_unused
-from layerstore.errors import BusyError
+from layerstore.errors import BusyError, HostError, PendingError
 from layerstore.handle import Handle
 from layerstore.stage import Staging, discard
 from layerstore.states import State
@@ -36,22 +36,27 @@ def collect(handle: Handle, *, retention: float, grace: float, dry_run: bool) ->
     if not dry_run:
         handle.check_writable()
     staged = _old_staged(handle, retention)
-    layers = _unreferenced(handle, grace)
     if dry_run:
-        return GcReport(tuple(staged), tuple(layers), (), 0)
+        with handle.read() as view:
+            return GcReport(tuple(staged), tuple(_unreferenced(view, handle.clock(), grace)), (), 0)
     discarded = [txid for txid in staged if _discard(handle, txid)]
-    done: list[str] = []
-    deferred: list[str] = []
-    while layers:   # a parent is unreferenced once its children are gone
-        promised = handle.update("delete", partial(promise_unused, layer_ids=layers))
+    promised = handle.update("delete", partial(_promise, now=handle.clock(), grace=grace))
+    report = finish_all(handle, promised, wait=0.0)
+    try:
+        emptied = checkpoint(handle).emptied
+    except (HostError, OSError) as error:
         if not promised:
-            break
-        report = finish_all(handle, promised, wait=0.0)
-        done += report.layers
-        deferred += report.deferred
-        layers = _unreferenced(handle, grace)
-    emptied = checkpoint(handle).emptied
-    return GcReport(tuple(discarded), tuple(done), tuple(deferred), emptied)
+            raise
+        raise PendingError(f"what was collected is deleted, but its space could not be freed now: {error}") from error
+    return GcReport(tuple(discarded), report.layers, report.deferred, emptied)
+
+
+def _promise(txn: Any, *, now: int, grace: float) -> list[tuple[str, str]]:
+    """All in one transaction, so that what fails afterwards leaves nothing half-collected: the rest is finished later."""
+    promised: list[tuple[str, str]] = []
+    while found := promise_unused(txn, _unreferenced(txn, now, grace)):   # a parent is free once its children are gone
+        promised += found
+    return promised
 
 
 def _old_staged(handle: Handle, retention: float) -> list[str]:
@@ -84,10 +89,8 @@ def _discard(handle: Handle, txid: str) -> bool:
     return True
 
 
-def _unreferenced(handle: Handle, grace: float) -> list[str]:
-    now = handle.clock()
-    with handle.read() as view:
-        return [
-            layer.id for layer in catalog.layers(view, damaged=False)
-            if not layer.names and now - layer.created_ns >= grace * 1e9 and not catalog.users(view, layer.id)
-        ]
+def _unreferenced(view: Any, now: int, grace: float) -> list[str]:
+    return [
+        layer.id for layer in catalog.layers(view, damaged=False)
+        if not layer.names and now - layer.created_ns >= grace * 1e9 and not catalog.users(view, layer.id)
+    ]

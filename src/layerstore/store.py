@@ -390,7 +390,15 @@ class Store:
     def collect_garbage(
         self, *, retention: float = gc.RETENTION_SECONDS, grace: float = 3_600.0, dry_run: bool = False,
     ) -> gc.GcReport:
-        """Let go of staged trees older than *retention* seconds, unreferenced layers older than *grace*, and trash."""
+        """Let go of staged trees older than *retention* seconds, unreferenced layers older than *grace*, and trash.
+
+        Raises:
+            PendingError: the layers are gone, or will be; their space, or the rest, could not be dealt with now.
+
+        Durability: all layers are promised to be deleted in one transaction, and are gone when this returns. A crash
+        after the promise is finished by the next open; one before it has collected no layer.
+
+        """
         return gc.collect(self._handle, retention=retention, grace=grace, dry_run=dry_run)
 
     @_verb
