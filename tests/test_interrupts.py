@@ -369,3 +369,22 @@ def test_a_close_that_was_interrupted_is_finished_by_the_next(tmp_path, monkeypa
     store.close()
     with layerstore.open(tmp_path / "s") as again:
         add(again)
+
+
+def test_a_journal_whose_making_was_interrupted_at_its_close_leaves_no_descriptor_open(tmp_path, monkeypatch):
+    from layerjournal.gate import Gate
+
+    def open_files():
+        found = (os.path.join("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd"))
+        return [os.readlink(fd) for fd in found if os.path.exists(fd) and str(tmp_path) in os.readlink(fd)]
+
+    def interrupted(*_args):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Gate, "alone", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        layerstore.open(tmp_path / "s")
+    assert open_files() == []
+    with layerstore.open(tmp_path / "s") as store:
+        add(store)

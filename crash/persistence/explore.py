@@ -64,8 +64,14 @@ def scratch(prefix: str) -> Iterator[str]:
 
 
 def remove(directory: str) -> None:
-    """Remove a tree, directories of mode 0 included; somebody else may be at it."""
-    shutil.rmtree(directory, onerror=_open_up)
+    """Remove a tree, directories of mode 0 included; somebody else may be at it. Nothing above it is touched."""
+    for top, names, _ in os.walk(directory):
+        for name in names:
+            path = os.path.join(top, name)
+            with suppress(FileNotFoundError):
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def order(
@@ -105,15 +111,6 @@ def materialised(image: Image, work: str) -> Iterator[str]:
         yield directory
     finally:
         remove(directory)
-
-
-def _open_up(function: Callable[..., object], path: str, _info: object) -> None:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        os.chmod(os.path.dirname(path), 0o700)
-        if function is not os.unlink:
-            os.chmod(path, 0o700)
-        if function in (os.unlink, os.rmdir):
-            function(path)
 
 
 def judge(scene: Scene, image: Image, expect: Expectation, work: str) -> Verdict:

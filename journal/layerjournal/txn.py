@@ -123,7 +123,6 @@ class WriteTxn(ReadTxn):
         self._projector, self._clock = projector, clock
         self._seq, self._link = start if start is not None else super().head()
         self._group = self._seq + 1
-        self._view = _TxnView(self)
         self._broken: BaseException | None = None
         self.changed = False
 
@@ -178,7 +177,7 @@ class WriteTxn(ReadTxn):
             )
             self._txn.put(seq_key(record.seq), stored, db=self._db(LOG), append=True)
             self._seq, self._link, self.changed = record.seq, record.link, True
-            self._projector.project(self._view, record)
+            self._projector.project(_TxnView(self), record)
         except BaseException as error:
             self._broken = error
             raise

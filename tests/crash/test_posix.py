@@ -173,3 +173,15 @@ def test_the_command_of_a_state_shows_it_again(tmp_path):
 def test_the_same_seed_explores_the_same_states():
     first, second = ([s.line() for s in posix.states(options(states=25, workload=["batch"]))] for _ in range(2))
     assert first == second
+
+
+def test_removing_what_somebody_else_has_removed_touches_nothing_above_it(tmp_path):
+    from crash.persistence.explore import remove
+
+    (tmp_path / "above").mkdir(mode=0o755)
+    (tmp_path / "above" / "tree" / "closed").mkdir(parents=True)
+    (tmp_path / "above" / "tree" / "closed").chmod(0)
+    for _ in range(2):
+        remove(str(tmp_path / "above" / "tree"))
+        assert (tmp_path / "above").stat().st_mode & 0o777 == 0o755
+        assert list((tmp_path / "above").iterdir()) == []
