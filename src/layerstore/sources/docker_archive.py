@@ -166,6 +166,10 @@ def _describe(archive: Archive, name: str, diff_id: str, known: dict[Member, Des
             compression = detect(stream.read(8))
     except CompressionError as error:
         raise UnsupportedMediaTypeError(f"{what} is of no known type: {error}", hint=error.hint) from error
+    if compression not in _SUFFIXES:
+        raise UnsupportedMediaTypeError(
+            f"{what} is {compression}-compressed, for which there is no layer type", hint="recompress it with gzip or zstd",
+        )
     digest = diff_id
     if compression != "none":
         with _open(archive, name).stream as stream:
