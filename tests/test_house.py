@@ -33,7 +33,7 @@ ORDER = [
     ["lifecycle"],
     ["manifest", "records", "tar", "tarsplit"],
     ["packed"],
-    ["pax", "dirfds", "whiteouts"],
+    ["dirfds", "whiteouts"],
     ["compression", "filesystem", "fs"],
     ["states"],
     ["model", "observe"],

@@ -1,0 +1,102 @@
+"""One header block of a tar: its checksum and its fields. Pure functions over 512 bytes.
+
+Sources: POSIX pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format" (base-256 numbers); star(5).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import NamedTuple
+from zlib import adler32
+
+from layerstore.errors import ArchiveError
+
+__all__ = [
+    "BLOCK", "HEADER_ONLY", "TIME_END", "TYPES", "ZERO_BLOCK", "Header", "device", "number", "parse", "verify_checksum",
+]
+
+BLOCK = 512
+ZERO_BLOCK = bytes(BLOCK)
+TIME_END = 1 << 63                       # nanoseconds that fit what file systems and manifests can hold
+
+TYPES = {
+    b"0": "file", b"\0": "file", b"7": "file", b"S": "file", b"1": "hardlink", b"2": "symlink", b"3": "char",
+    b"4": "block", b"5": "dir", b"6": "fifo",
+}
+# no data follows these, whatever their size field says: Go's reader, and so the whole field, has it that way
+HEADER_ONLY = frozenset({"hardlink", "symlink", "char", "block", "dir", "fifo"})
+
+_FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
+# mode, uid, gid, size and time as nearly every archive has them: octal digits to the full width, then NUL or space
+_PLAIN = re.compile(rb"([0-7]{7})[ \0]([0-7]{7})[ \0]([0-7]{7})[ \0]([0-7]{11})[ \0]([0-7]{11})[ \0]")
+
+
+class Header(NamedTuple):
+    """The fields of a block, as they are in it: extension headers may say otherwise."""
+
+    name: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    flag: bytes
+    link: bytes
+
+
+def verify_checksum(block: bytes, offset: int) -> None:
+    stored = block[148:156]
+    # adler32's low half is 1 + the sum of the bytes while that is below 65521: of 256 bytes it always is
+    total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2 - sum(stored) + 256
+    claimed = number(stored, "checksum", offset)
+    if claimed == total:
+        return
+    signed = sum(byte - 256 if byte > 127 else byte for byte in block[:148] + block[156:]) + 256
+    if claimed != signed:                # historic tars summed signed bytes
+        raise ArchiveError(f"a header's checksum is {claimed} but should be {total}", offset=offset)
+
+
+def parse(block: bytes, offset: int) -> Header:
+    """The fields of *block*, whose checksum is right. ArchiveError for a number that is none."""
+    name, mode, uid, gid, size, mtime, _, flag, link, magic, _, _, _, _, prefix = _FIELDS.unpack_from(block)
+    name, link = name.partition(b"\0")[0], link.partition(b"\0")[0]
+    if prefix[0] and magic[:6] == b"ustar\0":
+        if block[508:512] == b"tar\0":   # star keeps times in the last 24 bytes of the prefix
+            prefix = prefix[:131]
+        name = prefix.partition(b"\0")[0] + b"/" + name
+    plain = _PLAIN.match(block, 100)
+    if plain is not None:
+        mode, uid, gid, size, mtime = plain.groups()
+        return Header(name, int(mode, 8), int(uid, 8), int(gid, 8), int(size, 8), int(mtime, 8), flag, link)
+    return Header(
+        name, number(mode, "mode", offset), number(uid, "uid", offset), number(gid, "gid", offset),
+        number(size, "size", offset), number(mtime, "mtime", offset, signed=True), flag, link,
+    )
+
+
+def device(block: bytes, offset: int) -> tuple[int, int]:
+    """Major and minor number of a device's header."""
+    return number(block[329:337], "major", offset), number(block[337:345], "minor", offset)
+
+
+def number(field: bytes, what: str, offset: int, *, signed: bool = False) -> int:
+    """An octal or base-256 header field. Negative only with *signed*."""
+    if field[0] & 0x80:
+        value = int.from_bytes(bytes((field[0] & 0x7F,)) + field[1:], "big")
+        if field[0] & 0x40:
+            value -= 1 << (8 * len(field) - 1)
+            if not signed:
+                raise ArchiveError(f"a negative {what}: {value}", offset=offset)
+        if not -TIME_END <= value < TIME_END:
+            raise ArchiveError(f"a {what} beyond 64 bits: {value}", offset=offset)
+        return value
+    text = field.partition(b"\0")[0].strip(b" ")
+    if not text:
+        return 0
+    if not text.isdigit():               # int() would take signs, underscores and inner spaces
+        raise ArchiveError(f"a {what} that is not a number: {field!r}", offset=offset)
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise ArchiveError(f"a {what} that is not octal: {field!r}", offset=offset) from None
