@@ -233,7 +233,7 @@ def _entry(item: Any) -> ManifestEntry | _Gone | _End:
 def _full(item: tuple[Any, ...]) -> ManifestEntry:
     path, kind, *numbers, linkname, major, minor, xattrs, digest, flags, unset = item  # five numbers: _FIELDS
     sound = (
-        isinstance(path, bytes) and isinstance(linkname, bytes) and kind in TYPES
+        isinstance(path, bytes) and isinstance(linkname, bytes) and isinstance(kind, str) and kind in TYPES
         and all(type(n) is int for n in (*numbers, major, minor, flags, unset))
         and 0 <= flags <= 3 and 0 <= unset <= 15 and min(*numbers[:4], major, minor) >= 0
         and isinstance(xattrs, dict)
