@@ -6,7 +6,9 @@
 * ``mutate``         small seeded mutations, for the ordinary test run, where no instrumentation is at hand
 * ``dictionaries/``  tokens for the coverage-guided engine
 * ``findings/``      inputs that broke something once, by target: they are replayed by the tests for ever
-* ``__main__``       ``python -m fuzz TARGET``: coverage-guided, by atheris (the extra ``fuzz``)
+* ``scratch``        the files and trees in memory that targets write
+* ``__main__``       ``python -m fuzz TARGET``: coverage-guided, by atheris (the extra ``fuzz``); ``supervise`` runs the
+                     ``engine`` in processes of its own, ``figures`` adds up what they did
 
 The product never imports anything of this.
 """

@@ -127,6 +127,26 @@ def _tars() -> Seeds:
     ]
 
 
+def _paxes() -> Seeds:
+    """The bodies of PAX headers."""
+    def body(*pairs: tuple[bytes, bytes]) -> bytes:
+        return b"".join(pax({key.decode(): value})[512:].rstrip(b"\0") for key, value in pairs)
+
+    return [
+        b"", b"\n", b"6 a=b\n", b"6 a=b\n6 a=c\n", b"5 a=b\n", b"7 a=b\n", b"06 a=b\n", b"5 ab\n", b"4 =\n", b"+6 a=b\n", b"6  a=b\n",
+        b"99999999999999999999999 a=b\n", b"6 \xff=b\n", b"9 a=b\nc=d\n",
+        body((b"path", b"a/b"), (b"linkpath", b"c"), (b"size", b"4"), (b"uid", b"1"), (b"gid", b"2"), (b"mtime", b"-1.000000001")),
+        body((b"mtime", b".5")), body((b"mtime", b"1.")), body((b"mtime", b"-0.0000000001")), body((b"size", b"")), body((b"uid", b"-1")),
+        body((b"SCHILY.xattr.user.a", b""), (b"LIBARCHIVE.xattr.user.a%3D", b"YQ"), (b"LIBARCHIVE.xattr.%00", b"YQ==")),
+        body((b"SCHILY.xattr.", b"x")), body((b"SCHILY.xattr.user.big", b"x" * 300)), body((b"LIBARCHIVE.xattr.user.b", b"!!")),
+        body((b"GNU.sparse.map", b"0,1,2,3"), (b"GNU.sparse.size", b"9"), (b"GNU.sparse.numblocks", b"2")),
+        body((b"GNU.sparse.size", b"9"), (b"GNU.sparse.offset", b"0"), (b"GNU.sparse.numbytes", b"1")),
+        body((b"GNU.sparse.offset", b"0"), (b"GNU.sparse.offset", b"1"), (b"GNU.sparse.size", b"9")),
+        body((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"9"), (b"GNU.sparse.name", b"n")),
+        body((b"GNU.sparse.major", b"2"), (b"GNU.sparse.minor", b"0")), body((b"hdrcharset", b"BINARY"), (b"path", b"\xff")),
+    ]
+
+
 # -- compressed streams -----------------------------------------------------------------------------------------------
 
 
@@ -138,14 +158,15 @@ def _compressed() -> Seeds:
     raw = zlib.compressobj(9, zlib.DEFLATED, -15)
     named = b"\x1f\x8b\x08\x08" + bytes(6) + b"name\0" + raw.compress(b"x") + raw.flush() + zlib.crc32(b"x").to_bytes(4, "little")
     gzips = [gz, gz + gz, gz[:-1], gz[:-8], gz + b"junk", gz + bytes(512), gz[:10], b"", gzip.compress(b""), named + b"\1\0\0\0",
-             gz[:-8] + bytes(8), gzip.compress(bytes(1 << 20), mtime=0)]
+             gz[:-8] + bytes(8), gzip.compress(bytes(1 << 18), mtime=0), gzip.compress(bytes(1 << 19), mtime=0)]
     zstds = [zs, zs + zs, zs[:-1], zs + b"junk", skippable, skippable + zs, zs + skippable, checked, checked[:-4] + bytes(4),
              b"", zstandard.ZstdCompressor().compress(b""), skippable[:-1], b"\x50\x2a\x4d\x18\xff\xff\xff\xff",
-             b"\x28\xb5\x2f\xfd\x00\xff", zstandard.ZstdCompressor().compress(bytes(1 << 20))]
+             b"\x28\xb5\x2f\xfd\x00\xff", zstandard.ZstdCompressor().compress(bytes(1 << 19))]
     others = [b"plain", b"\xfd7zXZ\0", b"BZh9", b"\x04\x22\x4d\x18", b"\x1f", b"\x28\xb5"]
     xzs = [lzma.compress(text), lzma.compress(text) * 2, lzma.compress(text)[:-1], lzma.compress(text) + bytes(4),
            lzma.compress(b""), lzma.compress(text, check=lzma.CHECK_NONE), lzma.compress(text, format=lzma.FORMAT_ALONE)]
-    bzips = [bz2.compress(text), bz2.compress(text) * 2, bz2.compress(text)[:-1], bz2.compress(text) + b"x", bz2.compress(b"")]
+    bz = bz2.compress(text, 1)   # small blocks: a decoder takes four times a block's memory
+    bzips = [bz, bz * 2, bz[:-1], bz + b"x", bz2.compress(b"", 1), bz2.compress(text, 9)]
     return [b"\3" + s for s in xzs] + [b"\4" + s for s in bzips] + [b"\0" + s for s in gzips] + [b"\1" + s for s in zstds] + [b"\2" + s for s in gzips + zstds + others]
 
 
@@ -236,6 +257,6 @@ def _side_files() -> Seeds:
 
 
 _MAKERS: dict[str, Callable[[], Seeds]] = {
-    "tar_reader": _tars, "unpack": _tars, "tar_split": _splits, "decompress": _compressed, "journal_record": _records,
+    "tar_reader": _tars, "unpack": _tars, "tar_split": _splits, "go_tar_split": _tars, "pax": _paxes, "decompress": _compressed, "journal_record": _records,
     "journal_segment": _segments, "oci_json": _documents, "manifest": _manifests, "side_file": _side_files,
 }

@@ -73,6 +73,49 @@ def test_an_escape_is_seen_by_the_canary(monkeypatch):
     """Parents are not walked any more: the kernel follows a symbolic link of the archive, wherever it leads."""
     monkeypatch.setattr("layerstore.dirfds.DIRECTORY", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     monkeypatch.setattr("layerstore.unpack._Unpacker._walk", lambda self, path, entry, *, make: (path, _Dir()))
-    escape = nasties.header(b"out", b"2", link=b"../../canary") + nasties.file(b"out/evil") + nasties.END
+    escape = nasties.header(b"out", b"2", link=b"../../../canary") + nasties.file(b"out/evil") + nasties.END
     with pytest.raises(AssertionError, match="outside"):
         target("unpack").check(escape)
+
+
+# -- the runner
+
+
+def test_executions_are_counted_without_the_replay_of_the_corpus():
+    from fuzz.supervise import Told
+
+    told = Told()
+    for line in ("#12\tINITED cov: 1", "#512\tpulse  cov: 1", "#400\tREDUCE", "stat::number_of_executed_units: 1000"):
+        told.line(line)
+    assert told.executions == 988
+
+
+def test_an_engine_that_dies_before_or_after_its_first_word_counts_never_too_many():
+    from fuzz.supervise import Told
+
+    told = Told()
+    told.line("#7\tpulse")
+    assert told.executions == 0
+    told.line("#12\tINITED")
+    told.line("#20\tNEW")
+    assert told.executions == 8
+
+
+def test_figures_add_up_and_keep_the_last_revision_last(monkeypatch, tmp_path):
+    from fuzz import figures
+
+    monkeypatch.setattr(figures, "_FIGURES", tmp_path / "figures.json")
+    for revision, count in (("one", 5), ("two", 7), ("one", 1)):
+        monkeypatch.setattr(figures, "_revision", lambda revision=revision: revision)
+        figures.add("pax", count, 2.0)
+    row = figures.read()["pax"]
+    assert (row["executions"], row["seconds"]) == (13, 6)
+    assert list(row["revisions"].items()) == [("two", 7), ("one", 6)]
+    assert "| `pax` | 13 | 0.0 | one | 0 |" in figures.table(figures.read())
+
+
+def test_the_readme_has_the_figures_that_the_runs_wrote():
+    from fuzz import figures
+
+    text = (FINDINGS.parent / "README.md").read_text()
+    assert figures.table(figures.read()) in text, "run: python -m fuzz table"

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 TARGETS = (
-    "tar_reader", "decompress", "unpack", "tar_split", "journal_record", "journal_segment", "oci_json", "manifest",
-    "side_file",
+    "tar_reader", "pax", "decompress", "unpack", "tar_split", "go_tar_split", "journal_record", "journal_segment",
+    "oci_json", "manifest", "side_file",
 )

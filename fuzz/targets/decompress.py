@@ -16,7 +16,7 @@ from layerstore.compression import decompressed
 from layerstore.errors import CompressionError, LimitExceededError
 from layerstore.model import Limits
 
-LIMITS = Limits(max_bytes=8 << 20)
+LIMITS = Limits(max_bytes=1 << 18)
 _KINDS = ("gzip", "zstd", "auto", "xz", "bzip2")
 
 
@@ -31,14 +31,15 @@ def check(data: bytes) -> None:
 
 
 def _ours(data: bytes, kind: str, step: int) -> bytes | None:
-    out = bytearray()
+    out, size = [], 0
     try:
         for piece in decompressed((data[i : i + step] for i in range(0, len(data), step)), limits=LIMITS, compression=kind):
-            out += piece
-            assert len(out) <= LIMITS.max_bytes, "more came out than the limit allows"
+            out.append(piece)
+            size += len(piece)
+            assert size <= LIMITS.max_bytes, "more came out than the limit allows"
     except (CompressionError, LimitExceededError):
         return None
-    return bytes(out)
+    return b"".join(out)
 
 
 def _gunzip(data: bytes) -> bytes:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 
+from fuzz import scratch
 from layerjournal import segment
 from layerjournal.errors import RecordError, SegmentError
 
-_BASE = "/dev/shm" if os.path.isdir("/dev/shm") else None
+_file = scratch.MemoryFile()
 
 
 def check(data: bytes) -> None:
@@ -19,13 +18,10 @@ def check(data: bytes) -> None:
 
 
 def _try(data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=_BASE, suffix=".seg") as file:
-        file.write(data)
-        file.flush()
-        try:
-            loaded = segment.load(file.name)
-            records, rows = list(loaded.records()), loaded.snapshot()
-        except (SegmentError, RecordError):
-            return
-        assert len(records) == loaded.record_count
-        assert sum(map(len, rows.values())) == loaded.row_count
+    try:
+        loaded = segment.load(_file.holding(data).path)
+        records, rows = list(loaded.records()), loaded.snapshot()
+    except (SegmentError, RecordError):
+        return
+    assert len(records) == loaded.record_count
+    assert sum(map(len, rows.values())) == loaded.row_count

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-
-from layerstore.compression import ZstdWriter
+from fuzz import scratch
+from fuzz.packing import packed
 from layerstore.errors import DamagedError
 from layerstore.manifest import final_entries
 
-_BASE = "/dev/shm" if os.path.isdir("/dev/shm") else None
+_file = scratch.MemoryFile()
 
 
 def check(data: bytes) -> None:
     _try(data)
-    packed: list[bytes] = []
-    writer = ZstdWriter(packed.append, level=1)
-    writer.write(data)
-    writer.close()
-    _try(b"".join(packed))   # as if it were the records themselves
+    _try(packed(data))   # as if it were the records themselves
 
 
 def _try(data: bytes) -> None:
-    with tempfile.TemporaryFile(dir=_BASE) as file:
-        file.write(data)
-        file.flush()
-        try:
-            entries = list(final_entries(file.fileno()))
-        except DamagedError:
-            return
+    try:
+        entries = list(final_entries(_file.holding(data).fd))
+    except DamagedError:
+        return
     for entry in entries:
         assert not {b".", b".."} & set(entry.path.split(b"/")), entry.path
+    paths = [entry.path for entry in entries]
+    assert len(paths) == len(set(paths)), "a path that comes twice"

@@ -4,53 +4,38 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-
-from fuzz.targets.unpack import FORM, LIMITS, remove
+from fuzz import scratch
+from fuzz.packing import packed
+from fuzz.targets.unpack import FORM, LIMITS
 from layerstore.assemble import assembled
-from layerstore.compression import ZstdWriter
 from layerstore.errors import ArchiveError, DamagedError, LimitExceededError
 from layerstore.model import DiffTarget
 from layerstore.tarsplit import kept_problems, read_tar_split
 from layerstore.unpack import unpack
 
-_BASE = "/dev/shm" if os.path.isdir("/dev/shm") else None
+_outside = scratch.Outside()
+_file = scratch.MemoryFile()
 
 
 def check(data: bytes) -> None:
     _round_trip(data)
     _decode(data)
-    packed: list[bytes] = []
-    writer = ZstdWriter(packed.append, level=1)
-    writer.write(data)
-    writer.close()
-    _decode(b"".join(packed))
+    _decode(packed(data))
 
 
 def _round_trip(data: bytes) -> None:
-    tree = tempfile.mkdtemp(prefix="layerstore-fuzz-", dir=_BASE)
-    try:
-        os.mkdir(os.path.join(tree, "diff"))
-        dir_fd, diff_fd = os.open(tree, os.O_RDONLY), os.open(os.path.join(tree, "diff"), os.O_RDONLY)
+    with scratch.layer("tree", _outside.fd) as tree:
+        target = DiffTarget(tree.dir_fd, tree.diff_fd, overlay_form=FORM, limits=LIMITS)
         try:
-            made = unpack([data], DiffTarget(dir_fd, diff_fd, overlay_form=FORM, limits=LIMITS), require_end=False)
-            assert b"".join(assembled(dir_fd)) == data, "another tar came out"
-            assert not list(kept_problems(dir_fd, made.tar_split_digest))
+            made = unpack([data], target, require_end=False)
         except (ArchiveError, LimitExceededError):
-            pass
-        finally:
-            os.close(diff_fd)
-            os.close(dir_fd)
-    finally:
-        remove(tree)
+            return
+        assert b"".join(assembled(tree.dir_fd)) == data, "another tar came out"
+        assert not list(kept_problems(tree.dir_fd, made.tar_split_digest))
 
 
 def _decode(data: bytes) -> None:
-    with tempfile.TemporaryFile(dir=_BASE) as file:
-        file.write(data)
-        file.flush()
-        try:
-            list(read_tar_split(file.fileno()))
-        except DamagedError:
-            return
+    try:
+        list(read_tar_split(_file.holding(data).fd))
+    except DamagedError:
+        return

@@ -1,84 +1,78 @@
 """Any bytes, unpacked, change nothing outside of their tree, and end in a tree that is what its manifest says, or in
-a typed error. The same bytes give the same manifest.
+a typed error. The same bytes give the same manifest (looked at for one input of eight: it takes as long again).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import stat
-import tempfile
+import zlib
 
+from fuzz import scratch
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import DiffTarget, Limits
 from layerstore.unpack import unpack
 from layerstore.verify import tree_problems
 
 LIMITS = Limits(max_entries=200, max_bytes=4 << 20, max_pax_record=1 << 14, max_depth=40)
-_BASE = "/dev/shm" if os.path.isdir("/dev/shm") else None
 FORM = "trusted" if os.geteuid() == 0 else "user"
+
+State = list[tuple[object, ...]]
+
+
+class Canary:
+    """What a symbolic link or ``..`` of an archive would like to reach, beside and above the trees."""
+
+    def __init__(self) -> None:
+        self.outside = scratch.Outside()
+        for name in ("etc", "canary", "trees"):
+            os.mkdir(os.path.join(self.outside.path, name))
+        with open(os.path.join(self.outside.path, "canary", "file"), "wb") as file:
+            file.write(b"alive")
+        os.symlink("canary/file", os.path.join(self.outside.path, "link"))
+        self.trees = os.open(os.path.join(self.outside.path, "trees"), os.O_RDONLY)
+        self._first = self.state()
+
+    def state(self) -> State:
+        """Of everything but the trees, in few system calls: who writes into a file changes its times."""
+        found: State = []
+        for name in (".", "etc", "canary", "canary/file", "link", "trees"):
+            s = os.stat(name, dir_fd=self.outside.fd, follow_symlinks=False)
+            inside = [] if name in ("canary/file", "link") else self._names(name)
+            changing = () if name == "trees" else (s.st_nlink, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+            found.append((name, s.st_mode, s.st_uid, s.st_gid, *changing, inside))
+        return found
+
+    def _names(self, name: str) -> list[str]:
+        return sorted(os.listdir(self.outside.path if name == "." else os.path.join(self.outside.path, name)))
+
+    def check(self) -> None:
+        assert self.state() == self._first, "something outside of the tree was changed"
+
+
+_canary: list[Canary] = []
 
 
 def check(data: bytes) -> None:
-    outside = tempfile.mkdtemp(prefix="layerstore-fuzz-", dir=_BASE)
+    if not _canary:
+        _canary.append(Canary())
+    canary = _canary[0]
     try:
-        _plant(outside)
-        before = _state(outside)
-        first = _unpack(data, os.path.join(outside, "one"))
-        second = _unpack(data, os.path.join(outside, "two"))
-        for name in ("one", "two"):
-            remove(os.path.join(outside, name))
-        assert _state(outside) == before, "something outside of the tree was changed"
-        assert first == second, "the same bytes gave two different manifests"
-    finally:
-        remove(outside)
+        first = _unpack(data, canary)
+        canary.check()
+        if zlib.crc32(data) % 8 == 0:
+            assert first == _unpack(data, canary), "the same bytes gave two different manifests"
+    except AssertionError:
+        _canary.clear()   # the next one begins with what is whole
+        raise
 
 
-def _plant(outside: str) -> None:
-    """What a symbolic link or ``..`` of an archive would like to reach."""
-    for name in ("etc", "canary"):
-        os.mkdir(os.path.join(outside, name))
-    with open(os.path.join(outside, "canary", "file"), "wb") as file:
-        file.write(b"alive")
-    os.symlink("canary/file", os.path.join(outside, "link"))
-
-
-def _state(root: str) -> list[tuple[str, int, int, int, bytes]]:
-    found = []
-    for directory, names, files in os.walk(root):
-        for name in sorted(names + files):
-            path = os.path.join(directory, name)
-            s = os.lstat(path)
-            content = b""
-            if stat.S_ISREG(s.st_mode):
-                with open(path, "rb") as file:
-                    content = file.read()
-            found.append((path, s.st_mode, s.st_uid, s.st_nlink, content))
-    return sorted(found)
-
-
-def _unpack(data: bytes, tree: str) -> str | None:
-    os.makedirs(os.path.join(tree, "diff"))
-    dir_fd, diff_fd = os.open(tree, os.O_RDONLY), os.open(os.path.join(tree, "diff"), os.O_RDONLY)
-    try:
-        target = DiffTarget(dir_fd, diff_fd, overlay_form=FORM, limits=LIMITS)
+def _unpack(data: bytes, canary: Canary) -> str | None:
+    with scratch.layer("tree", canary.trees) as tree:
+        target = DiffTarget(tree.dir_fd, tree.diff_fd, overlay_form=FORM, limits=LIMITS)
         try:
             made = unpack([data[:700], data[700:]], target, require_end=False)
         except (ArchiveError, LimitExceededError):
             return None
-        problems = list(tree_problems(dir_fd, made.manifest_digest, content=True, overlay_form=FORM))
+        problems = list(tree_problems(tree.dir_fd, made.manifest_digest, content=True, overlay_form=FORM))
         assert not problems, f"the tree is not what its manifest says: {problems[:3]}"
         return made.manifest_digest
-    finally:
-        os.close(diff_fd)
-        os.close(dir_fd)
-
-
-def remove(path: str) -> None:
-    """A tree may hold directories of mode 0."""
-    for directory, names, _ in os.walk(path):
-        for name in names:
-            full = os.path.join(directory, name)
-            if not os.path.islink(full):
-                os.chmod(full, 0o700)
-    shutil.rmtree(path)
