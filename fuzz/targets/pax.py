@@ -4,8 +4,8 @@ right kinds.
 
 from __future__ import annotations
 
-from layerstore import pax
 from layerstore.errors import ArchiveError, LimitExceededError
+from layerstore.tar import pax
 
 _MAX_VALUE = 256
 
