@@ -28,16 +28,16 @@ ORDER = [
     ["handle"],
     ["projection"],
     ["differs", "sources", "overlay", "extract"],
-    ["unpack", "pack", "verify", "gotarsplit"],
+    ["unpack", "pack", "verify", "gotarsplit", "meant"],
     ["assemble", "dress"],
     ["lifecycle"],
     ["manifest", "records", "tar", "tarsplit"],
     ["packed"],
     ["dirfds", "whiteouts"],
-    ["compression", "filesystem", "fs"],
+    ["compression", "filesystem", "fs", "override"],
     ["states"],
-    ["model", "observe"],
-    ["errors", "kernel", "faults", "crc64", "descriptors"],
+    ["model", "observe", "privilege"],
+    ["errors", "kernel", "faults", "crc64", "descriptors", "idmap"],
 ]
 RANK = {name: len(ORDER) - n for n, group in enumerate(ORDER) for name in group}
 ONE_MODULE = {

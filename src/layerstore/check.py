@@ -98,7 +98,7 @@ def _tree(handle: Handle, layer: Layer, *, content: bool) -> Iterator[Finding]:
         try:
             found = tree_problems(
                 fd, layer.manifest_digest, content=True, overlay_form=handle.overlay_form,
-                tar_split=layer.tar_split_digest,
+                tar_split=layer.tar_split_digest, ids=handle.ids,
             )
             problems = (problem for problem in found if not problem.unreadable)
             for number, problem in enumerate(problems):

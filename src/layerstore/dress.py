@@ -1,37 +1,61 @@
 """Dressing: owner, extended attributes, mode and times of what an archive has just made us make.
 
 In this order: chown clears setuid bits and capabilities, so attributes and mode come after it; times last. What an
-ordinary user, or the file system, cannot have is told as bits of ``manifest``'s *unset*, and never an error.
+ordinary user, or the file system, cannot have is told as bits of ``manifest``'s *unset*, and never an error; of files and
+directories the attribute of ``override`` says it, too. A ``Dresser`` never changes: several threads may use one.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from layerstore.manifest import OWNER, TIME, XATTR, storable_xattr
+from layerstore import override
+from layerstore.descriptors import Descriptor
+from layerstore.idmap import IDENTITY, IdMap
+from layerstore.manifest import (
+    MODE,
+    NODE,
+    OVERRIDE,
+    OWNER,
+    TIME,
+    UNSET,
+    XATTR,
+    ManifestEntry,
+    final_entries,
+    storable_xattr,
+)
+from layerstore.privilege import Powers, own_map
 from layerstore.tar import Entry, os_text
 
-__all__ = ["Dresser", "entry_text"]
+__all__ = ["Dresser", "entry_text", "improvable"]
 
 _SAFE_SECONDS = 1 << 31                  # every file system holds times this far from 1970
 _XATTR_UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS})
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class Dresser:
-    """Sets attributes as this process may. Each method returns the bits of what could not be set."""
+    """Sets attributes as this process may, owners by way of *ids*. Each method returns bits: what could not be set."""
 
-    def __init__(self) -> None:
-        self._owner = (os.geteuid(), os.getegid())
-        self._privileged = self._owner[0] == 0
+    def __init__(self, ids: IdMap = IDENTITY) -> None:
+        self._powers = Powers.of_this_process()
+        self._ids = ids
+        self._mapped = ids != IDENTITY
 
-    def open_file(self, fd: int, entry: Entry) -> int:
-        """A file or directory that is open as *fd*."""
-        unset = self._chown(entry, lambda: os.fchown(fd, entry.uid, entry.gid))
+    def open_file(self, fd: int, entry: Entry, *, override_stat: bool = False) -> int:
+        """A file or directory that is open as *fd*. With *override_stat* it gets that attribute in any case."""
+        unset = self._chown(entry, lambda uid, gid: os.fchown(fd, uid, gid))
         if entry.xattrs:
             unset |= _set_xattrs(fd, entry)
-        os.fchmod(fd, entry.mode)
+        mode = entry.mode if self._powers.reads_all else override.readable(entry.type, entry.mode)
+        if mode != entry.mode:
+            unset |= MODE
+        # before the mode: a file that its owner may not write can be given no attribute of user.* (xattr(7))
+        if (override_stat or unset & (OWNER | MODE)) and override.write(fd, entry):
+            unset |= OVERRIDE
+        os.fchmod(fd, mode)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         if _is_safe(entry):
             return unset
@@ -40,7 +64,7 @@ class Dresser:
     def name(self, dir_fd: int, base: bytes, entry: Entry) -> int:
         """What cannot be opened: links and device nodes, just made by us at that name."""
         unset = self._chown(
-            entry, lambda: os.chown(base, entry.uid, entry.gid, dir_fd=dir_fd, follow_symlinks=False),
+            entry, lambda uid, gid: os.chown(base, uid, gid, dir_fd=dir_fd, follow_symlinks=False),
         )
         if entry.xattrs:
             unset |= _set_xattrs(f"/proc/self/fd/{dir_fd}/".encode() + base, entry)
@@ -52,17 +76,56 @@ class Dresser:
         found = os.stat(base, dir_fd=dir_fd, follow_symlinks=False)
         return unset | (0 if found.st_mtime_ns == entry.mtime_ns else TIME)
 
-    def _chown(self, entry: Entry, call: Callable[[], None]) -> int:
-        if not self._privileged and (entry.uid, entry.gid) != self._owner:
+    def stand_in(self, dir_fd: int, base: bytes, entry: Entry) -> int:
+        """Make an empty file in the place of a device that may not be made, if it can carry what the device is.
+
+        Else nothing is made, and the bits are without OVERRIDE. FileExistsError if something is there.
+        """
+        with Descriptor(base, _NEW_FILE, dir_fd=dir_fd) as fd:
+            if not override.write(fd, entry):
+                os.unlink(base, dir_fd=dir_fd)
+                return NODE
+            return NODE | self.open_file(fd, entry, override_stat=True)
+
+    def _chown(self, entry: Entry, call: Callable[[int, int], None]) -> int:
+        uid: int | None = entry.uid
+        gid: int | None = entry.gid
+        unset = 0
+        if self._mapped:
+            uid, gid = self._ids.uid(entry.uid), self._ids.gid(entry.gid)
+            if uid is None or gid is None:  # that the store does not map: then the container's root has it
+                uid, gid, unset = self._ids.uid(0), self._ids.gid(0), OWNER
+        if uid is None or gid is None:
+            return OWNER
+        if not self._powers.may_chown(uid):
             return OWNER
         try:
-            call()
+            call(uid, gid)
         except OSError as error:
             # EINVAL: an ID that this user namespace does not map
             if error.errno not in (errno.EPERM, errno.EINVAL):
                 raise
             return OWNER
-        return 0
+        return unset
+
+
+def improvable(manifest: int, ids: IdMap = IDENTITY) -> bool:
+    """Whether this process could set something that the maker of the tree with that manifest (a descriptor) could not."""
+    powers = Powers.of_this_process()
+    here = {kind: own_map(kind) for kind in ("uid", "gid")} if powers.chowns else {}
+    return any(_improvable(entry, powers, ids, here) for entry in final_entries(manifest) if entry.unset & UNSET)
+
+
+def _improvable(
+    entry: ManifestEntry, powers: Powers, ids: IdMap, here: Mapping[str, tuple[tuple[int, int, int], ...]],
+) -> bool:
+    if entry.unset & NODE:
+        return powers.makes_devices
+    if entry.unset & OWNER and powers.chowns:
+        owners = (("uid", ids.uid(entry.uid)), ("gid", ids.gid(entry.gid)))
+        if all(n is not None and any(a <= n < a + size for a, _, size in here[kind]) for kind, n in owners):
+            return True
+    return bool((entry.unset & XATTR and powers.is_root) or (entry.unset & MODE and powers.reads_all))
 
 
 def _is_safe(entry: Entry) -> bool:

@@ -14,10 +14,11 @@ mount:
 Every open names a single component relative to a descriptor, with O_NOFOLLOW: no symbolic link, of whatever
 layer, is ever followed. Few descriptors are open at a time, however many layers there are.
 
-What an ordinary user cannot set (owners, devices, privileged attributes) is counted, and never fails an
-extraction. A file whose owner could not be set loses its set-user-ID and set-group-ID bits: they were meant
-for somebody else. Of extended attributes those are copied that a layer may carry
-(``manifest.storable_xattr``).
+Ids are the archive's again, by the inverse of the store's map. Where a layer's maker could not set an owner or make a
+device, what it is meant to be is taken from its record (``meant``). What this process cannot set (owners, devices,
+privileged attributes) is counted, and never fails an extraction. A file whose owner could not be set loses its
+set-user-ID and set-group-ID bits: they were meant for somebody else. Of extended attributes those are copied that a
+layer may carry (``manifest.storable_xattr``).
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from dataclasses import dataclass
 from layerstore import faults, fs, kernel
 from layerstore.dirfds import DIRECTORY, DirFds
 from layerstore.errors import InvalidArgumentError, IoError, PrivilegeError
+from layerstore.idmap import IDENTITY, IdMap
 from layerstore.manifest import storable_xattr
+from layerstore.meant import Meant, Recorded, as_found
 from layerstore.whiteouts import is_whiteout
 
 __all__ = ["ExtractReport", "extract_chain"]
@@ -66,12 +69,14 @@ class ExtractReport:
 def extract_chain(
     diffs: Sequence[str], dest: str, *, progress: Callable[[int], None] | None = None,
     into_existing_empty: bool = True, overlay_form: str | None = None,
+    recorded: Sequence[Recorded | None] | None = None, ids: IdMap = IDENTITY,
 ) -> ExtractReport:
     """Copy the merged content of the layer trees *diffs*, base first, into *dest*.
 
     *dest* is absent, or (with *into_existing_empty*) an empty directory; while it is being filled nobody else
     can enter it. ``progress(n)`` is told of *n* more bytes of content copied. *overlay_form* says which
-    attributes mean an opaque directory: ``trusted``, ``user``, or None for both.
+    attributes mean an opaque directory: ``trusted``, ``user``, or None for both. *recorded* has, for each of
+    *diffs*, what its tree is meant to be (None: it is what it is); *ids* is the store's map.
 
     Raises InvalidArgumentError for a *dest* that will not do, PrivilegeError for what this process may not
     read (with ``trusted``, also if it could not see which directories are opaque), NoSpaceError, IoError. On
@@ -85,7 +90,9 @@ def extract_chain(
     try:
         dest_fd = _open_dest(dest, into_existing_empty=into_existing_empty)
         try:
-            extractor = _Extractor(diffs, dest_fd, progress or _ignore, overlay_form)
+            extractor = _Extractor(
+                diffs, dest_fd, progress or _ignore, overlay_form, recorded or [None] * len(diffs), ids,
+            )
             return extractor.run()
         finally:
             if extractor is not None:
@@ -195,7 +202,9 @@ class _Directory:
 class _Extractor:
     def __init__(
         self, diffs: Sequence[str], dest_fd: int, progress: Callable[[int], None], overlay_form: str | None,
+        recorded: Sequence[Recorded | None], ids: IdMap,
     ) -> None:
+        self._recorded, self._ids = recorded, ids
         self._sources = _Sources(diffs)
         self._dest = DirFds(dest_fd)
         self._top_first = tuple(reversed(range(len(diffs))))
@@ -244,6 +253,10 @@ class _Extractor:
                 closed.add(name)
                 if name not in dirs:
                     self._copy(layer, source, directory.path, name, entry)
+            for name, meant in self._absent(layer, directory.path):
+                if name not in closed and name not in dirs:
+                    self._entries += self._node(directory.path, name, meant, None)
+                closed.add(name)
             if layer != directory.layers[-1] and self._is_opaque(source):
                 break
         return [_Directory(_join(directory.path, name), tuple(layers)) for name, layers in dirs.items()]
@@ -262,40 +275,55 @@ class _Extractor:
 
     def _copy(self, layer: int, source: int, parent: bytes, name: bytes, entry: os.DirEntry[str]) -> None:
         found = entry.stat(follow_symlinks=False)
-        kind = stat.S_IFMT(found.st_mode)
         if is_whiteout(found, name, source):
             return                       # a whiteout: that nothing is made is its whole effect
         path = self.at = _join(parent, name)
         faults.before("extract.entry")
         if found.st_nlink == 1:
-            made = self._make(kind, source, parent, name, found)
+            made = self._make(layer, source, parent, name, found)
         else:
             group = (layer, found.st_dev, found.st_ino)
             if group in self._links:
                 made = self._link(self._links[group], parent, name)
             else:
-                made = self._make(kind, source, parent, name, found)
+                made = self._make(layer, source, parent, name, found)
                 self._links[group] = path if made else None
         self._entries += made
         faults.after("extract.entry")
 
-    def _make(self, kind: int, source: int, parent: bytes, name: bytes, found: os.stat_result) -> bool:
-        dest = self._dest.get(parent)
-        if kind == stat.S_IFREG:
-            self._file(source, dest, name, found)
-            return True
-        if kind == stat.S_IFLNK:
+    def _make(self, layer: int, source: int, parent: bytes, name: bytes, found: os.stat_result) -> bool:
+        where = b"/proc/self/fd/%d/%b" % (source, name)
+        meant = self._meant(layer, found, where)
+        if meant.kind == stat.S_IFREG:
+            self._file(source, self._dest.get(parent), name, found, meant)
+        elif meant.kind == stat.S_IFLNK:
+            dest = self._dest.get(parent)
             os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=dest)
+            self._dress_path(where, dest, name, meant)
         else:
-            try:
-                os.mknod(name, kind | 0o600, found.st_rdev, dir_fd=dest)
-            except PermissionError:
-                if kind not in (stat.S_IFCHR, stat.S_IFBLK):
-                    raise
-                self._unset += 1
-                return False
-        self._dress_path(source, dest, name, found)
+            return self._node(parent, name, meant, where)
         return True
+
+    def _node(self, parent: bytes, name: bytes, meant: Meant, where: bytes | None) -> bool:
+        """Make a device or fifo; *where* the layer has it, if it does. False if this process may not."""
+        dest = self._dest.get(parent)
+        try:
+            os.mknod(name, meant.kind | 0o600, meant.rdev, dir_fd=dest)
+        except PermissionError:
+            if meant.kind not in (stat.S_IFCHR, stat.S_IFBLK):
+                raise
+            self._unset += 1
+            return False
+        self._dress_path(where, dest, name, meant)
+        return True
+
+    def _meant(self, layer: int, found: os.stat_result, where: int | bytes) -> Meant:
+        recorded = self._recorded[layer]
+        return as_found(found, self._ids) if recorded is None else recorded.of(self.at, found, where)
+
+    def _absent(self, layer: int, directory: bytes) -> list[tuple[bytes, Meant]]:
+        recorded = self._recorded[layer]
+        return [] if recorded is None else recorded.absent(directory)
 
     def _link(self, first: bytes | None, parent: bytes, name: bytes) -> bool:
         if first is None:
@@ -321,11 +349,11 @@ class _Extractor:
     def _finish_dir(self, path: bytes, layer: int) -> None:
         self.at = path
         source = self._sources.get(layer, path)
-        self._dress(source, self._dest.get(path), os.fstat(source))
+        self._dress(source, self._dest.get(path), self._meant(layer, os.fstat(source), source))
 
     # -- content ---------------------------------------------------------------------------------------------
 
-    def _file(self, source: int, dest: int, name: bytes, found: os.stat_result) -> None:
+    def _file(self, source: int, dest: int, name: bytes, found: os.stat_result, meant: Meant) -> None:
         src = os.open(name, _READ, dir_fd=source)
         try:
             if not os.path.samestat(os.fstat(src), found):
@@ -334,7 +362,7 @@ class _Extractor:
             try:
                 if found.st_size:
                     self._content(src, dst, found)
-                self._dress(src, dst, found)
+                self._dress(src, dst, meant)
             finally:
                 os.close(dst)
         finally:
@@ -390,25 +418,28 @@ class _Extractor:
 
     # -- attributes: chown; then xattrs (chown clears capabilities), mode (chown clears setuid), time --------
 
-    def _dress(self, src: int, dst: int, found: os.stat_result) -> None:
-        owned = self._chown(lambda: os.fchown(dst, found.st_uid, found.st_gid))
-        self._copy_xattrs(src, dst)
-        os.fchmod(dst, _mode(found, owned=owned))
-        os.utime(dst, ns=(found.st_mtime_ns, found.st_mtime_ns))
+    def _dress(self, src: int, dst: int, meant: Meant) -> None:
+        owned = self._chown(meant, lambda uid, gid: os.fchown(dst, uid, gid))
+        self._copy_xattrs(src, dst, meant)
+        os.fchmod(dst, _mode(meant, owned=owned))
+        os.utime(dst, ns=(meant.mtime_ns, meant.mtime_ns))
 
-    def _dress_path(self, source: int, dest: int, name: bytes, found: os.stat_result) -> None:
+    def _dress_path(self, where: bytes | None, dest: int, name: bytes, meant: Meant) -> None:
         """The same for what cannot be opened: symbolic links and nodes, just made by us at that name."""
         owned = self._chown(
-            lambda: os.chown(name, found.st_uid, found.st_gid, dir_fd=dest, follow_symlinks=False)
+            meant, lambda uid, gid: os.chown(name, uid, gid, dir_fd=dest, follow_symlinks=False)
         )
-        self._copy_xattrs(b"/proc/self/fd/%d/%b" % (source, name), b"/proc/self/fd/%d/%b" % (dest, name))
-        if not stat.S_ISLNK(found.st_mode):
-            os.chmod(name, _mode(found, owned=owned), dir_fd=dest)
-        os.utime(name, ns=(found.st_mtime_ns, found.st_mtime_ns), dir_fd=dest, follow_symlinks=False)
+        self._copy_xattrs(where, b"/proc/self/fd/%d/%b" % (dest, name), meant)
+        if meant.kind != stat.S_IFLNK:
+            os.chmod(name, _mode(meant, owned=owned), dir_fd=dest)
+        os.utime(name, ns=(meant.mtime_ns, meant.mtime_ns), dir_fd=dest, follow_symlinks=False)
 
-    def _chown(self, call: Callable[[], None]) -> bool:
+    def _chown(self, meant: Meant, call: Callable[[int, int], None]) -> bool:
+        if meant.uid is None or meant.gid is None:  # an ID that the store does not map
+            self._unset += 1
+            return False
         try:
-            call()
+            call(meant.uid, meant.gid)
         except OSError as error:
             # EINVAL: an ID that this user namespace does not map
             if error.errno not in (errno.EPERM, errno.EINVAL):
@@ -417,29 +448,36 @@ class _Extractor:
             return False
         return True
 
-    def _copy_xattrs(self, src: int | bytes, dst: int | bytes) -> None:
-        follow = isinstance(src, int)    # a descriptor is what it is; a path must not be followed
-        try:
-            names = os.listxattr(src, follow_symlinks=follow)
-        except OSError as error:
-            if error.errno in _NO_XATTRS:
-                return                   # a file system without them has none to copy
-            raise
+    def _copy_xattrs(self, src: int | bytes | None, dst: int | bytes, meant: Meant) -> None:
+        follow = isinstance(dst, int)    # a descriptor is what it is; a path must not be followed
+        names = _names(src) if src is not None else []
         for name in names:
-            if not storable_xattr(os.fsencode(name)):
-                continue
-            value = os.getxattr(src, name, follow_symlinks=follow)
-            try:
-                os.setxattr(dst, name, value, follow_symlinks=follow)
-            except OSError as error:
-                if error.errno not in _NO_XATTRS:
-                    raise
-                self._unset += 1
+            if storable_xattr(name) and name not in meant.xattrs:
+                assert src is not None
+                self._set_xattr(dst, name, os.getxattr(src, name, follow_symlinks=follow))
+        for name, value in meant.xattrs.items():
+            self._set_xattr(dst, name, value)
+
+    def _set_xattr(self, dst: int | bytes, name: bytes, value: bytes) -> None:
+        try:
+            os.setxattr(dst, name, value, follow_symlinks=isinstance(dst, int))
+        except OSError as error:
+            if error.errno not in _NO_XATTRS:
+                raise
+            self._unset += 1
 
 
-def _mode(found: os.stat_result, *, owned: bool) -> int:
-    mode = stat.S_IMODE(found.st_mode)
-    return mode if owned or stat.S_ISDIR(found.st_mode) else mode & ~_SET_ID
+def _names(src: int | bytes) -> list[bytes]:
+    try:
+        return [os.fsencode(name) for name in os.listxattr(src, follow_symlinks=isinstance(src, int))]
+    except OSError as error:
+        if error.errno in _NO_XATTRS:
+            return []                    # a file system without them has none to copy
+        raise
+
+
+def _mode(meant: Meant, *, owned: bool) -> int:
+    return meant.mode if owned or meant.kind == stat.S_IFDIR else meant.mode & ~_SET_ID
 
 
 def _join(parent: bytes, name: bytes) -> bytes:

@@ -24,7 +24,7 @@ import uuid as uuid_module
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from typing import Any, TypeVar
 
@@ -51,6 +51,7 @@ from layerstore.errors import (
     ReadOnlyError,
     UnsupportedFormatError,
 )
+from layerstore.idmap import IDENTITY, IdMap
 from layerstore.observe import Observer, Silent, barrier
 from layerstore.projection import CatalogProjector
 
@@ -137,6 +138,11 @@ class Handle:
     @property
     def overlay_form(self) -> str:
         return str(self.config["overlay_form"])
+
+    @cached_property
+    def ids(self) -> IdMap:
+        """Which ids on disk stand for the archives'."""
+        return IDENTITY
 
     # -- guards --------------------------------------------------------------------------------------------------
 

@@ -28,8 +28,8 @@ from layerstore.errors import DamagedError
 from layerstore.packed import PackedWriter, file_digest, open_regular, read_packed
 
 __all__ = [
-    "NAME", "NODE", "OWNER", "TIME", "XATTR", "ManifestEntry", "ManifestWriter", "final_entries", "manifest_digest",
-    "read_manifest", "storable_xattr",
+    "MODE", "NAME", "NODE", "OVERRIDE", "OWNER", "TIME", "UNSET", "XATTR", "ManifestEntry", "ManifestWriter",
+    "final_entries", "manifest_digest", "read_manifest", "storable_xattr",
 ]
 
 NAME = "manifest"
@@ -38,7 +38,9 @@ VERSION = 1
 _WHAT = "a layer's manifest"
 TYPES = frozenset({"file", "dir", "symlink", "hardlink", "char", "block", "fifo", "whiteout"})
 
-OWNER, XATTR, NODE, TIME = 1, 2, 4, 8    # bits of ``unset``: what this host did not let us set
+OWNER, XATTR, NODE, TIME, MODE = 1, 2, 4, 8, 16  # bits of ``unset``: what this host did not let us set
+OVERRIDE = 32                            # and this one: ``user.containers.override_stat`` says it, too
+UNSET = OWNER | XATTR | NODE | TIME | MODE
 _OPAQUE, _IMPLICIT = 1, 2                # bits of ``flags``
 _FIELDS = 14
 _KEPT = frozenset({b"security.capability", b"security.ima"})
@@ -52,8 +54,9 @@ class ManifestEntry(NamedTuple):  # not a dataclass: one is made per file
     ``type`` is one of ``TYPES``; a ``hardlink`` has only ``linkname``, the path of the file it is. ``size``
     is bytes, ``sha256`` 32 bytes (holes count as zeros), for files only. ``opaque`` directories hide what
     lower layers have. ``implicit`` directories were not in the archive, only needed. ``unset`` are bits:
-    OWNER, XATTR (some of them), NODE (a device that could not be made: nothing is on disk), TIME (one that
-    the file system cannot hold).
+    OWNER, XATTR (some of them), NODE (a device that could not be made: nothing is on disk or, with OVERRIDE,
+    an empty file in its place), TIME (one that the file system cannot hold), MODE (its owner could not have
+    read it: ``override.readable``); OVERRIDE: the attribute of that module says what it is meant to be.
     """
 
     path: bytes
@@ -235,7 +238,7 @@ def _full(item: tuple[Any, ...]) -> ManifestEntry:
     sound = (
         isinstance(path, bytes) and isinstance(linkname, bytes) and isinstance(kind, str) and kind in TYPES
         and all(type(n) is int for n in (*numbers, major, minor, flags, unset))
-        and 0 <= flags <= 3 and 0 <= unset <= 15 and min(*numbers[:4], major, minor) >= 0
+        and 0 <= flags <= 3 and 0 <= unset <= (UNSET | OVERRIDE) and min(*numbers[:4], major, minor) >= 0
         and isinstance(xattrs, dict)
         and all(isinstance(k, bytes) and isinstance(v, bytes) for k, v in xattrs.items())
         and ((isinstance(digest, bytes) and len(digest) == 32) if kind == "file" else digest is None)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from layerstore.errors import InvalidArgumentError
+from layerstore.idmap import IDENTITY, IdMap
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _ID = re.compile(r"[0-9a-f]{64}\Z")
@@ -64,7 +65,7 @@ class DiffTarget:
     ``dir_fd`` is the transaction's directory (side files such as ``manifest`` go there), ``diff_fd`` the empty
     ``diff/`` below it. ``overlay_form`` is the xattr namespace for opaque directories: ``trusted`` or ``user``.
     ``progress(n)`` is told of *n* more bytes of the blob read. ``cancelled`` is set when the result is no longer
-    wanted: the differ then raises whatever it likes, soon.
+    wanted: the differ then raises whatever it likes, soon. ``ids`` says which ids on disk stand for the archive's.
     """
 
     dir_fd: int
@@ -73,6 +74,7 @@ class DiffTarget:
     limits: Limits = field(default_factory=Limits)
     progress: Callable[[int], None] = lambda _n: None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    ids: IdMap = IDENTITY
 
 
 @dataclass(frozen=True, slots=True)

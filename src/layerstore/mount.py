@@ -19,11 +19,15 @@ from collections.abc import Callable
 from typing import Any
 
 from layerstore import catalog, extract, faults, fs, mounting, overlay
-from layerstore.errors import BusyError, InvalidArgumentError, UnknownMountError
+from layerstore.errors import BusyError, InvalidArgumentError, LayerDamagedError, UnknownMountError
 from layerstore.handle import Handle
 from layerstore.holds import ReaderLock
 from layerstore.lifecycle import fire
+from layerstore.manifest import NAME as MANIFEST
+from layerstore.manifest import manifest_digest
+from layerstore.meant import Recorded
 from layerstore.model import Layer, Mount
+from layerstore.packed import open_regular
 from layerstore.recover import boot_id
 from layerstore.states import Kind, Trigger
 
@@ -139,5 +143,19 @@ def extract_chain(
     handle.check_usable()
     with ReaderLock(handle, [layer.id for layer in chain], damaged=False):
         diffs = [os.path.join(handle.root, "layers", layer.id, "diff") for layer in chain]
-        return extract.extract_chain(diffs, directory, progress=progress, overlay_form=handle.overlay_form)
+        return extract.extract_chain(
+            diffs, directory, progress=progress, overlay_form=handle.overlay_form, ids=handle.ids,
+            recorded=[_recorded(handle, layer) for layer in chain],
+        )
+
+
+def _recorded(handle: Handle, layer: Layer) -> Recorded | None:
+    """What a layer's tree is meant to be, if whoever made it could not make it all so."""
+    if not layer.unset:
+        return None
+    with fs.open_dir(layer.id, handle.dirs["layers"]) as tree_fd:
+        if manifest_digest(tree_fd) != layer.manifest_digest:
+            raise LayerDamagedError(f"the manifest of layer {layer.id} is not what it was", layer_id=layer.id)
+        with open_regular(MANIFEST, tree_fd) as fd:
+            return Recorded(fd, handle.ids)
 

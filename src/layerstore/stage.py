@@ -23,6 +23,7 @@ from typing import Any
 
 from layerstore import executor, fs
 from layerstore.descriptors import Descriptor
+from layerstore.dress import improvable
 from layerstore.errors import (
     BusyError,
     DigestMismatchError,
@@ -34,7 +35,9 @@ from layerstore.errors import (
 )
 from layerstore.handle import Handle, new_txid
 from layerstore.lifecycle import fire
+from layerstore.manifest import NAME as MANIFEST
 from layerstore.model import Differ, DiffOutput, DiffTarget, Limits, StageOptions
+from layerstore.packed import open_regular
 from layerstore.states import Kind, State, Trigger
 from layerstore.verify import tree_problems
 
@@ -233,18 +236,23 @@ def _adopt(handle: Handle, txid: str, lock: fs.TreeLock, row: dict[str, Any]) ->
     output = output_from_row(row["output"])
     staging = Staging(txid, row["content_key"], lock, output=output, sealed=True, adopted=True)
     try:
-        privileged = output.unset > 0 and os.geteuid() == 0   # made by somebody who could set less than we can
         problems = tree_problems(
             handle.lock_fd(txid), output.manifest_digest, content=True, overlay_form=handle.overlay_form,
-            tar_split=output.tar_split_digest,
+            tar_split=output.tar_split_digest, ids=handle.ids,
         )
-        if privileged or any(not problem.unreadable for problem in problems):
+        if any(not problem.unreadable for problem in problems) or (output.unset and _improvable(handle, lock)):
             discard(handle, staging)
             return None
     except BaseException:
         handle.let_go(txid)
         raise
     return staging
+
+
+def _improvable(handle: Handle, lock: fs.TreeLock) -> bool:
+    """Whether it was made by somebody who could set less than this process can: then it is made anew."""
+    with open_regular(MANIFEST, lock.fd) as fd:
+        return improvable(fd, handle.ids)
 
 
 def fill(
@@ -257,7 +265,7 @@ def fill(
         with Descriptor.duplicate(handle.lock_fd(staging.txid)) as lock_fd, fs.open_dir("diff", lock_fd) as diff_fd:
             target = DiffTarget(
                 dir_fd=lock_fd, diff_fd=diff_fd, overlay_form=handle.overlay_form, limits=limits, progress=progress,
-                **({} if cancelled is None else {"cancelled": cancelled}),
+                ids=handle.ids, **({} if cancelled is None else {"cancelled": cancelled}),
             )
             staging.output = differ.apply_diff(target)
     except BaseException as error:

@@ -16,7 +16,8 @@ The rules, where archives or the field leave a choice:
 * A hard link brings nothing of its own: owner, mode and times are those of the file it names.
 * Of extended attributes only those that ``storable_xattr`` names are taken.
 * What an ordinary user (or a file system) cannot have — other owners, devices, privileged attributes — is
-  counted and kept in the manifest only. It never fails an unpacking.
+  counted and kept in the manifest and, where it can be, in ``user.containers.override_stat`` (``override``); for a
+  device that cannot be made an empty file stands. It never fails an unpacking.
 
 Directories get owner, attributes, mode and time when all is in place, deepest first: until then they are
 0700.
@@ -37,7 +38,7 @@ from layerstore.descriptors import Descriptor
 from layerstore.dirfds import DirFds
 from layerstore.dress import Dresser, entry_text
 from layerstore.errors import ArchiveError, LayerstoreError, LimitExceededError, PrivilegeError
-from layerstore.manifest import NODE, ManifestEntry, ManifestWriter, storable_xattr
+from layerstore.manifest import OVERRIDE, UNSET, ManifestEntry, ManifestWriter, storable_xattr
 from layerstore.model import DiffTarget
 from layerstore.tar import Entry, TarReader, os_text
 from layerstore.tarsplit import Member, TarSplitWriter
@@ -117,15 +118,15 @@ class _Unpacker:
         self._opaque_xattr = f"{target.overlay_form}.overlay.opaque"
         self._cancelled = target.cancelled
         self._writer, self._split = writer, split
-        self._dress = Dresser()
+        self._dress = Dresser(target.ids)
         self._fds = DirFds(target.diff_fd)
         self._root = _Dir()
         # the last parent: its name in the archive, its real path, its node
         self._resolved: tuple[bytes, bytes, _Dir] = (b"", b"", self._root)
-        self._absent: dict[bytes, ManifestEntry] = {}  # devices that could not be made
+        self._absent: dict[bytes, ManifestEntry] = {}  # devices that nothing stands for
         self._uids: set[int] = set()
         self._gids: set[int] = set()
-        self._entries = self._unset = self._made = 0
+        self._entries = self._unset = self._made = self._bits = 0
 
     def add(self, entry: Entry, reader: TarReader) -> None:
         self._check_cancelled()
@@ -414,7 +415,10 @@ class _Unpacker:
         except PermissionError:
             if entry.type == "fifo":
                 raise
-            self._absent[path] = self._record(entry, path, NODE)
+            unset = self._create(real, base, lambda dir_fd: self._dress.stand_in(dir_fd, base, entry))
+            record = self._record(entry, path, unset)
+            if not unset & OVERRIDE:
+                self._absent[path] = record
             return
         self._record(entry, path, self._dress.name(self._fds.get(real), base, entry))
 
@@ -501,7 +505,8 @@ class _Unpacker:
             except PermissionError as error:
                 text = f"setting {self._opaque_xattr} on {os_text(path)!r}: {error.strerror}"
                 raise PrivilegeError(text) from error
-        unset = self._dress.open_file(fd, entry)
+        # fuse-overlayfs looks for the attribute only in layers whose root has it
+        unset = self._dress.open_file(fd, entry, override_stat=not path and bool(self._bits & OVERRIDE))
         self._record(entry, path, unset, opaque=node.opaque, implicit=implicit)
 
     # -- the record ---------------------------------------------------------------------------------------
@@ -526,7 +531,8 @@ class _Unpacker:
 
     def _add(self, record: ManifestEntry) -> None:
         self._entries += 1
-        self._unset += record.unset.bit_count()
+        self._bits |= record.unset
+        self._unset += (record.unset & UNSET).bit_count()
         self._writer.add(record)
 
 

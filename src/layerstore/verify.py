@@ -12,11 +12,14 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from layerstore import dirfds
+from layerstore import dirfds, override
 from layerstore.descriptors import Descriptor
+from layerstore.idmap import IDENTITY, IdMap
 from layerstore.manifest import (
+    MODE,
     NAME,
     NODE,
+    OVERRIDE,
     OWNER,
     TIME,
     XATTR,
@@ -57,11 +60,12 @@ class Problem(NamedTuple):
 
 def tree_problems(
     tree_fd: int, digest: str, *, content: bool, overlay_form: str | None = None, tar_split: str | None = None,
+    ids: IdMap = IDENTITY,
 ) -> Iterator[Problem]:
     """What is wrong with a layer's directory (``manifest``, ``diff/``), given its manifest's *digest*.
 
-    Reads only. *content* also compares every file's bytes. *overlay_form* is the store's. *tar_split* is the digest of
-    ``tar-split``, if it has one. DamagedError if manifest or tar-split cannot be decoded.
+    Reads only. *content* also compares every file's bytes. *overlay_form* and *ids* are the store's. *tar_split* is the
+    digest of ``tar-split``, if it has one. DamagedError if manifest or tar-split cannot be decoded.
     """
     if tar_split is not None:
         try:
@@ -78,11 +82,11 @@ def tree_problems(
         yield _unlooked(b"", error)
         return
     with diff as diff_fd, open_regular(NAME, tree_fd) as manifest_fd:
-        yield from verify_tree(diff_fd, manifest_fd, content=content, overlay_form=overlay_form)
+        yield from verify_tree(diff_fd, manifest_fd, content=content, overlay_form=overlay_form, ids=ids)
 
 
 def verify_tree(
-    diff_fd: int, manifest: str | bytes | int, *, content: bool, overlay_form: str | None = None,
+    diff_fd: int, manifest: str | bytes | int, *, content: bool, overlay_form: str | None = None, ids: IdMap = IDENTITY,
 ) -> Iterator[Problem]:
     """Compare the tree under *diff_fd* with a manifest.
 
@@ -96,10 +100,10 @@ def verify_tree(
     sound = True
     try:
         for entry in final_entries(manifest):
-            if entry.unset & NODE:
+            if entry.unset & NODE and not entry.unset & OVERRIDE:
                 continue
             present += 1
-            for problem in _problems(fds, entry, content=content, form=overlay_form):
+            for problem in _problems(fds, entry, content=content, form=overlay_form, ids=ids):
                 sound = False
                 yield problem
             if entry.type == "dir" and sound:
@@ -119,9 +123,11 @@ def _unlooked(path: bytes, error: OSError) -> Problem:
     return Problem(path, f"cannot be read: {error.strerror}")
 
 
-def _problems(fds: dirfds.DirFds, entry: ManifestEntry, *, content: bool, form: str | None) -> Iterator[Problem]:
+def _problems(
+    fds: dirfds.DirFds, entry: ManifestEntry, *, content: bool, form: str | None, ids: IdMap,
+) -> Iterator[Problem]:
     try:
-        found = list(_compare(fds, entry, content=content, form=form))
+        found = list(_compare(fds, entry, content=content, form=form, ids=ids))
         if entry.type == "dir" and not found:
             os.listdir(fds.get(entry.path))
         yield from found
@@ -129,7 +135,9 @@ def _problems(fds: dirfds.DirFds, entry: ManifestEntry, *, content: bool, form: 
         yield _unlooked(entry.path, error)
 
 
-def _compare(fds: dirfds.DirFds, entry: ManifestEntry, *, content: bool, form: str | None) -> Iterator[Problem]:
+def _compare(
+    fds: dirfds.DirFds, entry: ManifestEntry, *, content: bool, form: str | None, ids: IdMap,
+) -> Iterator[Problem]:
     path = entry.path
     parent, _, name = path.rpartition(b"/")
     dir_fd = fds.get(parent)
@@ -143,16 +151,17 @@ def _compare(fds: dirfds.DirFds, entry: ManifestEntry, *, content: bool, form: s
     kind = _KINDS.get(stat.S_IFMT(found.st_mode), "unknown")
     if (kind == "char" or entry.type == "whiteout") and is_whiteout(found, name, dir_fd):
         kind = "whiteout"
-    if kind != entry.type:
-        yield Problem(path, f"is a {kind}, not a {entry.type}")
+    expected = "file" if entry.unset & NODE else entry.type   # what stands for a device is an empty file
+    if kind != expected:
+        yield Problem(path, f"is a {kind}, not a {expected}")
         return
     if kind == "whiteout":
         return
     wrong = []
-    if kind != "symlink" and stat.S_IMODE(found.st_mode) != entry.mode:
-        wrong.append(f"mode {stat.S_IMODE(found.st_mode):04o}, not {entry.mode:04o}")
-    if not entry.unset & OWNER and (found.st_uid, found.st_gid) != (entry.uid, entry.gid):
-        wrong.append(f"owner {found.st_uid}:{found.st_gid}, not {entry.uid}:{entry.gid}")
+    mode = override.readable(entry.type, entry.mode) if entry.unset & MODE else entry.mode
+    if kind != "symlink" and stat.S_IMODE(found.st_mode) != mode:
+        wrong.append(f"mode {stat.S_IMODE(found.st_mode):04o}, not {mode:04o}")
+    wrong += _owner_wrong(found, entry, ids)
     if not entry.unset & TIME and found.st_mtime_ns != entry.mtime_ns:
         wrong.append(f"mtime {found.st_mtime_ns}, not {entry.mtime_ns} (nanoseconds)")
     device = (os.major(found.st_rdev), os.minor(found.st_rdev))
@@ -162,11 +171,20 @@ def _compare(fds: dirfds.DirFds, entry: ManifestEntry, *, content: bool, form: s
         wrong.append(f"link target is not {entry.linkname!r}")
     if kind == "file" and found.st_size != entry.size:
         wrong.append(f"size {found.st_size}, not {entry.size} bytes")
-    elif kind == "file" and content and _content(name, dir_fd) != entry.sha256:
+    elif kind == "file" and content and not entry.unset & NODE and _content(name, dir_fd) != entry.sha256:
         wrong.append("its content changed")
     wrong += _xattrs_wrong(f"/proc/self/fd/{dir_fd}/".encode() + (name or b"."), entry, form)
     if wrong:
         yield Problem(path, "; ".join(wrong))
+
+
+def _owner_wrong(found: os.stat_result, entry: ManifestEntry, ids: IdMap) -> Iterator[str]:
+    if entry.unset & OWNER:
+        return
+    uid, gid = ids.uid(entry.uid), ids.gid(entry.gid)
+    # None: it was set in another user namespace, and this one does not have the ID: nobody here can tell
+    if (uid is not None and found.st_uid != uid) or (gid is not None and found.st_gid != gid):
+        yield f"owner {found.st_uid}:{found.st_gid}, not {uid}:{gid}"
 
 
 def _content(name: bytes, dir_fd: int) -> bytes:
@@ -185,6 +203,9 @@ def _xattrs_wrong(path: bytes, entry: ManifestEntry, form: str | None) -> Iterat
         opaque = any(os.getxattr(path, n, follow_symlinks=False) == b"y" for n in marks)
         if opaque != entry.opaque and (opaque or form == "user" or os.geteuid() == 0):
             yield f"opaque is {opaque}, not {entry.opaque}"
+    said = os.getxattr(path, override.NAME, follow_symlinks=False) if override.NAME in names else None
+    if said != (override.value(entry) if entry.unset & OVERRIDE else None):
+        yield f"the attribute {override.NAME!r} is {said!r}"
     kept = {n for n in names if storable_xattr(n)}
     for extra in sorted(kept - entry.xattrs.keys()):
         yield f"the attribute {extra!r} is not its own"
