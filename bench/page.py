@@ -1,0 +1,45 @@
+"""The page: one section for each result that lies in a directory, in the order of the measures.
+
+Only the frame lives here; what a result looks like is the measure's own business.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+HEAD = """\
+# Performance
+
+Made by `make bench`, which anybody can run again; nothing on this page was written by hand. Times are of whole processes.
+"""
+
+
+def write_page(results: Path, page: Path, measures: Mapping[str, str]) -> str:
+    """Write *page* (and its pictures, beside it in ``performance/``) from the JSON files in *results*."""
+    pictures = page.parent / "performance"
+    sections = [HEAD]
+    for name, module in measures.items():
+        found = results / f"{name}.json"
+        if not found.exists():
+            continue
+        result = json.loads(found.read_text())
+        if len(sections) == 1:
+            sections.append(_machine(result["machine"]))
+        if "cannot" in result:
+            sections.append(f"## {name}\n\nNot measured: {result['cannot']}.\n")
+        else:
+            pictures.mkdir(parents=True, exist_ok=True)
+            quick = "*A quick run: fewer rounds than a figure to publish needs.*\n\n" if result.get("quick") else ""
+            section = importlib.import_module(module).page(result, pictures)
+            title, _, rest = section.partition("\n\n")
+            sections.append(f"{title}\n\n{quick}{rest}")
+    text = "\n".join(sections)
+    page.write_text(text)
+    return text
+
+
+def _machine(facts: Mapping[str, object]) -> str:
+    return "Measured on " + "; ".join(f"{value}" for value in facts.values()) + ".\n"
