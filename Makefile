@@ -50,7 +50,8 @@ docs: $(VENV)/ready
 	$(BIN)/python -m layerstore.states > docs/states.md
 
 bench: $(VENV)/ready
-	$(BIN)/python bench/open_cost.py
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m bench $(if $(MEASURE),run $(MEASURE),all) $(ARGS)
 
 fuzz: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
