@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types docs bench fuzz crash crash-report coverage clean
+.PHONY: demo test check lint types docs bench bench-store fuzz crash crash-report coverage clean
 
 $(VENV)/ready: pyproject.toml
 	@sh tools/venv.sh "$(PYTHON)" "$(VENV)"
@@ -52,6 +52,10 @@ docs: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench $(if $(MEASURE),run $(MEASURE),all) $(ARGS)
+
+# about ten minutes on an idle machine; root, for file systems of its own
+bench-store: $(VENV)/ready
+	$(BIN)/python -m bench.store --dir $(or $(DIR),/var/tmp) --json $(or $(JSON),bench-store.json) $(ARGS)
 
 fuzz: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
