@@ -261,3 +261,12 @@ def test_zlib_takes_over_where_isal_is_missing(monkeypatch):
     finally:
         monkeypatch.undo()
         importlib.reload(compression)
+
+
+@pytest.mark.parametrize("chunk", [1 << 20, 7, 1])
+def test_a_zstd_frame_that_ends_before_the_size_that_it_says_is_refused_however_it_is_cut(chunk):
+    """libzstd itself looks only if its last block is not empty, or if it gets all at once."""
+    frame = b"\x28\xb5\x2f\xfd\x20\x68" + b"\0\0\0" * 20 + b"\1\0\0"   # 104 bytes, it says; only empty blocks
+    with pytest.raises(CompressionError, match="size|corrupt"):
+        run(frame, chunk=chunk)
+    assert run(frame[:5] + b"\0" + frame[6:], chunk=chunk)[0] == b""

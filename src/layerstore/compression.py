@@ -41,6 +41,7 @@ _GZIP_WBITS = 31                        # a gzip wrapper and a 32 KiB window (zl
 _GZIP_RESERVED = 0xE0                   # header flags that must be zero (RFC 1952, 2.3.1.2); ISA-L does not look
 _GZIP_SLICE = 32 << 10                  # a member's end copies the rest of what was fed
 _ZSTD_SLICE = 512                       # zstandard has no output limit; 512 bytes make at most 16 MiB
+_ZSTD_HEADER = 18                       # bytes of a frame's header at most (RFC 8878, 3.1.1.1)
 _ZSTD_WINDOW = 1 << 27                  # what zstd(1) takes without --long; larger frames are refused
 _XZ_MEMORY = 1 << 27                    # bytes that decoding may take; xz -9 makes streams that take half of it
 _PIECE = 1 << 20                        # bytes of a chunk handed on; gzip's output limit for a call
@@ -191,7 +192,8 @@ class Decompressed:
     def _unzstd(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         frame = context.decompressobj()
-        frames = 0
+        frames = made = 0               # whole frames; bytes that the current one has become
+        head = b""                      # its beginning
         fresh = True
         pending: list[bytes] = []       # small outputs are joined: what comes after works per chunk
         size = 0
@@ -203,9 +205,12 @@ class Decompressed:
                     output = frame.decompress(rest)
                 except zstandard.ZstdError as error:
                     raise CompressionError(self._broken("zstd", frames, error)) from error
+                if len(head) < _ZSTD_HEADER:
+                    head += rest[: _ZSTD_HEADER - len(head)]
                 fresh = False
                 if output:
                     self._account(len(output))
+                    made += len(output)
                     pending.append(output)
                     size += len(output)
                     if size >= _PIECE:
@@ -213,8 +218,11 @@ class Decompressed:
                         pending, size = [], 0
                 if not frame.eof:
                     break
+                if zstandard.frame_content_size(head) not in (-1, made):   # libzstd looks only if the last block has bytes
+                    raise CompressionError(self._broken("zstd", frames, "a frame has not the size that it says"))
                 rest = frame.unused_data
                 frames += 1
+                head, made = b"", 0
                 frame, fresh = context.decompressobj(), True
         if not fresh or not frames:
             raise CompressionError(self._truncated("zstd", frames))
