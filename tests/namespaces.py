@@ -5,6 +5,7 @@ who runs the tests is the ordinary user, and can have the namespace with one ID 
 """
 
 import os
+import pwd
 import shutil
 import tempfile
 import traceback
@@ -21,6 +22,7 @@ SUBID_COUNT = 65_535
 ONE = [(0, USER, 1)]
 FULL = [(0, USER, 1), (1, SUBIDS, SUBID_COUNT)]
 NEWNS, NEWUSER = 0x20000, 0x10000000
+MS_BIND = 0x1000
 PRIVATE = 0x4000 | 0x40000               # MS_REC | MS_PRIVATE
 
 
@@ -35,9 +37,13 @@ def users_directory():
         shutil.rmtree(path, ignore_errors=not IS_ROOT)
 
 
-def as_user(work):
-    """Run *work* in a child as the ordinary user; what it raises fails the test."""
-    _run(work, None)
+def as_user(work, *, subids=None):
+    """Run *work* in a child as the ordinary user; what it raises fails the test.
+
+    *subids*: the first of its subordinate ids, or 0 for none; in a mount namespace with its own /etc/subuid and
+    /etc/subgid, so that the machine's stay as they are. Root only.
+    """
+    _run(work, None, subids)
 
 
 def in_namespace(work, ids=ONE):
@@ -45,7 +51,19 @@ def in_namespace(work, ids=ONE):
     _run(work, ids)
 
 
-def _run(work, ids):
+def _enter_subids(first):
+    kernel.unshare(NEWNS)
+    kernel.mount("none", "/", None, PRIVATE, None)
+    name = pwd.getpwuid(USER).pw_name
+    for kind in ("uid", "gid"):
+        with tempfile.NamedTemporaryFile("w", dir="/dev/shm", delete=False) as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(f"{name}:{first}:{SUBID_COUNT}\n" if first else "")
+        kernel.mount(file.name, f"/etc/sub{kind}", None, MS_BIND, None)
+        os.unlink(file.name)
+
+
+def _run(work, ids, subids=None):
     told, teller = os.pipe()
     mapped, mapper = os.pipe()
     told_us, tell_us = os.pipe()
@@ -54,6 +72,8 @@ def _run(work, ids):
         code = 1
         try:
             os.close(mapper), os.close(told), os.close(told_us)
+            if subids is not None:
+                _enter_subids(subids)
             if IS_ROOT:
                 os.setgroups([])
                 os.setresgid(GROUP, GROUP, GROUP)

@@ -36,7 +36,7 @@ ORDER = [
     ["dirfds", "whiteouts"],
     ["compression", "filesystem", "fs", "override"],
     ["states"],
-    ["model", "observe", "privilege"],
+    ["model", "namespace", "observe", "privilege"],
     ["errors", "kernel", "faults", "crc64", "descriptors", "idmap"],
 ]
 RANK = {name: len(ORDER) - n for n, group in enumerate(ORDER) for name in group}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from layerstore.handle import Handle, journal_errors
 from layerstore.holds import ReaderLock
 from layerstore.model import Layer
 from layerstore.recover import dry_run
-from layerstore.verify import tree_problems
+from layerstore.verify import Problem, tree_problems
 
 MAX_FILES_NAMED = 1_000
 
@@ -32,10 +33,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
+    """What was found. ``unread``: paths that this process may not look at, so that it cannot tell; no damage."""
+
     findings: tuple[Finding, ...]
     layers: int
     images: int
     content: bool
+    unread: int = 0
 
     @property
     def sound(self) -> bool:
@@ -47,15 +51,16 @@ def check(handle: Handle, *, content: bool) -> CheckReport:
     findings = list(_journal(handle))
     with handle.read() as view:
         layers, images = list(catalog.layers(view)), list(catalog.images(view))
+    unread: Counter[str] = Counter()
     for layer in layers:
-        findings += _layer(handle, layer, content=content)
+        findings += _layer(handle, layer, unread, content=content)
     for image in images:
         findings += _image(handle, image.id, image.layers)
     findings += [
         Finding("pending-recovery", action.key, f"{action.do.value}: {action.why}")
         for action in dry_run(handle).actions if action.do.value != "wait"
     ]
-    return CheckReport(tuple(findings), len(layers), len(images), content)
+    return CheckReport(tuple(findings), len(layers), len(images), content, unread.total())
 
 
 def _journal(handle: Handle) -> Iterator[Finding]:
@@ -65,13 +70,13 @@ def _journal(handle: Handle) -> Iterator[Finding]:
         yield Finding(f"journal-{finding.code}", f"record {finding.seq}", finding.message)
 
 
-def _layer(handle: Handle, layer: Layer, *, content: bool) -> Iterator[Finding]:
+def _layer(handle: Handle, layer: Layer, unread: Counter[str], *, content: bool) -> Iterator[Finding]:
     if layer.state == "quarantined":
         yield Finding("layer-quarantined", layer.id, f"{len(layer.damaged_files)} files are known to be bad")
         return
     try:
         with ReaderLock(handle, [layer.id]):
-            yield from _tree(handle, layer, content=content)
+            yield from _tree(handle, layer, unread, content=content)
     except UnknownLayerError as error:
         with handle.read() as view:
             if catalog.is_committed(view, layer.id):   # else it was deleted meanwhile, which is no damage
@@ -80,7 +85,7 @@ def _layer(handle: Handle, layer: Layer, *, content: bool) -> Iterator[Finding]:
         return
 
 
-def _tree(handle: Handle, layer: Layer, *, content: bool) -> Iterator[Finding]:
+def _tree(handle: Handle, layer: Layer, unread: Counter[str], *, content: bool) -> Iterator[Finding]:
     with fs.open_dir(layer.id, handle.dirs["layers"]) as fd:
         with handle.read() as view:
             row = view.get("layers", layer.txid)
@@ -100,14 +105,22 @@ def _tree(handle: Handle, layer: Layer, *, content: bool) -> Iterator[Finding]:
                 fd, layer.manifest_digest, content=True, overlay_form=handle.overlay_form,
                 tar_split=layer.tar_split_digest, ids=handle.ids,
             )
-            problems = (problem for problem in found if not problem.unreadable)
-            for number, problem in enumerate(problems):
+            for number, problem in enumerate(_readable(found, layer.id, unread)):
                 if number >= MAX_FILES_NAMED:
                     yield Finding("layer-content", layer.id, "… and more")
                     break
                 yield Finding("layer-content", layer.id, f"{os.fsdecode(problem.path)}: {problem.what}")
         except LayerstoreError as error:
             yield Finding("manifest-damaged", layer.id, str(error))
+
+
+def _readable(found: Iterator[Problem], layer_id: str, unread: Counter[str]) -> Iterator[Problem]:
+    """Without what this process may not look at: that is only counted."""
+    for problem in found:
+        if problem.unreadable:
+            unread[layer_id] += 1
+        else:
+            yield problem
 
 
 def _big_data(fd: int, layer: Layer) -> Iterator[Finding]:

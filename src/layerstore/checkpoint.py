@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layerstore import fs
-from layerstore.errors import LayerstoreError
+from layerstore.errors import LayerstoreError, PrivilegeError
 from layerstore.handle import Handle, journal_errors
 from layerstore.lifecycle import fire, state_of
 from layerstore.states import HOLDS_MARK, Kind, State, Trigger
@@ -36,7 +36,8 @@ class CheckpointReport:
 def checkpoint(handle: Handle, *, archive: bool | None = None) -> CheckpointReport:
     """Make one. *archive* True or False; None: when the log below the mark has become long.
 
-    Durability: when it returns, every committed effect so far is on disk whatever happens next.
+    Durability: when it returns, every committed effect so far is on disk whatever happens next. The same is true when it
+    raises PrivilegeError: of a tree in the trash that this process may not remove, and that stays there.
     """
     handle.check_writable()
 
@@ -47,11 +48,13 @@ def checkpoint(handle: Handle, *, archive: bool | None = None) -> CheckpointRepo
     with journal_errors(handle):
         made = handle.journal.checkpoint(sync, _held_back)
     handle.checkpointed_at = made.seq   # an open transaction may hold the mark: then do not try again at once
-    emptied = empty_gone(handle, made.low_water)
+    emptied, left = empty_gone(handle, made.low_water)
     segment = None
     if archive or (archive is None and _long(handle, made.low_water)):
         with journal_errors(handle):
             segment = handle.journal.archive()
+    if left is not None:   # all else is done
+        raise left
     return CheckpointReport(made.low_water, emptied, segment.name if segment is not None else None)
 
 
@@ -89,13 +92,21 @@ def _held_back(view: Any) -> int | None:
     return min(firsts, default=None)
 
 
-def empty_gone(handle: Handle, low_water: int) -> int:
-    """Unlink what a checkpoint covers: trees of acknowledged deletions, and image files. How many there were."""
+def empty_gone(handle: Handle, low_water: int) -> tuple[int, PrivilegeError | None]:
+    """Unlink what a checkpoint covers: trees of acknowledged deletions, and image files. How many there were.
+
+    A tree that this process may not remove stays, with its row, for whoever may; the first such error is returned.
+    """
     with handle.read() as view:
         trees = [key for key, e in _open_gone(view, "layer") if e["first"] <= low_water]
         images = [key for key, e in _open_gone(view, "image") if e["first"] <= low_water]
-    for txid in trees:
-        fs.remove_tree(handle.dirs["trash"], txid, point="checkpoint.empty.unlink")
+    left = None
+    for txid in list(trees):
+        try:
+            fs.remove_tree(handle.dirs["trash"], txid, point="checkpoint.empty.unlink")
+        except PrivilegeError as error:
+            left = left or error
+            trees.remove(txid)
     for image_id in images:
         with fs.locked_dir(handle.dirs["images"]):
             with handle.read() as view:
@@ -104,7 +115,7 @@ def empty_gone(handle: Handle, low_water: int) -> int:
                 fs.unlink(handle.dirs["images"], image_id, point="checkpoint.empty.unlink")
     if trees or images:
         handle.update("empty", lambda txn: _empty(txn, trees, images))
-    return len(trees) + len(images)
+    return len(trees) + len(images), left
 
 
 def _open_gone(view: Any, kind: str) -> list[tuple[str, Any]]:

@@ -12,13 +12,15 @@ from contextlib import contextmanager
 
 from layerstore import catalog, fs
 from layerstore.assemble import assembled
-from layerstore.errors import DamagedError, InvalidArgumentError, LayerDamagedError
+from layerstore.errors import DamagedError, InvalidArgumentError, LayerDamagedError, PrivilegeError
 from layerstore.gotarsplit import lines
 from layerstore.handle import Handle
 from layerstore.holds import ReaderLock
 from layerstore.model import Layer, check_id
 from layerstore.packed import file_digest
 from layerstore.tarsplit import NAME
+
+_UNREADABLE = "run as root, or in the user namespace that made the layer (podman unshare layerstore export …)"
 
 
 @contextmanager
@@ -73,6 +75,10 @@ def _verified(layer: Layer, chunks: Iterator[bytes]) -> Iterator[bytes]:
             held = chunk
     except DamagedError as error:
         raise _damaged(layer, "diff", str(error)) from error
+    except PermissionError as error:
+        raise PrivilegeError(f"exporting layer {layer.id}: {error.strerror}", hint=_UNREADABLE) from error
+    except OSError as error:
+        raise fs.host_error(error, f"exporting layer {layer.id}") from error
     if f"sha256:{digest.hexdigest()}" != layer.diff_id:   # nobody gets a whole tar that is not the right one
         raise _damaged(layer, "diff", f"its tar has the digest sha256:{digest.hexdigest()}, not {layer.diff_id}")
     yield held

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from layerstore import faults, kernel
+from layerstore import faults, kernel, namespace
 from layerstore.descriptors import Descriptor
 from layerstore.errors import BusyError, HostError, IoError, NoSpaceError, PrivilegeError, ReadOnlyError
 
@@ -27,6 +27,10 @@ _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _POLL_SECONDS = 0.01
 _PIECE = 1 << 20
 TXID_FILE = "txid"
+_NOT_REMOVABLE = (
+    "remove it as root, or in the user namespace that made it ('podman unshare layerstore gc'); or install uidmap and "
+    "give this user ranges in /etc/subuid and /etc/subgid"
+)
 
 
 class SyncError(OSError):
@@ -155,13 +159,36 @@ def _sync(fd: int) -> None:
 
 
 def remove_tree(dir_fd: int, name: str, *, point: str) -> None:
-    """Unlink a whole tree, by descriptors, following nothing; one that is not there is fine."""
+    """Unlink a whole tree, by descriptors, following nothing; one that is not there is fine.
+
+    What belongs to subordinate ids of this user is removed in a user namespace that has them (``namespace``).
+    PrivilegeError for what this process may not remove; what it may has gone by then.
+    """
     with faults.point(point):
         try:
             status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         except FileNotFoundError:
             return
-        _remove(dir_fd, os.fsencode(name), is_dir=stat.S_ISDIR(status.st_mode))
+        is_dir = stat.S_ISDIR(status.st_mode)
+        try:
+            _remove(dir_fd, os.fsencode(name), is_dir=is_dir)
+        except PermissionError as error:
+            _remove_as_subids(dir_fd, name, error, is_dir=is_dir)
+
+
+def _remove_as_subids(dir_fd: int, name: str, denied: PermissionError, *, is_dir: bool) -> None:
+    why = str(denied.strerror)
+    try:
+        if os.geteuid() != 0:
+            # a descriptor of its own: in the child, those of an open store are closed
+            with Descriptor.duplicate(dir_fd) as own:
+                namespace.as_subids(lambda: _remove(own, os.fsencode(name), is_dir=is_dir))
+            return
+    except namespace.SubidsError as error:
+        why = f"{why}; {error}"
+    except PermissionError:
+        pass                             # of somebody else's, or kept by an attribute of the file system (chattr(1))
+    raise PrivilegeError(f"removing the tree {name}: {why}", hint=_NOT_REMOVABLE) from denied
 
 
 def _remove(dir_fd: int, name: bytes, *, is_dir: bool) -> None:

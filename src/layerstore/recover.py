@@ -10,21 +10,25 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from layerstore import executor, fs, mounting, records
-from layerstore.errors import DamagedError
+from layerstore.errors import DamagedError, PrivilegeError
 from layerstore.handle import Handle
 from layerstore.recovery import Action, Do, Probe, Subjects, plan
 from layerstore.states import State, Trigger
 
 _MAX_TRIES = 10
+_REMOVALS = (Do.SWEEP, Do.REMOVE_STRAY)
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveryReport:
-    """What recovery did (or, planned only, would do). ``deferred``: deletions that live readers still hold up."""
+    """What recovery did (or, planned only, would do).
+
+    ``deferred``: deletions that live readers still hold up, and garbage that this process may not remove.
+    """
 
     actions: tuple[Action, ...]
     deferred: tuple[Action, ...]
@@ -152,24 +156,35 @@ def dry_run(handle: Handle) -> RecoveryReport:
 def recover(handle: Handle) -> RecoveryReport:
     """Bring everything to rest. Durability: when it returns, every decision it took is in the journal.
 
-    What live processes begin meanwhile is theirs. DamagedError if something keeps coming back unchanged.
+    What live processes begin meanwhile is theirs. DamagedError if something keeps coming back unchanged. What this
+    process may not remove is deferred: it is garbage, and whoever may removes it.
     """
     begun = time.perf_counter()
     done: list[Action] = []
     with handle.read() as view:
         head = view.head()[0]
     tries: Counter[tuple[Do, str]] = Counter()
+    left: dict[str, Action] = {}
     while True:
         subjects = gather(handle, head)
         actions = plan(subjects, probe(handle, subjects))
-        todo = [a for a in actions if a.do is not Do.DEFER]
+        todo = [a for a in actions if a.do is not Do.DEFER and a.key not in left]
         if not todo:
-            return _report(subjects, (*done, *actions), begun)
+            rest = (left.get(a.key, a) for a in actions)
+            return _report(subjects, (*done, *rest), begun)
         for action in todo:
             tries[action.do, action.key] += 1
             if tries[action.do, action.key] > _MAX_TRIES:
                 raise DamagedError(f"recovery cannot bring {action.key} to rest: {action.do.value}, {action.why}")
-            if carry_out(handle, action):
+            try:
+                acted = carry_out(handle, action)
+            except PrivilegeError as error:
+                if action.do not in _REMOVALS:
+                    raise
+                acted = action.do is Do.SWEEP   # its row is dropped; it comes back as a stray
+                if not acted:
+                    left[action.key] = replace(action, do=Do.DEFER, why=str(error))
+            if acted:
                 done.append(action)
                 handle.observer.event("recovery", action=action.do.value, key=action.key, why=action.why)
 

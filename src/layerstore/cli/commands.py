@@ -243,7 +243,8 @@ def check(context: click.Context, content: bool, as_json: bool) -> None:
     else:
         output.lines(f"{f.code} {f.subject}: {f.message}" for f in report.findings)
         click.echo(f"{report.layers} layers, {report.images} images: "
-                   + ("sound" if report.sound else f"{len(report.findings)} findings"))
+                   + ("sound" if report.sound else f"{len(report.findings)} findings")
+                   + (f"; {report.unread} paths may not be read by this user" if report.unread else ""))
     context.exit(OK if report.sound else DAMAGE)
 
 
