@@ -5,9 +5,10 @@ right kinds.
 from __future__ import annotations
 
 from layerstore.errors import ArchiveError, LimitExceededError
+from layerstore.model import Limits
 from layerstore.tar import pax
 
-_MAX_VALUE = 256
+_LIMITS = Limits(max_xattr_value=256, max_xattrs=8)
 
 
 def check(data: bytes) -> None:
@@ -38,7 +39,7 @@ def _joined(data: bytes) -> list[tuple[bytes, bytes]] | None:
 
 def _mean(shared: pax.Records, local: pax.Records) -> None:
     try:
-        over = pax.overrides(shared.values, local, 0, max_value=_MAX_VALUE)
+        over = pax.overrides(shared.values, local, 0, _LIMITS)
     except (ArchiveError, LimitExceededError):
         return
     assert all(n is None or n >= 0 for n in (over.size, over.uid, over.gid)), "a negative number"
@@ -46,7 +47,7 @@ def _mean(shared: pax.Records, local: pax.Records) -> None:
     for name, value in over.xattrs.items():
         assert name, "an attribute without a name"
         assert b"\0" not in name, "a NUL in a name"
-        assert len(value) <= _MAX_VALUE, "a value beyond the limit"
+        assert len(value) <= _LIMITS.max_xattr_value, "a value beyond the limit"
     if over.sparse is not None:
         assert over.sparse.size >= 0
         assert all(at >= 0 and length >= 0 for at, length in over.sparse.segments or ())

@@ -55,6 +55,9 @@ class Limits:
     max_depth: int = 255                # path components
     max_pax_record: int = 1 << 20       # bytes of one PAX header or GNU long name
     max_xattr_value: int = 65_536       # bytes
+    max_xattrs: int = 128               # extended attributes of one entry
+    max_xattr_bytes: int = 1 << 28      # of all entries together: names, values, and 64 bytes for each
+    max_hole_bytes: int = 1 << 36       # holes of all sparse files together: they cost a tar nothing, and us their hashing
     max_manifest_json: int = 4 << 20    # bytes of an OCI index, manifest or config
 
 

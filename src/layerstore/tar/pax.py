@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
 from layerstore.errors import ArchiveError, LimitExceededError
+from layerstore.model import Limits
 
-__all__ = ["Overrides", "Records", "SparseMap", "decimal", "overrides", "parse"]
+__all__ = ["Overrides", "Records", "SparseMap", "decimal", "matters_globally", "overrides", "parse"]
 
 _TIME = re.compile(rb"(-?)(\d+)(?:\.(\d*))?\Z")
 _MAX_DIGITS = 20                         # 2^64 has twenty; also keeps int() away from megabytes of digits
 _SCHILY = "SCHILY.xattr."
 _LIBARCHIVE = "LIBARCHIVE.xattr."
+_GLOBAL_KEYS = frozenset({"uid", "gid", "mtime"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +89,15 @@ def parse(data: bytes, offset: int) -> Records:
     return Records(values, tuple(pairs))
 
 
-def overrides(
-    shared: Mapping[str, bytes], local: Records | None, offset: int, *, max_value: int
-) -> Overrides:
+def matters_globally(key: str) -> bool:
+    """Whether a global record says anything of the entries after it that is honoured here."""
+    return key in _GLOBAL_KEYS or key.startswith((_SCHILY, _LIBARCHIVE))
+
+
+def overrides(shared: Mapping[str, bytes], local: Records | None, offset: int, limits: Limits) -> Overrides:
     """What the global records *shared* and the entry's own mean for it. An empty value takes a record back.
 
-    *max_value* is the longest extended attribute, in bytes (else LimitExceededError).
+    LimitExceededError beyond the *limits* on one entry's extended attributes.
     """
     values = {**shared, **local.values} if local is not None else shared
     found = Overrides()
@@ -119,20 +124,25 @@ def overrides(
             found.mtime_ns = _time(value, offset)
     if weak or xattrs:
         found.xattrs = {**weak, **xattrs}
-        _check_xattrs(found.xattrs, offset, max_value)
+        _check_xattrs(found.xattrs, offset, limits)
     if local is not None and any(key.startswith("GNU.sparse.") for key in local.values):
         _sparse(found, local, offset)
     return found
 
 
-def _check_xattrs(xattrs: Mapping[bytes, bytes], offset: int, max_value: int) -> None:
+def _check_xattrs(xattrs: Mapping[bytes, bytes], offset: int, limits: Limits) -> None:
+    if len(xattrs) > limits.max_xattrs:
+        raise LimitExceededError(
+            f"the entry at offset {offset} has {len(xattrs)} extended attributes", limit="max_xattrs",
+            maximum=limits.max_xattrs,
+        )
     for name, value in xattrs.items():
         if not name or b"\0" in name or len(name) > 255:
             raise ArchiveError(f"an extended attribute named {name[:80]!r}", offset=offset)
-        if len(value) > max_value:
+        if len(value) > limits.max_xattr_value:
             raise LimitExceededError(
                 f"the attribute {name!r} at offset {offset} has {len(value)} bytes", limit="max_xattr_value",
-                maximum=max_value,
+                maximum=limits.max_xattr_value,
             )
 
 

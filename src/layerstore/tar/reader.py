@@ -21,6 +21,7 @@ from layerstore.tar.header import (
 )
 from layerstore.tar.names import Cleaner, checked_link, show
 from layerstore.tar.stream import Stream
+from layerstore.tar.totals import Totals
 
 __all__ = ["Entry", "TarReader"]
 
@@ -77,7 +78,7 @@ class TarReader:
         self._names = Cleaner(self._limits)
         self._require_end = require_end
         self._globals: dict[str, bytes] = {}
-        self._total = 0                  # bytes of all files, holes included
+        self._totals = Totals(self._limits)
 
     @property
     def offset(self) -> int:
@@ -152,10 +153,10 @@ class TarReader:
         for key, value in records.values.items():
             if key in _FORBIDDEN_GLOBALLY or key.startswith("GNU.sparse."):
                 raise ArchiveError(f"a global PAX header must not set {key!r} for every entry", offset=offset)
-            if value:
-                self._globals[key] = value
-            else:
+            if not value:
                 self._globals.pop(key, None)
+            elif pax.matters_globally(key):   # each would cost its time again for every entry
+                self._globals[key] = value
         if sum(len(k) + len(v) for k, v in self._globals.items()) > self._limits.max_pax_record:
             raise LimitExceededError(
                 "the global PAX headers are too long together", limit="max_pax_record",
@@ -174,7 +175,7 @@ class TarReader:
         xattrs = _NO_XATTRS
         segments: pax.SparseMap | None = None
         if more.pax is not None or self._globals:
-            over = pax.overrides(self._globals, more.pax, offset, max_value=self._limits.max_xattr_value)
+            over = pax.overrides(self._globals, more.pax, offset, self._limits)
             more.refuse_both(over, offset)
             name = name if over.path is None else over.path
             link = link if over.linkpath is None else over.linkpath
@@ -182,6 +183,8 @@ class TarReader:
             size = size if over.size is None else over.size
             mtime_ns = mtime_ns if over.mtime_ns is None else over.mtime_ns
             xattrs, segments = over.xattrs, over.sparse
+            if xattrs:
+                self._totals.xattrs(xattrs)
         if uid >= _ID_END or gid >= _ID_END:
             raise ArchiveError(f"the owner {uid}:{gid} of {show(name)} is not a possible one", offset=offset)
         if not -TIME_END <= mtime_ns < TIME_END:
@@ -224,12 +227,7 @@ class TarReader:
         self._stream.left, self._stream.padding = stored, -stored % BLOCK
         if flag == b"S" or given is not None:
             size, segments = self._segments(block, flag, given, offset)
-        if size > self._limits.max_bytes - self._total:
-            raise LimitExceededError(
-                f"the files up to {show(name)} ({size} bytes) have too many bytes together", limit="max_bytes",
-                maximum=self._limits.max_bytes,
-            )
-        self._total += size              # holes count: each of their bytes will be hashed
+        self._totals.file(size, size - self._stream.left if segments is not None else 0, name)
         return size, segments
 
     def _segments(

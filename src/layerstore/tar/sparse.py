@@ -24,6 +24,7 @@ def old_gnu(header: bytes, take: Take, offset: int, maximum: int) -> Segments:
     """The segments of a type-S header and of the extension blocks after it, at most *maximum* bytes of them."""
     found: list[tuple[int, int]] = []
     block, start, slots, more = header, 386, 4, header[482]
+    taken = 0
     while True:
         for i in range(slots):
             raw_at, raw_length = _SLOT.unpack_from(block, start + i * 24)
@@ -32,10 +33,9 @@ def old_gnu(header: bytes, take: Take, offset: int, maximum: int) -> Segments:
                 found.append((at, number(raw_length, "sparse size", offset)))
         if not more:
             return tuple(found)
-        if len(found) * 24 > maximum:
-            raise LimitExceededError(
-                f"the sparse map at offset {offset} is too long", limit="max_pax_record", maximum=maximum,
-            )
+        taken += BLOCK
+        if taken > maximum:
+            raise _too_long(offset, maximum)
         block = take(BLOCK, "a sparse map")
         start, slots, more = 0, 21, block[504]
 
@@ -45,8 +45,10 @@ def in_data(take: Take, left: int, offset: int, maximum: int) -> tuple[Segments,
     text = bytearray()
     lines, wanted = 0, -1                # the first line says how many follow
     while wanted < 0 or lines < wanted:
-        if left - len(text) < BLOCK or len(text) > maximum:
-            raise ArchiveError("a sparse map that does not end, or is too long", offset=offset)
+        if left - len(text) < BLOCK:
+            raise ArchiveError("a sparse map that does not end", offset=offset)
+        if len(text) + BLOCK > maximum:
+            raise _too_long(offset, maximum)
         block = take(BLOCK, "a sparse map")
         text += block
         lines += block.count(b"\n")
@@ -54,6 +56,10 @@ def in_data(take: Take, left: int, offset: int, maximum: int) -> tuple[Segments,
             wanted = 1 + 2 * pax.decimal(bytes(text.partition(b"\n")[0]), "sparse count", offset)
     numbers = [pax.decimal(line, "sparse map", offset) for line in bytes(text).split(b"\n")[1:wanted]]
     return tuple(zip(numbers[::2], numbers[1::2], strict=True)), len(text)
+
+
+def _too_long(offset: int, maximum: int) -> LimitExceededError:
+    return LimitExceededError(f"the sparse map at offset {offset} is too long", limit="max_pax_record", maximum=maximum)
 
 
 def checked(segments: Segments, size: int, stored: int, offset: int) -> Segments:
