@@ -24,6 +24,8 @@ from bench.page import write_page
 
 MEASURES: dict[str, str] = {   # name: module; the order of the page
     "unpack": "bench.unpack",
+    "image": "bench.image",
+    "memory": "bench.memory",
     "open": "bench.opening",
 }
 

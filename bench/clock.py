@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CPUS = os.cpu_count() or 1
@@ -39,12 +39,24 @@ def once(stopwatch: str, command: str, environment: Mapping[str, str]) -> Run:
     done = subprocess.run([stopwatch, "/bin/sh", "-c", command], env=environment, stdin=subprocess.DEVNULL,
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", check=True)
     busy, kernel, own = _busy() - busy, _kernel_threads() - kernel, _own() - own
-    said, _, figures = done.stderr.strip().rpartition("\n")
+    run = _told(command, done.stderr)
+    return replace(run, foreign=max(0.0, (busy - kernel - own - run.cpu) / (run.wall * _CPUS)))
+
+
+def inner(command: str, environment: Mapping[str, str]) -> Run:
+    """A command with a stopwatch of its own in it: what that one said of the part behind it. Foreign load is not told."""
+    done = subprocess.run(["/bin/sh", "-c", command], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True, errors="replace", check=True)
+    return _told(command, done.stderr)
+
+
+def _told(command: str, text: str) -> Run:
+    """What ``stopwatch`` said in its last line."""
+    said, _, figures = text.strip().rpartition("\n")
     wall, user, system, rss, status = figures.split()
     if status != "0":
         raise FailedError(f"{command}: status {status}: {said.strip()[-500:]}")
-    foreign = (busy - kernel - own - float(user) - float(system)) / (float(wall) * _CPUS)
-    return Run(float(wall), float(user) + float(system), int(rss) / 1024, max(0.0, foreign))
+    return Run(float(wall), float(user) + float(system), int(rss) / 1024, 0.0)
 
 
 def quiet(run: Callable[[], Run], tries: int) -> Run:
@@ -54,7 +66,7 @@ def quiet(run: Callable[[], Run], tries: int) -> Run:
         if best.foreign <= FOREIGN_LIMIT:
             break
         best = min(best, run(), key=lambda each: each.foreign)
-    return best if best.foreign <= FOREIGN_LIMIT else Run(best.wall, best.cpu, best.rss, best.foreign, marked=True)
+    return replace(best, marked=best.foreign > FOREIGN_LIMIT)
 
 
 def _busy() -> float:

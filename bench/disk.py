@@ -21,7 +21,7 @@ from crash.disk.kernel_calls import Loop, mount, own_mounts, unmount
 _MKFS = ("mkfs.ext4", "-q", "-F", "-i", "8192", "-m", "0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0")
 _GIB = 1 << 30
 _PIECE = bytes(4 << 20)
-_SPARE = 256 << 20
+_SPARE = 32 << 20
 
 # where peers keep caches of their own; within our namespace, those are in memory, and gone afterwards
 _STRANGERS_STATE = ("/var/lib/containers",)
@@ -71,7 +71,7 @@ class Disk:
 
 
 @contextmanager
-def private(cache: str, *, gib: int) -> Iterator[Disk]:
+def private(cache: str, *, gib: float) -> Iterator[Disk]:
     """The disk, empty. CannotError without root, mkfs.ext4, loop devices, or room for the file."""
     machine.need_root()
     machine.need("mkfs.ext4", "sync")
@@ -81,7 +81,7 @@ def private(cache: str, *, gib: int) -> Iterator[Disk]:
     file, path, run = base / "disk", base / "mounted", base / "run"
     path.mkdir(exist_ok=True)
     run.mkdir(exist_ok=True)
-    _written(file, gib * _GIB)
+    _written(file, int(gib * _GIB) & ~0xFFFFF)
     mount("none", str(run), "tmpfs")
     for stranger in filter(os.path.isdir, _STRANGERS_STATE):
         mount("none", stranger, "tmpfs")
@@ -111,7 +111,7 @@ def _written(file: Path, size: int) -> None:
     file.unlink(missing_ok=True)
     free = shutil.disk_usage(file.parent).free
     if size > free - _GIB:
-        raise machine.CannotError(f"a disk of {size >> 30} GiB does not fit beside {free >> 30} GiB free; see --disk-gib")
+        raise machine.CannotError(f"a disk of {size >> 20} MiB does not fit into {free >> 20} MiB free; see --disk-gib")
     partial = file.with_suffix(".partial")
     with open(partial, "wb", buffering=0) as out:
         for done in range(0, size, len(_PIECE)):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 def differences(one: str, other: str) -> list[str]:
     """One line for each; empty if they are the same."""
+    filecmp.clear_cache()   # it goes by size and time, which are what they were told to be
     a, b = dict(_entries(one)), dict(_entries(other))
     lines = [f"{path}: only in {one if path in a else other}" for path in sorted(a.keys() ^ b.keys())]
     for path in sorted(a.keys() & b.keys()):

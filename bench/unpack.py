@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, help="paired rounds of those that targets are about (default: 5)")
     parser.add_argument("--field-rounds", type=int, help="rounds of the others (default: 3)")
     parser.add_argument("--tries", type=int, default=3, help="runs of one that strangers' load disturbs (default: %(default)s)")
-    parser.add_argument("--disk-gib", type=int, default=16, help="size of the private file system (default: %(default)s)")
+    parser.add_argument("--disk-gib", type=float, default=16, help="size of the private file system (default: %(default)s)")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,304 @@
+"""The bench's own parts: pairing and medians, bounds, targets, layers, clocks, the page; and the whole command once, small."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from bench import bound, clock, flushes, layers, machine, ratios, recipes, stream, tables, targets, trees, unpack_page
+from bench.__main__ import MEASURES
+from bench.compiled import compiled
+from bench.page import write_page
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(contender, number, wall, *, layer="small", compression="gzip", source="warm", rss=40.0, marked=False):
+    return {"input": source, "layer": layer, "compression": compression, "contender": contender, "round": number, "wall": wall,
+            "cpu": 2 * wall, "rss": rss, "foreign": 0.01, "marked": marked}
+
+
+def result(runs, **more):
+    """What ``bench.unpack`` would have returned."""
+    blobs = {"gzip": {"size": 5_000_000, "digest": "sha256:0"}}
+    layer = {"name": "small", "made_of": "some | packages", "files": 1234, "directories": 5, "median_size": 99, "blobs": blobs}
+    names = {"ours": True, "ours-unsynced": False, "storage": False, "tar+sync": True, "umoci": False}
+    return {
+        "cpus": 2, "rounds": 3, "field_rounds": 1, "layers": {"small": layer}, "runs": runs, "failed": {}, "equal": {"small": []},
+        "flushes": {"ours": {"syncfs": 1}, "ours-unsynced": {}, "tar+sync": None},
+        "contenders": {name: {"label": f"the {name}", "version": f"{name} 1.0", "synced": synced,
+                              "missing": "umoci: not installed" if name == "umoci" else None}
+                       for name, synced in names.items()},
+        "bounds": {"small": {"gzip": {"inflate": 0.3, "sha_blob": 0.1, "sha_tar": 0.2, "create": 0.4, "syncfs": 0.5}}}, **more,
+    }
+
+
+# -- ratios, bounds, targets -------------------------------------------------------------------------------------------
+
+
+def test_a_ratio_is_of_the_same_round_and_its_median_is_told():
+    # the machine gets ten times slower: each round's ratio is a half, whatever the medians of the sides say
+    assert ratios.paired({0: 1.0, 1: 10.0, 2: 3.0}, {0: 2.0, 1: 20.0, 2: 4.0}) == ratios.Ratio(0.5, 0.5, 0.75, 3)
+
+
+def test_rounds_that_only_one_side_has_count_for_nothing():
+    assert ratios.paired({0: 1.0, 1: 100.0}, {0: 4.0, 2: 1.0}) == ratios.Ratio(0.25, 0.25, 0.25, 1)
+    assert ratios.paired({0: 1.0}, {1: 1.0}) is None
+
+
+def test_the_bound_is_the_shared_sum_or_the_longest_that_cannot_be_shared():
+    parts = {"inflate": 1.0, "sha_blob": 0.5, "sha_tar": 0.5, "create": 2.0}
+    assert bound.bound(parts, 2) == 2.0
+    assert bound.bound(parts, 8) == 1.0    # creating can be divided, decompressing cannot
+    assert bound.bound({**parts, "sha_tar": 3.0}, 8) == 3.0
+
+
+def test_a_target_is_judged_by_the_median_and_on_the_layers_it_names():
+    runs = [run("ours", n, wall) for n, wall in enumerate((1.0, 1.1, 5.0))] + [run("tar+sync", n, 1.2) for n in range(3)]
+    runs += [{**each, "layer": "node"} for each in runs]
+    found = {(each.target.other, each.layer): each for each in targets.findings(result(runs))}
+    assert found["tar+sync", "small"].reached
+    assert found["tar+sync", "small"].ratio.high > 1
+    assert ("tar+sync", "node") not in found
+    slow = targets.findings(result([run("ours", 0, 1.3), run("tar+sync", 0, 1.2)]))
+    assert [each.reached for each in slow if each.target.other == "tar+sync"] == [False]
+
+
+def test_the_bound_of_a_durable_one_has_a_syncfs_in_it():
+    found = targets.findings(result([run("ours", 0, 2.0), run("ours-unsynced", 0, 1.5)]))
+    by_other = {each.target.other: each.ratio.median for each in found}
+    assert by_other == {"bound": pytest.approx(1.5 / 0.5), "bound+syncfs": pytest.approx(2.0 / 1.0)}
+
+
+def test_cold_runs_are_not_mixed_with_warm_ones():
+    found = targets.findings(result([run("ours", 0, 1.0), run("tar+sync", 0, 2.0), run("ours", 0, 9.0, source="cold")]))
+    assert [each.ratio.median for each in found if each.target.other == "tar+sync"] == [0.5]
+
+
+# -- clocks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_disturbed_run_is_repeated_and_the_quietest_kept():
+    runs = iter([clock.Run(1, 1, 1, 0.9), clock.Run(2, 2, 2, 0.1), clock.Run(3, 3, 3, 0.0)])
+    assert clock.quiet(lambda: next(runs), 3) == clock.Run(2, 2, 2, 0.1)
+    assert next(runs).wall == 3, "it was not needed"
+
+
+def test_a_run_that_stays_disturbed_is_marked():
+    runs = iter([clock.Run(1, 1, 1, 0.9), clock.Run(2, 2, 2, 0.3), clock.Run(3, 3, 3, 0.5)])
+    assert clock.quiet(lambda: next(runs), 3) == clock.Run(2, 2, 2, 0.3, marked=True)
+
+
+@pytest.fixture(scope="module")
+def stopwatch(tmp_path_factory):
+    return compiled(str(tmp_path_factory.mktemp("cache")), "stopwatch")
+
+
+def test_memory_is_the_commands_and_not_that_of_who_started_it(stopwatch):
+    ballast = bytearray(os.urandom(1 << 20) * 96)
+    small = clock.once(stopwatch, "true", os.environ)
+    large = clock.once(stopwatch, f"{sys.executable} -S -c 'bytearray(64 << 20).replace(b\"0\", b\"1\")'", os.environ)
+    assert small.rss < 32 < 64 < large.rss
+    assert len(ballast) == 96 << 20
+
+
+def test_processor_time_of_children_counts_and_a_failure_is_told_with_its_words(stopwatch):
+    spun = clock.once(stopwatch, f"{sys.executable} -S -c 'for _ in range(3_000_000): pass'; true", os.environ)
+    assert spun.wall > 0
+    assert spun.cpu > 0.01
+    with pytest.raises(clock.FailedError, match="status 3: so it is"):
+        clock.once(stopwatch, "echo so it is >&2; exit 3", os.environ)
+
+
+def test_a_preloaded_library_makes_every_flush_void(tmp_path):
+    program = ("import ctypes, os; c = ctypes.CDLL(None); f = os.open('x', os.O_CREAT | os.O_RDWR | os.O_DSYNC); os.write(f, b'1');"
+               "os.fsync(f); os.fdatasync(f); c.syncfs(f); os.sync()")
+    command = f"cd {tmp_path} && {sys.executable} -c \"{program}\""
+    environment = {"PATH": os.environ["PATH"]}
+    counted = flushes.flushes(command, environment)
+    if counted is None:
+        assert machine.which("strace") is None
+        pytest.skip("strace is not installed")
+    assert counted == {"O_SYNC opens": 1, "fdatasync": 1, "fsync": 1, "sync": 1, "syncfs": 1}
+    assert flushes.flushes(command, {**environment, "LD_PRELOAD": compiled(str(tmp_path), "noflush")}) == {}
+
+
+# -- layers --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_layer_is_the_same_whenever_it_is_made_and_its_blobs_hold_one_tar(tmp_path):
+    (one,) = layers.cached(str(tmp_path / "a"), ["sample"], say=lambda _text: None)
+    (other,) = layers.cached(str(tmp_path / "b"), ["sample"], say=lambda _text: None)
+    assert {c: b.digest for c, b in one.blobs.items()} == {c: b.digest for c, b in other.blobs.items()}
+    import layerstore
+
+    with layerstore.open(tmp_path / "store") as store:
+        for blob in one.blobs.values():
+            expected = layerstore.Descriptor(digest=blob.digest, size=blob.size, media_type="")
+            with store.stage(layerstore.TarDiffer(blob.path, expect=expected, diff_id=one.diff_id)) as staged:
+                assert staged.output.diff_size == one.tar_size
+        image = store.pull(f"oci:{layers.image(str(tmp_path / 'a'), [one], 'zstd')}:t")
+        assert [layer.diff_id for layer in store.layers()] == [one.diff_id]
+        assert len(image.layers) == 1
+
+
+def test_a_cached_layer_is_not_made_again(tmp_path, monkeypatch):
+    layers.cached(str(tmp_path), ["sample"], say=lambda _text: None)
+    monkeypatch.setitem(recipes.RECIPES, "sample", None)
+    said = []
+    assert layers.cached(str(tmp_path), ["sample"], say=said.append)[0].files == 300
+    assert said == []
+
+
+def test_where_a_tool_is_missing_a_generated_tree_stands_in_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes.machine, "which", lambda _program: None)
+    monkeypatch.setitem(recipes.RECIPES, "node", recipes._or_generated(recipes._node, lambda _rng: 7, 250, "srv/app"))
+    (layer,) = layers.cached(str(tmp_path), ["node"], say=lambda _text: None)
+    assert layer.made_of == "GENERATED (npm is not installed)"
+    assert (layer.files, layer.median_size) == (250, 7)
+
+
+def test_a_streamed_layer_has_the_files_and_bytes_that_it_was_asked_for(tmp_path):
+    with open(tmp_path / "tar", "wb") as file:
+        stream.write(file.fileno(), 2500, 700)
+    with tarfile.open(tmp_path / "tar") as archive:
+        members = archive.getmembers()
+        assert [m.size for m in members if m.isreg()] == [700] * 2500
+        assert sum(m.isdir() for m in members) == 3
+        assert archive.extractfile(members[-1]).read() == stream._PIECE[:700]
+    with open(tmp_path / "tar", "wb") as file:
+        stream.write(file.fileno(), 1, (3 << 20) + 5)
+    with tarfile.open(tmp_path / "tar") as archive:
+        assert archive.extractfile("d00000/f0000000").read() == stream._PIECE * 3 + stream._PIECE[:5]
+
+
+def test_trees_that_differ_in_anything_but_attributes_are_told_apart(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "d").mkdir(parents=True)
+        (tmp_path / name / "d" / "file").write_text("same")
+        (tmp_path / name / "link").symlink_to("d")
+        for path in ("d/file", "d"):
+            os.utime(tmp_path / name / path, (1, 1))
+        os.utime(tmp_path / name / "link", (1, 1), follow_symlinks=False)
+    one, other = str(tmp_path / "a"), str(tmp_path / "b")
+    assert trees.differences(one, other) == []
+    (tmp_path / "b" / "d" / "file").write_text("Same")
+    os.utime(tmp_path / "b" / "d" / "file", (1, 1))
+    assert trees.differences(one, other) == ["d/file: contents"]
+    os.chmod(tmp_path / "b" / "d", 0o700)
+    (tmp_path / "b" / "more").touch()
+    assert [line.partition(":")[0] for line in trees.differences(one, other)] == ["more", "d", "d/file"]
+
+
+# -- the page ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_refuses_a_row_of_another_width_and_escapes_bars():
+    assert tables.table(("a", "b"), [("x|y", "1")]) == "| a | b |\n|---|---:|\n| x\\|y | 1 |\n"
+    with pytest.raises(ValueError, match="1 cells under 2 heads"):
+        tables.table(("a", "b"), [("x",)])
+
+
+RUNS = [run("ours", n, 1.0 + n / 10) for n in range(3)] + [run("storage", n, 1.5, marked=n == 1) for n in range(3)] + [
+    run("ours-unsynced", n, 0.6) for n in range(3)]
+
+
+def test_the_page_names_who_is_missing_and_says_of_every_target_whether_it_is_reached():
+    text = unpack_page.page(result(RUNS, failed={"tar+sync": "no such option"}), None)
+    assert "| the umoci | **missing** (umoci: not installed) | not counted |" in text
+    assert "| both unsynced: layerstore / containers-storage | ≤ 0.45 | 0.40 (0.40–0.40) | `small`, gzip | reached: 1 of 1 |" in text
+    assert "≤ 0.55 | 0.73 (0.67–0.80) | `small`, gzip | **not reached**: 0 of 1 |" in text
+    assert "| the storage | 1.50 |" in text
+    assert "1 × syncfs" in text
+    assert "| the ours-unsynced | ours-unsynced 1.0 | none |" in text
+    assert "1 of 9 runs were disturbed" in text
+    assert "tar+sync **failed**: no such option" in text
+    assert "The tree of `small` is the same as GNU tar's" in text
+
+
+def test_a_tree_that_differs_from_gnu_tars_is_told():
+    assert "**differs from GNU tar's**: usr: mode" in unpack_page.page(result(RUNS, equal={"small": ["usr: mode"]}), None)
+
+
+def test_the_page_is_written_from_the_results_that_are_there(tmp_path):
+    facts = {"processor": "2 × abacus", "date": "2026-01-01"}
+    (tmp_path / "unpack.json").write_text(json.dumps({"machine": facts, "quick": True, **result(RUNS)}))
+    (tmp_path / "memory.json").write_text(json.dumps({"machine": facts, "cannot": "no root here"}))
+    text = write_page(tmp_path, tmp_path / "page.md", MEASURES)
+    assert (tmp_path / "page.md").read_text() == text
+    assert "2 × abacus; 2026-01-01" in text
+    assert "## Unpacking a layer\n\n*A quick run" in text
+    assert "## memory\n\nNot measured: no root here." in text
+    assert "Opening" not in text
+
+
+def test_the_picture_shows_everybody_who_ran_and_the_same_figures_give_the_same_bytes(tmp_path):
+    pytest.importorskip("matplotlib")
+    text = unpack_page.page(result(RUNS), tmp_path / "performance")
+    assert "](performance/unpack.svg)" in text
+    drawn = (tmp_path / "performance" / "unpack.svg").read_bytes()
+    assert b"the storage" in drawn
+    assert b"the umoci" not in drawn
+    unpack_page.page(result(RUNS), tmp_path / "again")
+    assert (tmp_path / "again" / "unpack.svg").read_bytes() == drawn
+
+
+def test_without_matplotlib_the_page_says_that_there_is_no_picture(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "No picture: matplotlib is not installed" in unpack_page.page(result(RUNS), tmp_path)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_every_measure_says_what_it_is_and_has_the_three_functions(name):
+    module = importlib.import_module(MEASURES[name])
+    assert len(module.__doc__) > 80
+    assert all(callable(getattr(module, each)) for each in ("arguments", "measure", "page"))
+
+
+def test_memory_and_image_are_told_beside_their_targets():
+    from bench import image, memory
+
+    runs = [{"kind": "files", "files": n, "size": 20, "rss": rss, "wall": 1.0} for n, rss in ((1000, 50.0), (100_000, 151.0))]
+    text = memory.page({"runs": runs}, None)
+    assert "At most 151 MiB; target ≤ 150 MiB: **not reached**. Files: the largest layer needs 3.02 × the smallest's" in text
+    ways = {"pull": {"label": "at once", "missing": None}, "one by one": {"label": "apart", "missing": None},
+            "skopeo": {"label": "skopeo", "missing": "skopeo: not installed"}}
+    runs = [{"way": way, "round": n, "wall": wall, "rss": 50.4, "marked": False}
+            for n in range(3) for way, wall in (("pull", 4.0), ("one by one", 5.0))]
+    text = image.page({"layers": ["base", "small"], "ways": ways, "runs": runs}, None)
+    assert "| skopeo | **missing** (skopeo: not installed) | 0 | – |" in text
+    assert "Pulled at once / one by one: 0.80 (0.80–0.80); target ≤ 0.85: reached." in text
+
+
+# -- all of it -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_the_command_measures_us_and_gnu_tar_on_a_private_file_system_and_their_trees_are_equal(tmp_path):
+    before = Path("/proc/self/mounts").read_text()
+    command = [sys.executable, "-m", "bench", "run", "unpack", "--layers", "sample", "--compressions", "gzip", "--rounds", "2",
+               "--contenders", "ours", "ours-unsynced", "tar+sync", "tar", "--tries", "1", "--disk-gib", "0.25",
+               "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "unpack.json").read_text())
+    assert "cannot" not in found, found
+    assert found["equal"] == {"sample": []}
+    assert found["failed"] == {}
+    who = [(each["round"], each["contender"]) for each in found["runs"]]
+    assert sorted(who) == [(n, c) for n in range(2) for c in ("ours", "ours-unsynced", "tar", "tar+sync")]
+    assert who[0] != who[4], "each round begins with another one"
+    assert all(each["wall"] > 0 and each["cpu"] > 0 and each["rss"] > 0 for each in found["runs"])
+    assert all(seconds >= 0 for seconds in found["bounds"]["sample"]["gzip"].values())
+    if machine.which("strace"):
+        assert found["flushes"]["ours-unsynced"] == {}
+        assert found["flushes"]["ours"]["syncfs"] == 1
+    assert "### The physical bound" in (tmp_path / "out" / "performance.md").read_text()
+    assert Path("/proc/self/mounts").read_text() == before
+    loops = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=False).stdout
+    assert str(tmp_path) not in loops
