@@ -46,9 +46,9 @@ def as_user(work, *, subids=None):
     _run(work, None, subids)
 
 
-def in_namespace(work, ids=ONE):
+def in_namespace(work, ids=ONE, *, user=USER):
     """The same, in a user and mount namespace of its own whose user 0 it is. *ids*: (inside, outside, size)."""
-    _run(work, ids)
+    _run(work, ids, user=user)
 
 
 def _enter_subids(first):
@@ -63,7 +63,7 @@ def _enter_subids(first):
         os.unlink(file.name)
 
 
-def _run(work, ids, subids=None):
+def _run(work, ids, subids=None, user=USER):
     told, teller = os.pipe()
     mapped, mapper = os.pipe()
     told_us, tell_us = os.pipe()
@@ -76,8 +76,9 @@ def _run(work, ids, subids=None):
                 _enter_subids(subids)
             if IS_ROOT:
                 os.setgroups([])
-                os.setresgid(GROUP, GROUP, GROUP)
-                os.setresuid(USER, USER, USER)
+                group = GROUP if user == USER else user
+                os.setresgid(group, group, group)
+                os.setresuid(user, user, user)
             if ids is not None:
                 kernel.unshare(NEWUSER | NEWNS)
                 os.write(tell_us, b"here")

@@ -34,9 +34,9 @@ ORDER = [
     ["manifest", "records", "tar", "tarsplit"],
     ["packed"],
     ["dirfds", "whiteouts"],
-    ["compression", "filesystem", "fs", "override"],
+    ["compression", "filesystem", "form", "fs", "override"],
     ["states"],
-    ["model", "namespace", "observe", "privilege"],
+    ["filecaps", "model", "namespace", "observe", "privilege"],
     ["errors", "kernel", "faults", "crc64", "descriptors", "idmap"],
 ]
 RANK = {name: len(ORDER) - n for n, group in enumerate(ORDER) for name in group}

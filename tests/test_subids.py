@@ -177,7 +177,6 @@ def test_ranges_are_read_as_subuid_has_them(tmp_path, monkeypatch, text, found):
 # -- looking at what may not be read
 
 
-@pytest.mark.xfail(strict=True, reason="the store does not know its map yet")
 def test_check_calls_nothing_damaged_that_it_may_not_read_and_says_how_much_that_is(home, layer):
     def work():
         with layerstore.open(home / "s") as store:
@@ -190,7 +189,6 @@ def test_check_calls_nothing_damaged_that_it_may_not_read_and_says_how_much_that
         assert store.check(content=True).unread == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the store does not know its map yet")
 def test_a_staged_tree_that_cannot_be_read_here_is_not_thrown_away(home):
     key = Descriptor("application/vnd.oci.image.layer.v1.tar", digest(LAYER), len(LAYER))
 

@@ -11,9 +11,9 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 
-from layerstore import override
+from layerstore import filecaps, override
 from layerstore.descriptors import Descriptor
-from layerstore.idmap import IDENTITY, IdMap
+from layerstore.idmap import IDENTITY, IdMap, Range
 from layerstore.manifest import (
     MODE,
     NODE,
@@ -48,7 +48,7 @@ class Dresser:
         """A file or directory that is open as *fd*. With *override_stat* it gets that attribute in any case."""
         unset = self._chown(entry, lambda uid, gid: os.fchown(fd, uid, gid))
         if entry.xattrs:
-            unset |= _set_xattrs(fd, entry)
+            unset |= self._set_xattrs(fd, entry)
         mode = entry.mode if self._powers.reads_all else override.readable(entry.type, entry.mode)
         if mode != entry.mode:
             unset |= MODE
@@ -67,7 +67,7 @@ class Dresser:
             entry, lambda uid, gid: os.chown(base, uid, gid, dir_fd=dir_fd, follow_symlinks=False),
         )
         if entry.xattrs:
-            unset |= _set_xattrs(f"/proc/self/fd/{dir_fd}/".encode() + base, entry)
+            unset |= self._set_xattrs(f"/proc/self/fd/{dir_fd}/".encode() + base, entry)
         if entry.type != "symlink":
             os.chmod(base, entry.mode, dir_fd=dir_fd)
         os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
@@ -108,6 +108,25 @@ class Dresser:
             return OWNER
         return unset
 
+    def _set_xattrs(self, where: int | bytes, entry: Entry) -> int:
+        unset = 0
+        for name, value in entry.xattrs.items():
+            if not storable_xattr(name):
+                continue
+            if self._mapped and name == filecaps.NAME:
+                value = filecaps.to_disk(value, self._ids)  # noqa: PLW2901
+            try:
+                if isinstance(where, int):
+                    os.setxattr(where, name, value)
+                else:
+                    os.setxattr(where, name, value, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _XATTR_UNSUPPORTED:
+                    text = f"setting {os_text(name)} ({len(value)} bytes) on {entry_text(entry)}: {error.strerror}"
+                    raise OSError(error.errno, text) from error
+                unset = XATTR
+        return unset
+
 
 def improvable(manifest: int, ids: IdMap = IDENTITY) -> bool:
     """Whether this process could set something that the maker of the tree with that manifest (a descriptor) could not."""
@@ -117,7 +136,7 @@ def improvable(manifest: int, ids: IdMap = IDENTITY) -> bool:
 
 
 def _improvable(
-    entry: ManifestEntry, powers: Powers, ids: IdMap, here: Mapping[str, tuple[tuple[int, int, int], ...]],
+    entry: ManifestEntry, powers: Powers, ids: IdMap, here: Mapping[str, tuple[Range, ...]],
 ) -> bool:
     if entry.unset & NODE:
         return powers.makes_devices
@@ -130,24 +149,6 @@ def _improvable(
 
 def _is_safe(entry: Entry) -> bool:
     return -_SAFE_SECONDS <= entry.mtime_ns // 1_000_000_000 < _SAFE_SECONDS
-
-
-def _set_xattrs(where: int | bytes, entry: Entry) -> int:
-    unset = 0
-    for name, value in entry.xattrs.items():
-        if not storable_xattr(name):
-            continue
-        try:
-            if isinstance(where, int):
-                os.setxattr(where, name, value)
-            else:
-                os.setxattr(where, name, value, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in _XATTR_UNSUPPORTED:
-                text = f"setting {os_text(name)} ({len(value)} bytes) on {entry_text(entry)}: {error.strerror}"
-                raise OSError(error.errno, text) from error
-            unset = XATTR
-    return unset
 
 
 def entry_text(entry: Entry) -> str:

@@ -30,7 +30,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from layerstore import faults, fs, kernel
+from layerstore import faults, filecaps, fs, kernel
 from layerstore.dirfds import DIRECTORY, DirFds
 from layerstore.errors import InvalidArgumentError, IoError, PrivilegeError
 from layerstore.idmap import IDENTITY, IdMap
@@ -454,7 +454,8 @@ class _Extractor:
         for name in names:
             if storable_xattr(name) and name not in meant.xattrs:
                 assert src is not None
-                self._set_xattr(dst, name, os.getxattr(src, name, follow_symlinks=follow))
+                value = os.getxattr(src, name, follow_symlinks=follow)
+                self._set_xattr(dst, name, filecaps.from_disk(value, self._ids) if name == filecaps.NAME else value)
         for name, value in meant.xattrs.items():
             self._set_xattr(dst, name, value)
 

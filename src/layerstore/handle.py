@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 import layerjournal
 from layerjournal import Journal, ReadTxn, WriteTxn
 from layerjournal.gate import Gate
-from layerstore import faults, filesystem, fs
+from layerstore import faults, filesystem, fs, idmap
 from layerstore.descriptors import Descriptor
 from layerstore.errors import (
     AlreadyOpenError,
@@ -51,15 +51,17 @@ from layerstore.errors import (
     ReadOnlyError,
     UnsupportedFormatError,
 )
+from layerstore.form import Form
 from layerstore.idmap import IDENTITY, IdMap
 from layerstore.observe import Observer, Silent, barrier
+from layerstore.privilege import own_map
 from layerstore.projection import CatalogProjector
 
 T = TypeVar("T")
 
 MAGIC = "layerstore"
 FORMAT = (1, 0)
-KNOWN_FEATURES: frozenset[str] = frozenset()
+KNOWN_FEATURES = frozenset({"id-map"})
 DIRECTORIES = ("layers", "staging", "trash", "quarantine", "images", "uppers")
 
 # what this process has open is what of these is not closed: an opening that was interrupted leaves nothing in it
@@ -141,8 +143,11 @@ class Handle:
 
     @cached_property
     def ids(self) -> IdMap:
-        """Which ids on disk stand for the archives'."""
-        return IDENTITY
+        """Which ids stand for the archives', as this process sees them on disk: by way of its own user namespace."""
+        recorded = self.config.get("id_map")
+        if recorded is None:
+            return IDENTITY
+        return IdMap(*(idmap.seen_from(idmap.checked(recorded[kind]), own_map(kind)) for kind in ("uid", "gid")))
 
     # -- guards --------------------------------------------------------------------------------------------------
 
@@ -294,7 +299,7 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def create(root: str, *, overlay_form: str | None, allow_filesystem: tuple[str, ...], clock: Callable[[], int]) -> None:
+def create(root: str, *, form: Form, allow_filesystem: tuple[str, ...], clock: Callable[[], int]) -> None:
     """Make an empty store at *root* if there is none; safe against another process doing the same.
 
     Durability: when it returns, the empty store is on disk. A crash before leaves what the next create completes.
@@ -302,16 +307,17 @@ def create(root: str, *, overlay_form: str | None, allow_filesystem: tuple[str, 
     try:
         os.makedirs(root, mode=0o700, exist_ok=True)
         with fs.open_dir(root) as root_fd:
-            _create(root_fd, root, overlay_form, allow_filesystem, clock)
+            _create(root_fd, root, form, allow_filesystem, clock)
     except OSError as error:
         raise fs.host_error(error, f"creating a store at {root}") from error
 
 
 def _create(
-    root_fd: int, root: str, overlay_form: str | None, allow_filesystem: tuple[str, ...], clock: Callable[[], int],
+    root_fd: int, root: str, form: Form, allow_filesystem: tuple[str, ...], clock: Callable[[], int],
 ) -> None:
     if fs.exists(root_fd, "store.json"):
         return
+    ids = form.id_map()
     filesystem.probe(root_fd, allow=allow_filesystem)
     _lock_root(root_fd, fcntl.LOCK_EX)
     if fs.exists(root_fd, "store.json"):
@@ -323,11 +329,13 @@ def _create(
             hint="name an empty or absent directory",
         )
     filesystem.probe(root_fd, allow=allow_filesystem, functional=True)
-    form = overlay_form or ("trusted" if filesystem.takes_trusted(root_fd) else "user")
-    _make(root_fd, root, form, clock)
+    # a store with a map is for user namespaces, where trusted.* cannot be read
+    trusted = ids is None and filesystem.takes_trusted(root_fd)
+    config = {"overlay_form": form.overlay or ("trusted" if trusted else "user"), **({"id_map": ids} if ids else {})}
+    _make(root_fd, root, config, clock)
 
 
-def _make(root_fd: int, root: str, overlay_form: str, clock: Callable[[], int]) -> None:
+def _make(root_fd: int, root: str, own: dict[str, Any], clock: Callable[[], int]) -> None:
     for name in fs.names_in(root_fd):
         if name.startswith(".probe-"):   # of a create that was killed
             fs.remove_tree(root_fd, name, point="create.clear")
@@ -344,8 +352,10 @@ def _make(root_fd: int, root: str, overlay_form: str, clock: Callable[[], int]) 
             )
     with journal:
         config = {
-            "magic": MAGIC, "uuid": journal.uuid, "format": list(FORMAT), "overlay_form": overlay_form,
-            "features": {"compatible": [], "read_only_compatible": [], "incompatible": []},
+            **own, "magic": MAGIC, "uuid": journal.uuid, "format": list(FORMAT),
+            "features": {
+                "compatible": [], "read_only_compatible": [], "incompatible": ["id-map"] if "id_map" in own else [],
+            },
         }
     fs.sync_filesystem(root_fd, point="create.sync")
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -366,6 +376,9 @@ def _read_config(root_fd: int, root: str, *, readonly: bool) -> dict[str, Any]:
             raise ValueError("not a layerstore's")
         if config["overlay_form"] not in ("trusted", "user"):
             raise ValueError(f"overlay_form {config['overlay_form']!r}")
+        if "id_map" in config:
+            for kind in ("uid", "gid"):
+                idmap.checked(config["id_map"][kind])
         major = int(config["format"][0])
         unknown = {kind: sorted(set(features[kind]) - KNOWN_FEATURES) for kind in features}
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -436,4 +449,4 @@ def journal_errors(handle: Handle | None) -> Iterator[None]:
         raise IoError(str(error)) from error
 
 
-__all__ = ["FORMAT", "Handle", "HostError", "LayerstoreError", "create", "journal_errors", "new_txid"]
+__all__ = ["FORMAT", "Form", "Handle", "HostError", "LayerstoreError", "create", "journal_errors", "new_txid"]

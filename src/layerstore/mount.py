@@ -16,12 +16,14 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from layerstore import catalog, extract, faults, fs, mounting, overlay
 from layerstore.errors import BusyError, InvalidArgumentError, LayerDamagedError, UnknownMountError
 from layerstore.handle import Handle
 from layerstore.holds import ReaderLock
+from layerstore.idmap import IDENTITY
 from layerstore.lifecycle import fire
 from layerstore.manifest import NAME as MANIFEST
 from layerstore.manifest import manifest_digest
@@ -102,6 +104,7 @@ def _attach(handle: Handle, mount_id: str, chain: list[Layer], target: str, writ
         with fs.open_dir(mount_id, handle.dirs["uppers"]) as own:
             for name in ("empty", "upper", "work"):
                 fs.make_dir(own, name, point="mount.upper.mkdir", mode=0o755)
+            _give_to_containers_root(handle, own)
     if writable:
         upper, work = os.path.join(uppers, "upper"), os.path.join(uppers, "work")
     lowers = [os.path.join(handle.root, "layers", layer.id, "diff") for layer in reversed(chain)]
@@ -114,6 +117,14 @@ def _attach(handle: Handle, mount_id: str, chain: list[Layer], target: str, writ
         txn, Kind.MOUNT, mount_id, Trigger.ATTACH, txid=mount_id,
         payload={"boot_id": boot_id(), "namespace": mounting.namespace(), "kept": False},
     ))
+
+
+def _give_to_containers_root(handle: Handle, own: int) -> None:
+    """The root of a writable mount is the upper directory: in a store with a map of ids it is the container's."""
+    uid, gid = handle.ids.uid(0), handle.ids.gid(0)
+    if handle.ids != IDENTITY and uid is not None and gid is not None:
+        with suppress(PermissionError):
+            os.chown("upper", uid, gid, dir_fd=own)
 
 
 def unmount(handle: Handle, target: str, *, keep_upper: bool = False) -> None:

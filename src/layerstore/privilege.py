@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 
 from layerstore import kernel
+from layerstore.idmap import WHOLE, Range
 
 __all__ = ["Powers", "own_map"]
 
@@ -58,7 +59,10 @@ def _effective() -> int | None:
     return None
 
 
-def own_map(kind: str) -> tuple[tuple[int, int, int], ...]:
+def own_map(kind: str) -> tuple[Range, ...]:
     """The map of this process's user namespace, as (inside, outside, size); *kind* is ``uid`` or ``gid``."""
-    with open(f"/proc/thread-self/{kind}_map", encoding="ascii") as file:
-        return tuple((int(a), int(b), int(c)) for a, b, c in (line.split() for line in file))
+    try:
+        with open(f"/proc/thread-self/{kind}_map", encoding="ascii") as file:
+            return tuple((int(a), int(b), int(c)) for a, b, c in (line.split() for line in file))
+    except FileNotFoundError:            # a kernel without user namespaces
+        return WHOLE

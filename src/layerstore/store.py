@@ -14,7 +14,7 @@ from layerstore import apply, catalog, check, checkpoint, delete, export, gc, ho
 from layerstore.errors import LayerstoreError, NoSpaceError, UnknownImageError
 from layerstore.extract import ExtractReport
 from layerstore.fs import host_error
-from layerstore.handle import Handle, create
+from layerstore.handle import Form, Handle, create
 from layerstore.model import Differ, Image, Layer, Lease, Mount, StageOptions, check_digest, check_id
 from layerstore.observe import Observer
 from layerstore.records import read as read_record
@@ -28,7 +28,8 @@ T = TypeVar("T")
 def open(  # noqa: A001 - layerstore.open is the name that users expect
     root: str | os.PathLike[str], *, readonly: bool = False, create: bool = True,
     allow_filesystem: Sequence[str] = (), overlay_form: str | None = None, observer: Observer | None = None,
-    clock: Callable[[], int] = time.time_ns,
+    clock: Callable[[], int] = time.time_ns, uid_map: Sequence[tuple[int, int, int]] | None = None,
+    gid_map: Sequence[tuple[int, int, int]] | None = None,
 ) -> Store:
     """Open the store at *root*, making it if it is not there (unless *create* is false), and recover it.
 
@@ -42,6 +43,10 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
             ``user`` (where that may not be set, and for mounts in a user namespace).
         observer: told of transitions, barriers and recovery.
         clock: nanoseconds since 1970; only ever recorded, never decided upon, but for gc's ages.
+        uid_map: for a new store, which user ids on disk stand for those of layers: ranges (container ID, host ID,
+            size), as in /etc/subuid. For a store that root runs for containers in user namespaces. By default ids are
+            the same; in a user namespace the store records that namespace's map, and so is understood from outside.
+        gid_map: the same for groups; by default *uid_map*.
 
     Returns:
         The open store; use it as a context manager. ``Store.recovery`` is the report.
@@ -55,7 +60,8 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
     """
     path = os.path.abspath(os.fspath(root))
     if create and not readonly:
-        _create(path, overlay_form=overlay_form, allow_filesystem=tuple(allow_filesystem), clock=clock)
+        form = Form(overlay_form, uid_map, gid_map)
+        _create(path, form=form, allow_filesystem=tuple(allow_filesystem), clock=clock)
     try:
         handle = Handle(path, readonly=readonly, allow_filesystem=tuple(allow_filesystem), observer=observer, clock=clock)
     except FileNotFoundError as error:

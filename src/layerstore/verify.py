@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from layerstore import dirfds, override
+from layerstore import dirfds, filecaps, override
 from layerstore.descriptors import Descriptor
 from layerstore.idmap import IDENTITY, IdMap
 from layerstore.manifest import (
@@ -116,7 +116,8 @@ def verify_tree(
 
 
 def _unlooked(path: bytes, error: OSError) -> Problem:
-    if error.errno in (errno.EACCES, errno.EPERM):
+    # EOVERFLOW: capabilities for the root of another user namespace
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EOVERFLOW):
         return Problem(path, "this process may not read it", unreadable=True)
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         return Problem(path, "missing")
@@ -173,7 +174,7 @@ def _compare(
         wrong.append(f"size {found.st_size}, not {entry.size} bytes")
     elif kind == "file" and content and not entry.unset & NODE and _content(name, dir_fd) != entry.sha256:
         wrong.append("its content changed")
-    wrong += _xattrs_wrong(f"/proc/self/fd/{dir_fd}/".encode() + (name or b"."), entry, form)
+    wrong += _xattrs_wrong(f"/proc/self/fd/{dir_fd}/".encode() + (name or b"."), entry, form, ids)
     if wrong:
         yield Problem(path, "; ".join(wrong))
 
@@ -195,7 +196,7 @@ def _content(name: bytes, dir_fd: int) -> bytes:
     return digest.digest()
 
 
-def _xattrs_wrong(path: bytes, entry: ManifestEntry, form: str | None) -> Iterator[str]:
+def _xattrs_wrong(path: bytes, entry: ManifestEntry, form: str | None, ids: IdMap) -> Iterator[str]:
     names = {os.fsencode(n) for n in os.listxattr(path, follow_symlinks=False)}
     if entry.type == "dir":
         # an ordinary user does not even see trusted.*: only if the tree is of the form user.* can a loss be told
@@ -211,7 +212,8 @@ def _xattrs_wrong(path: bytes, entry: ManifestEntry, form: str | None) -> Iterat
         yield f"the attribute {extra!r} is not its own"
     for name, value in entry.xattrs.items():
         if name in kept:
-            if os.getxattr(path, name, follow_symlinks=False) != value:
+            here = os.getxattr(path, name, follow_symlinks=False)
+            if (filecaps.from_disk(here, ids) if name == filecaps.NAME else here) != value:
                 yield f"the attribute {name!r} changed"
         elif not entry.unset & XATTR:
             yield f"the attribute {name!r} is missing"
