@@ -26,6 +26,7 @@ MEASURES: dict[str, str] = {   # name: module; the order of the page
     "unpack": "bench.unpack",
     "image": "bench.image",
     "memory": "bench.memory",
+    "store": "bench.growing",
     "open": "bench.opening",
 }
 

@@ -43,6 +43,12 @@ def once(stopwatch: str, command: str, environment: Mapping[str, str]) -> Run:
     return replace(run, foreign=max(0.0, (busy - kernel - own - run.cpu) / (run.wall * _CPUS)))
 
 
+def line(run: Run) -> str:
+    """For who watches."""
+    foreign = f"  (foreign {run.foreign:.0%})" if run.marked else ""
+    return f"{run.wall:8.3f} s  {run.cpu:7.3f} s cpu  {run.rss:6.1f} MiB{foreign}"
+
+
 def inner(command: str, environment: Mapping[str, str]) -> Run:
     """A command with a stopwatch of its own in it: what that one said of the part behind it. Foreign load is not told."""
     done = subprocess.run(["/bin/sh", "-c", command], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

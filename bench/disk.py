@@ -8,6 +8,7 @@ it fills, and the file beneath it is written whole once. Everything goes with th
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -81,6 +82,7 @@ def private(cache: str, *, gib: float) -> Iterator[Disk]:
     file, path, run = base / "disk", base / "mounted", base / "run"
     path.mkdir(exist_ok=True)
     run.mkdir(exist_ok=True)
+    lock = _alone(base)
     _written(file, int(gib * _GIB) & ~0xFFFFF)
     mount("none", str(run), "tmpfs")
     for stranger in filter(os.path.isdir, _STRANGERS_STATE):
@@ -95,6 +97,18 @@ def private(cache: str, *, gib: float) -> Iterator[Disk]:
                 disk.unmount()
     finally:
         unmount(str(run))
+        os.close(lock)
+
+
+def _alone(base: Path) -> int:
+    """A lock on the cache: two file systems on one file would eat each other. CannotError if somebody has it."""
+    fd = os.open(base / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise machine.CannotError("another run is under way with this cache") from None
+    return fd
 
 
 def _loop(file: Path) -> Loop:

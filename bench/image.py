@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    rounds = options.image_rounds or (3 if options.quick else 5)
+    rounds = options.image_rounds or (2 if options.quick else 5)
     machine.need_root()
     layers = cached(options.cache, options.image_layers)
     layout = image(options.cache, layers, "gzip")
@@ -68,14 +68,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     inodes = int(sum(each.files + each.directories for each in layers) * 1.1)
     with private(options.cache, gib=options.disk_gib) as disk:
         for number in range(rounds):
-            active = [name for name, way in ways.items() if missing[name] is None and (way.core or number == 0)]
+            also = number == 0 and not options.quick
+            active = [name for name, way in ways.items() if missing[name] is None and (way.core or also)]
             for name in active:
                 disk.room_for(size, inodes)   # not a round at once: that would be too much for a small disk
                 row = rows[ways[name].contender]
                 run = clock.quiet(lambda n=name, r=row: _once(options, disk, layers, ways[n], r), options.tries)
                 result["runs"].append({"way": name, "round": number, **{k: round(v, 4) for k, v in asdict(run).items()}})
-                print(f"   image {number} {name:12s} {run.wall:8.3f} s  {run.cpu:7.3f} s cpu  {run.rss:6.1f} MiB"
-                      f"{f'  (foreign {run.foreign:.0%})' if run.marked else ''}", flush=True)
+                print(f"   image {number} {name:12s} {clock.line(run)}", flush=True)
     return result
 
 
@@ -110,12 +110,14 @@ def page(result: dict[str, Any], pictures: Path | None) -> str:
     walls: dict[str, dict[int, float]] = {}
     for run in result["runs"]:
         walls.setdefault(run["way"], {})[run["round"]] = run["wall"]
-    rows = [(way["label"], f"**missing** ({way['missing']})" if way["missing"] else seconds(ratios.median(walls[name])),
-             str(len(walls.get(name, {}))), str(max((round(r["rss"]) for r in result["runs"] if r["way"] == name), default="–")))
-            for name, way in result["ways"].items()]
+    rows = []
+    for name, way in result["ways"].items():
+        most = max((run["rss"] for run in result["runs"] if run["way"] == name), default=0.0)
+        wall = f"**missing** ({way['missing']})" if way["missing"] else seconds(ratios.median(walls.get(name, {})))
+        rows.append((way["label"], wall, str(len(walls.get(name, {}))), f"{most:.0f}" if most else "–"))
     marked = sum(run["marked"] for run in result["runs"])
-    text = (f"## An image of {len(result['layers'])} layers\n\n{', '.join(f'`{each}`' for each in result['layers'])}, gzip, warm.\n\n"
-            + table(("", "wall s", "rounds", "peak memory, MiB"), rows))
+    made_of = ", ".join(f"`{each}`" for each in result["layers"])
+    text = (f"## An image of {len(result['layers'])} layers\n\n{made_of}, gzip, warm.\n\n" + table(("", "wall s", "rounds", "peak memory, MiB"), rows))
     ratio = ratios.paired(walls.get("pull", {}), walls.get("one by one", {}))
     if ratio is not None:
         text += (f"\nPulled at once / one by one: {spread(ratio.median, ratio.low, ratio.high)}; target ≤ {TARGET}: "

@@ -1,4 +1,4 @@
-"""The pictures: bars with their range, a panel for each layer. The only module that imports matplotlib (the extra ``bench``)."""
+"""The pictures: bars with their range, a panel for each layer. Only here matplotlib is imported (the extra ``bench``)."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ round, with the least and the greatest. Between runs all is written back. *Sync*
 *Warm*: the blob is in the page cache; *cold*: it was dropped from it (posix_fadvise). CPU time includes children; memory is
 the greatest resident set of any one process. layerstore hashes blob, tar and every file, and writes manifest and
 tar-split; *flushes made void* is the same program with a library preloaded in which fsync, fdatasync and syncfs do
-nothing: the product has no such switch. containers-storage hashes the tar and writes a tar-split; GNU tar, bsdtar and tarfile hash
-nothing. containers-storage decompresses by itself unless there is `unpigz` on its PATH, and is faster so.
+nothing: the product has no such switch. containers-storage hashes the tar and writes a tar-split; GNU tar, bsdtar and
+tarfile hash nothing. containers-storage decompresses by itself unless there is `unpigz` on its PATH, and is faster so.
 """
 
 
@@ -39,7 +39,7 @@ def page(result: dict[str, Any], pictures: Path | None) -> str:
         text += ["### Wall time, gzip, cold (s)\n", _medians(result, "cold", "gzip", "wall", seconds)]
     shown = "gzip" if "gzip" in compressions else compressions[0] if compressions else ""
     text += [f"### CPU time, {shown}, warm (s)\n", _medians(result, "warm", shown, "cpu", seconds),
-             f"### Peak memory, {shown}, warm (MiB)\n", _medians(result, "warm", shown, "rss", lambda v: f"{v:.0f}" if v else "–"),
+             f"### Peak memory, {shown}, warm (MiB)\n", _medians(result, "warm", shown, "rss", _whole),
              "### The physical bound (s)\n", _bounds(result), "### Who ran, and how\n", _notes(result)]
     return "\n".join(text)
 
@@ -88,14 +88,18 @@ def _medians(result: Mapping[str, Any], source: str, compression: str, figure: s
     return table(("", *(f"`{layer}`" for layer in layers)), rows)
 
 
+def _whole(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
+
+
 def _bounds(result: Mapping[str, Any]) -> str:
     rows = []
     for layer, by_compression in result["bounds"].items():
         for compression, parts in by_compression.items():
-            rows.append((f"`{layer}`, {compression}", *(seconds(parts[p]) for p in ("inflate", "sha_blob", "sha_tar", "create")),
-                         seconds(bound(parts, result["cpus"])), seconds(parts["syncfs"])))
-    return (f"The bound is the sum over {result['cpus']} processors, or the longest of the first three columns, whichever is more.\n\n"
-            + table(("on", "decompress", "sha256 of blob", "sha256 of tar", "create", "bound", "one syncfs"), rows))
+            shown = (seconds(parts[part]) for part in ("inflate", "sha_blob", "sha_tar", "create"))
+            rows.append((f"`{layer}`, {compression}", *shown, seconds(bound(parts, result["cpus"])), seconds(parts["syncfs"])))
+    return (f"The bound is the sum over {result['cpus']} processors, or the longest of the first three columns, whichever is "
+            "more.\n\n" + table(("on", "decompress", "sha256 of blob", "sha256 of tar", "create", "bound", "one syncfs"), rows))
 
 
 def _notes(result: Mapping[str, Any]) -> str:
@@ -107,8 +111,8 @@ def _notes(result: Mapping[str, Any]) -> str:
                      ", ".join(f"{n} × {call}" for call, n in counts.items()) or counted))
     marked = sum(run["marked"] for run in result["runs"])
     lines = [table(("contender", "version", "flushes for a layer of 300 files (strace)"), rows),
-             f"{result['rounds']} rounds of those that a target is about, {result['field_rounds']} of the others, which run on "
-             f"gzip only. {marked} of {len(result['runs'])} runs were disturbed by more than 15 % foreign processor load, and "
+             f"{result['rounds']} rounds of those that a target is about; at most {result['field_rounds']} of the others, which run "
+             f"on gzip only. {marked} of {len(result['runs'])} runs were disturbed by more than 15 % foreign processor load, and "
              "counted all the same after being repeated.\n"]
     for layer, lines_of in result["equal"].items():
         lines.append(f"The tree of `{layer}` " + ("is the same as GNU tar's.\n" if not lines_of else

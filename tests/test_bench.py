@@ -275,7 +275,44 @@ def test_memory_and_image_are_told_beside_their_targets():
     assert "Pulled at once / one by one: 0.80 (0.80–0.80); target ≤ 0.85: reached." in text
 
 
+def test_what_a_store_costs_as_it_grows_becomes_a_section_of_the_page():
+    from bench import growing
+
+    facts = {"cores": 2, "cpu": "abacus", "memory_gib": 1, "kernel": "6", "python": "3", "peer": None, "load": 0.0}
+    started = {"layerstore --version": {"n": 3, "p50": 0.1, "p99": 0.2, "max": 0.2}}
+    text = growing.page({"figures": {"machine": facts, "startup": started}}, None)
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "## A store as it grows, and while it is in use", "### Targets", "### The command line"]
+    assert "| `layerstore --version` | ≤ 150 ms | 100 ms | met |" in text
+
+
 # -- all of it -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_a_second_run_with_the_same_cache_is_refused_and_leaves_no_mount(tmp_path):
+    program = ("from bench import disk, machine\n"
+               f"with disk.private({str(tmp_path)!r}, gib=0.1):\n"
+               "    try:\n"
+               f"        with disk.private({str(tmp_path)!r}, gib=0.1): pass\n"
+               "    except machine.CannotError as error: print(error)\n")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "another run is under way with this cache\n", done.stderr
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+
+
+@pytest.mark.root
+def test_a_disk_that_fills_is_made_again_and_no_directory_is_used_twice(tmp_path):
+    program = ("import os\n"
+               "from bench import disk\n"
+               f"with disk.private({str(tmp_path)!r}, gib=0.1) as d:\n"
+               "    first = d.new(); open(first + '/big', 'wb').write(bytes(30 << 20))\n"
+               "    d.room_for(10 << 20, 10); print(os.path.exists(first))\n"
+               "    d.room_for(60 << 20, 10); print(os.path.exists(first), d.new() != first)\n"
+               "    try: d.room_for(1 << 30, 10)\n"
+               "    except disk.machine.CannotError as error: print(error)\n")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == ("True\nFalse True\n1024 MiB and 10 inodes do not fit into the private file system\n"), done.stderr
 
 
 @pytest.mark.root
