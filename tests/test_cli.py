@@ -258,3 +258,56 @@ def test_an_ordinary_user_stages_and_extracts_and_is_told_so_when_mounting(pulle
             assert (open_to_all / "out" / "shared" / "file").read_bytes() == b"from 2"
 
     assert in_child(child) == 0
+
+
+def imported(*arguments):
+    """The modules that a command has imported when it ends."""
+    code = ("import sys\nfrom layerstore.cli import main\nmain(sys.argv[1:])\n"
+            "print(*sys.modules, sep='\\n', file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_starting_up_imports_only_what_the_command_needs(root, pulled):
+    """What takes its time to start is counted in modules."""
+    assert not {"layerstore.store", "layerstore.model", "lmdb", "rich.console"} & imported("--version")
+    listing = imported("--root", str(root), "layers")
+    assert "layerstore.store" in listing
+    assert not {"rich.console", "rich.progress", "layerstore.cli.journal"} & listing
+
+
+def test_images_looks_only_at_the_layers_of_images(root, pulled):
+    """Its cost is that of the images, however many layers there are beside them."""
+    code = ("import sys\nfrom layerstore.cli import main\nfrom layerstore.store import Store\n"
+            "Store.layers = None\nsys.exit(main(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, "-c", code, "--root", str(root), "images"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "\t3\t" in done.stdout
+
+
+def test_on_a_terminal_there_is_a_table_with_a_heading(root, pulled):
+    leader, follower = os.openpty()
+    try:
+        command = [sys.executable, "-m", "layerstore", "--root", str(root), "images"]
+        subprocess.run(command, stdout=follower, check=True, env={**os.environ, "COLUMNS": "120", "TERM": "dumb"})
+        shown = os.read(leader, 65536).decode()
+    finally:
+        os.close(leader)
+        os.close(follower)
+    heading, row = shown.splitlines()[:2]
+    assert heading.split() == ["ID", "NAMES", "LAYERS", "SIZE", "CREATED"]
+    assert row.split()[1:3] == ["app", "3"]
+
+
+def test_on_a_terminal_a_pull_shows_its_progress(root, tmp_path):
+    leader, follower = os.openpty()
+    try:
+        command = [sys.executable, "-m", "layerstore", "--root", str(root), "pull", image(tmp_path).reference]
+        subprocess.run(command, stderr=follower, stdout=subprocess.DEVNULL, check=True,
+                       env={**os.environ, "COLUMNS": "120", "TERM": "xterm"})
+        shown = os.read(leader, 1 << 20).decode()
+    finally:
+        os.close(leader)
+        os.close(follower)
+    assert "staged" in shown
+    assert "\x1b[" in shown

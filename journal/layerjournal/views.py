@@ -6,6 +6,7 @@ row that was moved is as wrong as one that was altered. FORMAT.md §3. No I/O.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from bisect import bisect_left, insort
@@ -67,8 +68,14 @@ def check_table_names(names: Sequence[str]) -> None:
 
 
 def checksum(table: str, key: bytes, body: bytes) -> bytes:
-    head = b"".join(len(p).to_bytes(2, "big") + p for p in (table.encode(), key))
+    head = _table_head(table) + len(key).to_bytes(2, "big") + key
     return hashlib.blake2b(head + body, digest_size=CHECKSUM_BYTES).digest()
+
+
+@functools.cache   # a journal has few tables, and every row that is read or written comes by here
+def _table_head(table: str) -> bytes:
+    name = table.encode()
+    return len(name).to_bytes(2, "big") + name
 
 
 def store_row(table: str, key: bytes, body: bytes) -> bytes:

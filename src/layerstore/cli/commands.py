@@ -1,4 +1,7 @@
-"""The store's commands. Reading commands open the store read-only: they wait for nobody, and recover nothing."""
+"""The store's commands. Reading commands open the store read-only: they wait for nobody, and recover nothing.
+
+Every command is a process of its own, so what one needs is imported where it is needed: the store when one is opened.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,16 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from layerstore import __version__
 from layerstore.cli import output
-from layerstore.errors import CallerError, DamagedError, InvalidArgumentError, LayerstoreError
-from layerstore.model import StageOptions
-from layerstore.pull import PullOptions
-from layerstore.store import Store
-from layerstore.store import open as open_store
+from layerstore.errors import CallerError, DamagedError, InvalidArgumentError, LayerDamagedError, LayerstoreError
+
+if TYPE_CHECKING:
+    from layerstore.store import Store
 
 OK, FAILED, USAGE, DAMAGE = 0, 1, 2, 3
 
@@ -38,6 +40,8 @@ class _Settings:
         return self._root
 
     def open(self, *, write: bool = False) -> Store:
+        from layerstore.store import open as open_store  # noqa: PLC0415
+
         store = open_store(self.root, readonly=not write, allow_filesystem=self.allow)
         if write:
             for line in output.recovery_lines(store.recovery):
@@ -47,7 +51,21 @@ class _Settings:
         return store
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The store's commands, and ``journal``, whose module needs all of the journal's: imported when it is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "journal"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "journal":
+            return super().get_command(ctx, cmd_name)
+        from layerstore.cli.journal import journal  # noqa: PLC0415
+
+        return journal
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="layerstore")
 @click.option("--root", envvar="LAYERSTORE_ROOT", metavar="DIR", help="The store's directory.")
 @click.option("--allow-filesystem", "allow", multiple=True, metavar="NAME",
@@ -76,8 +94,11 @@ def pull(
     quiet: bool, as_json: bool,
 ) -> None:
     """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:TAG]."""
+    from layerstore.cli import terminal  # noqa: PLC0415
+    from layerstore.pull import PullOptions  # noqa: PLC0415
+
     options = PullOptions(workers=workers, platform=platform, replace_names=replace)
-    with settings.open(write=True) as store, output.PullProgress(quiet=quiet or as_json) as progress:
+    with settings.open(write=True) as store, terminal.PullProgress(quiet=quiet or as_json) as progress:
         image = store.pull(source, names=names or None, options=options, progress=progress)
     if as_json:
         output.as_json({**output.image_json(image), "created": image.created})
@@ -92,7 +113,7 @@ def images(settings: _Settings, as_json: bool) -> None:
     """List images."""
     with settings.open() as store:
         found = store.images()
-        sizes = {layer.id: layer.diff_size for layer in store.layers()}
+        sizes = _sizes(store, {layer for image in found for layer in image.layers})
     if as_json:
         output.as_json([output.image_json(image) for image in found])
         return
@@ -102,6 +123,14 @@ def images(settings: _Settings, as_json: bool) -> None:
           output.size(sum(sizes.get(each, 0) for each in i.layers)), output.when(i.created_ns)) for i in found],
         right=(2, 3),
     )
+
+
+def _sizes(store: Store, layer_ids: set[str]) -> dict[str, int]:
+    """Looked up one by one: most of what a store holds may belong to no image. Damaged ones only a listing shows."""
+    try:
+        return {layer_id: store.layer(layer_id).diff_size for layer_id in layer_ids}
+    except LayerDamagedError:
+        return {layer.id: layer.diff_size for layer in store.layers()}
 
 
 @cli.command()
@@ -254,6 +283,8 @@ def check(context: click.Context, content: bool, as_json: bool) -> None:
 @click.pass_obj
 def recover(settings: _Settings, dry_run: bool, as_json: bool) -> None:
     """Finish or roll back what a crash interrupted (every other writing command does it first, too)."""
+    from layerstore.store import open as open_store  # noqa: PLC0415
+
     store = open_store(settings.root, readonly=dry_run, create=False, allow_filesystem=settings.allow)
     with store:
         report = store.recovery
@@ -298,15 +329,12 @@ def apply_command(settings: _Settings, tar: str, parent: str | None, names: tupl
             if kind != "layer":
                 raise InvalidArgumentError(f"{parent!r} names an image, not a layer")
         differ = DirectoryDiffer(tar) if os.path.isdir(tar) else TarDiffer(tar)
-        with store.stage(differ, options=StageOptions()) as staged:
+        with store.stage(differ) as staged:
             click.echo(store.apply_staged_layer(staged, parent=owner, names=names).id)
 
 
 def run(arguments: list[str] | None) -> int:
     """Run a command; errors as one line what and one line what to do, a traceback only with ``--debug``."""
-    from layerstore.cli.journal import journal  # noqa: PLC0415
-
-    cli.add_command(journal)
     given = sys.argv[1:] if arguments is None else arguments
     return _guarded(lambda: cli.main(args=given, prog_name="layerstore", standalone_mode=False), "--debug" in given)
 

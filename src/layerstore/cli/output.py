@@ -1,22 +1,18 @@
-"""What the commands print: tables and progress for people on a terminal, plain lines otherwise, JSON when asked."""
+"""What the commands print: plain lines, JSON when asked, and on a terminal what ``terminal`` makes of it."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Table
-
-from layerstore.model import Image, Layer
-from layerstore.recover import RecoveryReport
+if TYPE_CHECKING:   # what is printed exists already where there is any; importing it would be most of starting up
+    from layerstore.model import Image, Layer
+    from layerstore.recover import RecoveryReport
 
 
 def as_json(value: Any) -> None:
@@ -34,12 +30,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
     if not sys.stdout.isatty():
         lines("\t".join(row) for row in rows)
         return
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        made.add_column(column, justify="right" if number in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*row)
-    Console(highlight=False).print(made)
+    from layerstore.cli import terminal  # noqa: PLC0415 - rich is slow to import, and most output is piped
+
+    terminal.table(columns, rows, right=right)
 
 
 def short(digest: str) -> str:
@@ -88,45 +81,6 @@ def recovery_lines(report: RecoveryReport) -> list[str]:
         for action in report.actions
     ]
     return found + [f"deferred: {short(a.layer_id or a.key)} ({a.why})" for a in report.deferred]
-
-
-class PullProgress:
-    """Progress of a pull on standard error: a bar per layer on a terminal, a line per change otherwise."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet, self._lock = quiet, threading.Lock()
-        self._tasks: dict[str, TaskID] = {}
-        self._bars: Progress | None = None
-        if sys.stderr.isatty() and not quiet:
-            self._bars = Progress(
-                TextColumn("{task.fields[layer]}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-                TextColumn("{task.fields[state]}"), console=Console(stderr=True),
-            )
-
-    def layer(self, layer: str, *, state: str, size: int) -> None:
-        with self._lock:
-            if self._bars is None:
-                if not self._quiet and state != "waiting":
-                    sys.stderr.write(f"{short(layer)} {state}\n")
-                return
-            if layer not in self._tasks:
-                self._tasks[layer] = self._bars.add_task("", total=size, layer=short(layer), state=state)
-            done = size if state in ("present", "adopted", "staged") else None
-            self._bars.update(self._tasks[layer], state=state, completed=done)
-
-    def advance(self, layer: str, n: int) -> None:
-        with self._lock:
-            if self._bars is not None and layer in self._tasks:
-                self._bars.advance(self._tasks[layer], n)
-
-    def __enter__(self) -> PullProgress:
-        if self._bars is not None:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
 
 
 def write_file(path: str, chunks: Iterable[bytes]) -> None:
