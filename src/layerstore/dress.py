@@ -43,9 +43,11 @@ class Dresser:
         self._powers = Powers.of_this_process()
         self._ids = ids
         self._mapped = ids != IDENTITY
+        # fuse-overlayfs 1.x, once it finds the attribute at a layer's root, wants it on every file and directory
+        self._says_all = not self._powers.chowns
 
     def open_file(self, fd: int, entry: Entry, *, override_stat: bool = False) -> int:
-        """A file or directory that is open as *fd*. With *override_stat* it gets that attribute in any case."""
+        """A file or directory that is open as *fd*; with *override_stat* it gets ``override``'s attribute in any case."""
         unset = self._chown(entry, lambda uid, gid: os.fchown(fd, uid, gid))
         if entry.xattrs:
             unset |= self._set_xattrs(fd, entry)
@@ -53,7 +55,7 @@ class Dresser:
         if mode != entry.mode:
             unset |= MODE
         # before the mode: a file that its owner may not write can be given no attribute of user.* (xattr(7))
-        if (override_stat or unset & (OWNER | MODE)) and override.write(fd, entry):
+        if (override_stat or self._says_all or unset & (OWNER | MODE)) and override.write(fd, entry):
             unset |= OVERRIDE
         os.fchmod(fd, mode)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))

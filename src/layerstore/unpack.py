@@ -126,7 +126,7 @@ class _Unpacker:
         self._absent: dict[bytes, ManifestEntry] = {}  # devices that nothing stands for
         self._uids: set[int] = set()
         self._gids: set[int] = set()
-        self._entries = self._unset = self._made = self._bits = 0
+        self._entries = self._unset = self._made = 0
 
     def add(self, entry: Entry, reader: TarReader) -> None:
         self._check_cancelled()
@@ -505,8 +505,7 @@ class _Unpacker:
             except PermissionError as error:
                 text = f"setting {self._opaque_xattr} on {os_text(path)!r}: {error.strerror}"
                 raise PrivilegeError(text) from error
-        # fuse-overlayfs looks for the attribute only in layers whose root has it
-        unset = self._dress.open_file(fd, entry, override_stat=not path and bool(self._bits & OVERRIDE))
+        unset = self._dress.open_file(fd, entry)
         self._record(entry, path, unset, opaque=node.opaque, implicit=implicit)
 
     # -- the record ---------------------------------------------------------------------------------------
@@ -531,7 +530,6 @@ class _Unpacker:
 
     def _add(self, record: ManifestEntry) -> None:
         self._entries += 1
-        self._bits |= record.unset
         self._unset += (record.unset & UNSET).bit_count()
         self._writer.add(record)
 
