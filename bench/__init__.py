@@ -5,7 +5,8 @@
 * ``arguments(parser)``: its own options, beside ``--out --cache --quick`` that all have;
 * ``measure(options) -> dict``: does it, and returns what goes to ``OUT/<name>.json``, as JSON; prints how it goes;
 * ``page(result, pictures) -> str``: its section of the page in Markdown; a picture that it draws goes to the directory
-  *pictures* (None: none is wanted).
+  *pictures* (None: none is wanted);
+* ``targets(result) -> [(what, target, measured, reached)]``, if anything was promised of what it measures.
 
 Common to all: ``layers`` (what is unpacked), ``disk`` (the private file system), ``compiled`` (small C programs), ``clock``
 (one run), ``ratios`` (medians of paired ratios), ``machine`` (what it ran on), ``tables`` (Markdown). ``peers`` has every

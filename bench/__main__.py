@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.page import write_page
+from bench.page import promised_of, write_page
 
 MEASURES: dict[str, str] = {   # name: module; the order of the page
     "unpack": "bench.unpack",
@@ -63,6 +63,8 @@ def _run(name: str, options: argparse.Namespace) -> bool:
     path = Path(options.out, f"{name}.json")
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"   {result['seconds']:.0f} s, {path}", flush=True)
+    for what, target, measured, reached in [] if "cannot" in result else promised_of(MEASURES[name], result):
+        print(f"   {'reached    ' if reached else 'NOT REACHED'} {what} {target}: {measured}", flush=True)
     return "cannot" not in result
 
 

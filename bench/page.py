@@ -9,6 +9,9 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from bench.tables import promised
 
 HEAD = """\
 # Performance
@@ -20,7 +23,7 @@ Made by `make bench`, which anybody can run again; nothing on this page was writ
 def write_page(results: Path, page: Path, measures: Mapping[str, str]) -> str:
     """Write *page* (and its pictures, beside it in ``performance/``) from the JSON files in *results*."""
     pictures = page.parent / "performance"
-    sections = [HEAD]
+    sections, targets = [HEAD], []
     for name, module in measures.items():
         found = results / f"{name}.json"
         if not found.exists():
@@ -32,13 +35,21 @@ def write_page(results: Path, page: Path, measures: Mapping[str, str]) -> str:
             sections.append(f"## {name}\n\nNot measured: {result['cannot']}.\n")
         else:
             pictures.mkdir(parents=True, exist_ok=True)
+            targets += promised_of(module, result)
             quick = "*A quick run: fewer rounds than a figure to publish needs.*\n\n" if result.get("quick") else ""
             section = importlib.import_module(module).page(result, pictures)
             title, _, rest = section.partition("\n\n")
             sections.append(f"{title}\n\n{quick}{rest}")
+    if targets:
+        sections.insert(2, "## What was promised, and what is\n\n" + promised(targets))
     text = "\n".join(sections)
     page.write_text(text)
     return text
+
+
+def promised_of(module: str, result: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """The measure's targets and how they fare; none for a measure of which nothing was promised."""
+    return list(getattr(importlib.import_module(module), "targets", lambda _result: [])(result))
 
 
 def _machine(facts: Mapping[str, object]) -> str:

@@ -24,3 +24,10 @@ def seconds(value: float | None) -> str:
 
 def spread(middle: float, low: float, high: float) -> str:
     return f"{middle:.2f} ({low:.2f}–{high:.2f})"
+
+
+def promised(rows: Iterable[tuple[str, str, str, bool]]) -> str:
+    """What was promised beside what is: rows of what, target, measured, and whether it is reached."""
+    return table(("", "target", "measured", ""),
+                 [(what, target, measured, "reached" if reached else "**not reached**")
+                  for what, target, measured, reached in rows])

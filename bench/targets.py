@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import ratios
 from bench.bound import bound
+from bench.tables import spread
 
 Runs = Mapping[tuple[str, str, str, str], Mapping[int, float]]   # (input, layer, compression, contender): {round: wall}
 
@@ -45,6 +46,20 @@ class Finding:
     @property
     def reached(self) -> bool:
         return self.ratio.median <= self.target.limit
+
+
+def rows(found: Sequence[Finding], targets: Sequence[Target] = TARGETS) -> list[tuple[str, str, str, bool]]:
+    """One row a target: what it is, its limit, the worst of its medians and where, and whether all of them reach it."""
+    told = []
+    for target in targets:
+        cells = [each for each in found if each.target == target]
+        if cells:
+            worst = max(cells, key=lambda each: each.ratio.median)
+            middle = spread(worst.ratio.median, worst.ratio.low, worst.ratio.high)
+            reached = sum(each.reached for each in cells)
+            told.append((target.text, f"≤ {target.limit}", f"{middle} on `{worst.layer}`, {worst.compression}; {reached} of "
+                         f"{len(cells)} reach it", reached == len(cells)))
+    return told
 
 
 def by_round(runs: Iterable[Mapping[str, Any]], figure: str = "wall") -> dict[tuple[str, str, str, str], dict[int, float]]:

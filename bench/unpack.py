@@ -22,6 +22,7 @@ from bench.flushes import flushes
 from bench.layers import COMPRESSIONS, Blob, Layer, cached, told
 from bench.peers import Contender, Place, contenders, environment
 from bench.unpack_page import page as page
+from bench.unpack_page import targets as targets
 
 _COLD = ("ours", "storage", "tar")
 _COLD_LAYERS = ("small", "large")

@@ -211,8 +211,9 @@ RUNS = [run("ours", n, 1.0 + n / 10) for n in range(3)] + [run("storage", n, 1.5
 def test_the_page_names_who_is_missing_and_says_of_every_target_whether_it_is_reached():
     text = unpack_page.page(result(RUNS, failed={"tar+sync": "no such option"}), None)
     assert "| the umoci | **missing** (umoci: not installed) | not counted |" in text
-    assert "| both unsynced: layerstore / containers-storage | ≤ 0.45 | 0.40 (0.40–0.40) | `small`, gzip | reached: 1 of 1 |" in text
-    assert "≤ 0.55 | 0.73 (0.67–0.80) | `small`, gzip | **not reached**: 0 of 1 |" in text
+    assert ("| both unsynced: layerstore / containers-storage | ≤ 0.45 | 0.40 (0.40–0.40) on `small`, gzip; 1 of 1 reach it | "
+            "reached |") in text
+    assert "≤ 0.55 | 0.73 (0.67–0.80) on `small`, gzip; 0 of 1 reach it | **not reached** |" in text
     assert "| the storage | 1.50 |" in text
     assert "1 × syncfs" in text
     assert "| the ours-unsynced | ours-unsynced 1.0 | none |" in text
@@ -233,6 +234,7 @@ def test_the_page_is_written_from_the_results_that_are_there(tmp_path):
     assert (tmp_path / "page.md").read_text() == text
     assert "2 × abacus; 2026-01-01" in text
     assert "## Unpacking a layer\n\n*A quick run" in text
+    assert text.index("## What was promised, and what is\n\n| ") < text.index("## Unpacking a layer")
     assert "## memory\n\nNot measured: no root here." in text
     assert "Opening" not in text
 
@@ -263,16 +265,20 @@ def test_every_measure_says_what_it_is_and_has_the_three_functions(name):
 def test_memory_and_image_are_told_beside_their_targets():
     from bench import image, memory
 
-    runs = [{"kind": "files", "files": n, "size": 20, "rss": rss, "wall": 1.0} for n, rss in ((1000, 50.0), (100_000, 151.0))]
+    runs = [{"kind": "files", "files": n, "size": 20, "rss": rss, "wall": 1.0}
+            for n, rss in ((1000, 30.0), (10_000, 50.0), (100_000, 151.0))]
+    runs += [{"kind": "one file", "files": 1, "size": n << 20, "rss": rss, "wall": 1.0} for n, rss in ((8, 30.0), (16, 40.0), (32, 44.0))]
     text = memory.page({"runs": runs}, None)
-    assert "At most 151 MiB; target ≤ 150 MiB: **not reached**. Files: the largest layer needs 3.02 × the smallest's" in text
+    assert "| peak memory of any layer | ≤ 150 MiB | 151 MiB | **not reached** |" in text
+    assert "| peak memory, with 10 times the files | ≤ 1.25 times | 3.02 times | **not reached** |" in text
+    assert "| peak memory, with a file 2 times as large | ≤ 1.25 times | 1.10 times | reached |" in text
     ways = {"pull": {"label": "at once", "missing": None}, "one by one": {"label": "apart", "missing": None},
             "skopeo": {"label": "skopeo", "missing": "skopeo: not installed"}}
     runs = [{"way": way, "round": n, "wall": wall, "rss": 50.4, "marked": False}
             for n in range(3) for way, wall in (("pull", 4.0), ("one by one", 5.0))]
     text = image.page({"layers": ["base", "small"], "ways": ways, "runs": runs}, None)
     assert "| skopeo | **missing** (skopeo: not installed) | 0 | – |" in text
-    assert "Pulled at once / one by one: 0.80 (0.80–0.80); target ≤ 0.85: reached." in text
+    assert "| an image pulled at once / its layers one by one | ≤ 0.85 | 0.80 (0.80–0.80) | reached |" in text
 
 
 def test_what_a_store_costs_as_it_grows_becomes_a_section_of_the_page():
