@@ -54,6 +54,29 @@ def test_layers_is_an_array_of_objects(root, pulled):
     assert {layer["state"] for layer in found} == {"committed"}
 
 
+def test_create_makes_an_empty_store_with_a_map_of_ids(root):
+    run(root, "create", "--uid-map", f"0:{os.geteuid()}:1", "--gid-map", f"0:{os.getegid()}:1")
+    config = json.loads((root / "store.json").read_text())
+    assert config["id_map"] == {"uid": [[0, os.geteuid(), 1]], "gid": [[0, os.getegid(), 1]]}
+    assert config["overlay_form"] == "user"
+    assert read(root, "images") == []
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--uid-map", "0:1"], ["--uid-map", "0:1:x"], ["--uid-map", "0:1:0"], ["--overlay-form", "other"],
+])
+def test_create_refuses_a_map_that_cannot_be(root, arguments):
+    run(root, "create", *arguments, status=2)
+    assert not (root / "store.json").exists()
+
+
+def test_create_does_not_touch_a_store_that_is_there(root):
+    run(root, "create")
+    before = (root / "store.json").read_bytes()
+    assert "already" in run(root, "create", "--uid-map", "0:1:1", status=2).stderr
+    assert (root / "store.json").read_bytes() == before
+
+
 def test_an_empty_store_lists_empty_arrays(root):
     run(root, "recover", status=1)
     run(root, "gc")

@@ -81,6 +81,32 @@ def cli(context: click.Context, root: str | None, allow: tuple[str, ...], debug:
 
 
 @cli.command()
+@click.option("--overlay-form", type=click.Choice(["trusted", "user"]),
+              help="Attributes of opaque directories (default: what works here).")
+@click.option("--uid-map", "uids", multiple=True, metavar="CONTAINER:HOST:SIZE", help="User ids on disk for a layer's.")
+@click.option("--gid-map", "gids", multiple=True, metavar="CONTAINER:HOST:SIZE",
+              help="The same for groups (default: --uid-map).")
+@click.pass_obj
+def create(settings: _Settings, overlay_form: str | None, uids: tuple[str, ...], gids: tuple[str, ...]) -> None:
+    """Make an empty store. Any writing command makes one, too, but with what is the default here."""
+    from layerstore.store import open as open_store  # noqa: PLC0415
+
+    uid_map, gid_map = [_range(each) for each in uids] or None, [_range(each) for each in gids] or None
+    if os.path.exists(os.path.join(settings.root, "store.json")):
+        raise InvalidArgumentError(f"there is a store at {settings.root} already")
+    open_store(
+        settings.root, allow_filesystem=settings.allow, overlay_form=overlay_form, uid_map=uid_map, gid_map=gid_map,
+    ).close()
+
+
+def _range(text: str) -> tuple[int, int, int]:
+    parts = text.split(":")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise click.UsageError(f"{text!r} is not CONTAINER:HOST:SIZE")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+@cli.command()
 @click.argument("source")
 @click.option("--name", "names", multiple=True, help="A name for the image (default: the source's own).")
 @click.option("--platform", help="os/arch[/variant] to choose from an index (default: this machine's).")
