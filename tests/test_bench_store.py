@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.store import commit, figures, page, recovery, stores, tracing
+from bench.store import commit, figures, neighbour, page, recovery, stores, tracing
 from crash.strace import parse
 
 
@@ -94,6 +94,20 @@ def test_a_wreck_leaves_in_flight_what_was_asked_for(tmp_path, kind):
     assert actions == (3 if kind == "stages" else 1), "a batch is finished by one action"
 
 
+def test_a_layer_of_many_files_is_one_syncfs_and_no_fsync_of_a_file(tmp_path):
+    """Counted beside what a tool does that makes each file durable by itself, which the same count sees."""
+    tar = str(tmp_path / "tar")
+    neighbour.small_files(tar, 30)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    found = neighbour.flushes(neighbour.commands(str(ours), tar)["layerstore: one syncfs"])
+    assert found["syncfs"] == 1
+    assert set(found) == {"syncfs", "fdatasync"}
+    assert found["fdatasync"] <= 4, "LMDB's commits"
+    assert neighbour.flushes(neighbour.commands(str(theirs), tar)["fsync for each file"]) == {"fsync": 30}
+
+
 def _figures(ratio, waits):
     each = {"n": 5, "p50": 0.01, "p99": 0.02, "max": 0.03}
     counted = {"journal_bytes": 1024 * 100, "other_bytes": 900, "flushes": {"syncfs": 1.0}}
@@ -105,7 +119,7 @@ def _figures(ratio, waits):
         "readers": {"layers": 5, "beside": {"nobody": beside}},
         "recovery": {"stages": {"10": {"0": each}}},
         "startup": {"layerstore --version": {**each, "p50": 0.2}},
-        "neighbour": {"files": 7, "on": {"ext4": {"nothing": {"neighbour": each, "load": each}}}},
+        "neighbour": {"files": 7, "on": {"ext4": {"nothing": {"flushes": {"fsync": 20000}, "neighbour": each, "load": each}}}},
     }
 
 
@@ -116,4 +130,5 @@ def test_the_page_says_which_targets_are_met():
     assert "| a reader's waits for locks | 0 | 0 | met |" in good
     assert "| a reader's waits for locks | 0 | 1 | **missed** |" in bad
     assert "| `layerstore --version` | ≤ 150 ms | 200 ms | **missed** |" in good
+    assert "| nothing | 20,000 fsync | 5 |" in good
     assert "| bytes that a commit writes, at most | ≤ 256 KiB | 101 KiB | met |" in good

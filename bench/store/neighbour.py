@@ -16,11 +16,13 @@ import shlex
 import subprocess
 import tarfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from bench.store import peer, stores, worker
+from bench.store import peer, stores, tracing, worker
 from bench.store.figures import as_if_on_time, summary
+from crash.strace import SYNCS
 
 _IDLE_SECONDS = 2.0
 Span = tuple[float, float]
@@ -43,20 +45,52 @@ def small_files(path: str, count: int) -> None:
             archive.addfile(info, io.BytesIO(data))
 
 
+def commands(target: str, tar: str) -> dict[str, list[str]]:
+    """The loads: each unpacks *tar* into the empty directory *target*. That of no load is empty."""
+    unpack = "tar -xf {1} -C {0} && sync -f {0}".format(*map(shlex.quote, (target, tar)))
+    loads = {
+        "nothing": [],
+        "layerstore: one syncfs": stores.worker("stage-file", target, tar),
+        "fsync for each file": stores.worker("fsync-each", target, tar),
+        "GNU tar, then sync -f": ["sh", "-c", unpack],
+    }
+    if peer.available():
+        loads["containers-storage import-layer: no sync"] = peer.Peer(target).command("import-layer", "--file", tar)
+    return loads
+
+
 def measure(where: str, *, files: int, rounds: int) -> dict[str, Any]:
-    """The figures on the file system that the directory *where* is on: load → the neighbour's, and the load's seconds."""
+    """The figures on the file system that the directory *where* is on: load → its flushes and seconds, the neighbour's."""
     tar = os.path.join(where, "small-files.tar")
     small_files(tar, files)
-    names = [name for name in LOADS if "containers-storage" not in name or peer.available()]
+    names = list(commands("", tar))
     latencies: dict[str, list[float]] = {name: [] for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
-        for at, name in enumerate(names):
+        for name in names:
+            command = commands(_fresh(where, number, name), tar)[name]
             subprocess.run(["sync", "-f", where], check=True)
-            (begun, ended), samples = _beside(where, lambda: LOADS[name](f"{where}/load-{number}-{at}", tar))
+            (begun, ended), samples = _beside(where, lambda command=command: _span(command))
             latencies[name] += [took for started, took in samples if begun <= started < ended]
             seconds[name].append(ended - begun)
-    return {name: {"neighbour": summary(as_if_on_time(latencies[name], worker.INTERVAL)), "load": summary(seconds[name])} for name in names}
+    return {name: {
+        "flushes": flushes(commands(_fresh(where, rounds, name), tar)[name]),
+        "neighbour": summary(as_if_on_time(latencies[name], worker.INTERVAL)), "load": summary(seconds[name]),
+    } for name in names}
+
+
+def _fresh(where: str, number: int, name: str) -> str:
+    target = os.path.join(where, f"load-{number}-{name.split(':')[0].replace(' ', '-')}")
+    os.mkdir(target)
+    return target
+
+
+def flushes(command: list[str]) -> dict[str, int]:
+    """How often a load flushes, by call: in a run of its own, under strace."""
+    if not command:
+        return {}
+    calls, _ = tracing.run(command, SYNCS, env=stores.environment(), fast=True)
+    return dict(sorted(Counter(call.name for call in tracing.between_marks(calls) if call.name in SYNCS).items()))
 
 
 def _beside(where: str, load: Callable[[], Span]) -> tuple[Span, list[Span]]:
@@ -71,41 +105,14 @@ def _beside(where: str, load: Callable[[], Span]) -> tuple[Span, list[Span]]:
         return span, json.loads(out)
 
 
-def _timed(command: list[str]) -> Span:
+def _span(command: list[str]) -> Span:
+    """From when to when it ran, in monotonic seconds; or what it says itself, that its start-up does not count."""
     begun = time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=stores.environment())
-    return begun, time.monotonic()
-
-
-def _nothing(_target: str, _tar: str) -> Span:
-    begun = time.monotonic()
-    time.sleep(_IDLE_SECONDS)
-    return begun, time.monotonic()
-
-
-def _ours(target: str, tar: str) -> Span:
-    begun, ended = json.loads(stores.run("stage-file", target, tar))
+    if not command:
+        time.sleep(_IDLE_SECONDS)
+        return begun, time.monotonic()
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=stores.environment()).stdout
+    ended = time.monotonic()
+    if out.startswith("["):
+        begun, ended = json.loads(out)
     return begun, ended
-
-
-def _fsync_each(target: str, tar: str) -> Span:
-    return _timed(stores.worker("fsync-each", target, tar))
-
-
-def _theirs(target: str, tar: str) -> Span:
-    os.mkdir(target)
-    return _timed(peer.Peer(target).command("import-layer", "--file", tar))
-
-
-def _tar(target: str, tar: str) -> Span:
-    os.mkdir(target)
-    return _timed(["sh", "-c", "tar -xf {1} -C {0} && sync -f {0}".format(*map(shlex.quote, (target, tar)))])
-
-
-LOADS: dict[str, Callable[[str, str], Span]] = {
-    "nothing": _nothing,
-    "layerstore: one syncfs": _ours,
-    "fsync for each file": _fsync_each,
-    "containers-storage import-layer: no sync": _theirs,
-    "GNU tar, then sync -f": _tar,
-}

@@ -67,11 +67,11 @@ def _targets(found: dict[str, Any]) -> str:
             if name.startswith("layerstore"):
                 rows.append([f"`{name}`", f"≤ {ms(STARTUP_SECONDS)} ms", f"{ms(each['p50'])} ms",
                              _verdict(each["p50"] <= STARTUP_SECONDS)])
-    return "## Targets\n\n" + table(["", "target", "measured", ""], rows)
+    return "" if not rows else "## Targets\n\n" + table(["", "target", "measured", ""], rows)
 
 
 def _flushes(each: dict[str, Any]) -> str:
-    return ", ".join(f"{number:g} {name}" for name, number in each["flushes"].items())
+    return ", ".join(f"{number:,g} {name}" if number < 1000 else f"{number:,} {name}" for name, number in each["flushes"].items())
 
 
 def _commit(found: dict[str, Any]) -> str:
@@ -138,9 +138,9 @@ of that wait: else a long wait would be one sample.
 
 """
     for kind, loads in found["on"].items():
-        rows = [[name, str(each["neighbour"]["n"]), ms(each["neighbour"]["p50"]), ms(each["neighbour"]["p99"]),
+        rows = [[name, _flushes(each) or "–", str(each["neighbour"]["n"]), ms(each["neighbour"]["p50"]), ms(each["neighbour"]["p99"]),
                  ms(each["neighbour"]["max"]), ms(each["load"]["p50"])] for name, each in loads.items()]
-        text += table([f"{kind}: beside", "n", "median ms", "p99 ms", "max ms", "the load takes, ms"], rows) + "\n"
+        text += table([f"{kind}: beside", "its flushes", "n", "median ms", "p99 ms", "max ms", "the load takes, ms"], rows) + "\n"
     return text.rstrip("\n") + "\n"
 
 

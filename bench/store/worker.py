@@ -178,17 +178,19 @@ def killed_applies(root: str, salt: str, count: str) -> None:
 
 
 def stage_file(root: str, path: str) -> None:
-    """Stage and apply the layer in a file; when that began and ended, in monotonic seconds."""
+    """Stage and apply the layer in a file, between two marks; when that began and ended, in monotonic seconds."""
     with layerstore.open(root) as store:
+        mark("begin")
         begun = time.monotonic()
         with store.stage(TarDiffer(path)) as staged:
             store.apply_staged_layer(staged)
-        print(json.dumps([begun, time.monotonic()]))
+        ended = time.monotonic()
+        mark("end")
+    print(json.dumps([begun, ended]))
 
 
 def fsync_each(directory: str, path: str) -> None:
     """What a tool does that makes every file durable by itself: unpack a tar, and fsync each file."""
-    os.mkdir(directory)
     with tarfile.open(path) as archive:
         for member in archive:
             target = os.path.join(directory, member.name)
