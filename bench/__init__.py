@@ -3,7 +3,8 @@
 ``python -m bench list`` names them. A measure is a module with
 
 * ``arguments(parser)``: its own options, beside ``--out --cache --quick`` that all have;
-* ``measure(options) -> dict``: does it, and returns what goes to ``OUT/<name>.json``, as JSON; prints how it goes;
+* ``measure(options) -> dict``: does it, and returns what goes to ``OUT/<name>.json``, as JSON; prints how it goes; a long one
+  hands what it has so far to ``options.keep``;
 * ``page(result, pictures) -> str``: its section of the page in Markdown; a picture that it draws goes to the directory
   *pictures* (None: none is wanted);
 * ``targets(result) -> [(what, target, measured, reached)]``, if anything was promised of what it measures.

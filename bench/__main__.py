@@ -54,13 +54,14 @@ def _run(name: str, options: argparse.Namespace) -> bool:
     module.arguments(own)
     given = argparse.Namespace(**{**vars(own.parse_args([])), **vars(options)})
     result: dict[str, Any] = {"measure": name, "quick": options.quick, "machine": machine.facts()}
+    path = Path(options.out, f"{name}.json")
+    given.keep = lambda part: path.write_text(json.dumps({**result, **part, "unfinished": True}, indent=1) + "\n")
     try:
         result.update(module.measure(given))
     except machine.CannotError as error:
         print(f"   cannot be measured here: {error}")
         result["cannot"] = str(error)
     result["seconds"] = round(time.monotonic() - begun, 1)
-    path = Path(options.out, f"{name}.json")
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"   {result['seconds']:.0f} s, {path}", flush=True)
     for what, target, measured, reached in [] if "cannot" in result else promised_of(MEASURES[name], result):

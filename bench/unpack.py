@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -73,6 +74,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 able = [each for each in here if each.name in _COLD]
                 for number in range(field_rounds):
                     bench.round(layer, layer.blobs["gzip"], able, number, "cold")
+            options.keep(result)
     return result
 
 
@@ -90,11 +92,11 @@ class _Bench:
         for each in _rotated(active, number):
             try:
                 run, place = self._run(each, blob, source)
-            except clock.FailedError as error:
+                made[each.name] = each.tree(place)
+            except (clock.FailedError, subprocess.CalledProcessError) as error:
                 self._result["failed"].setdefault(each.name, str(error))
                 print(f"   {each.name} FAILED on {layer.name} {blob.compression}: {error}", flush=True)
                 continue
-            made[each.name] = each.tree(place)
             self._result["runs"].append({
                 "input": source, "layer": layer.name, "compression": blob.compression, "contender": each.name,
                 "round": number, **{key: round(value, 4) for key, value in asdict(run).items()},
@@ -128,11 +130,11 @@ class _Bench:
         """On a small layer, not timed: who flushes how often, and that our flushes are void where they are said to be."""
         (sample,) = cached(self._cache, ["sample"])
         for each in here:
-            place = self._place(each)
             try:
+                place = self._place(each)
                 self._result["flushes"][each.name] = flushes(each.command(place, sample.blobs["gzip"]),
                                                              environment(place, each))
-            except OSError as error:
+            except (OSError, subprocess.CalledProcessError) as error:
                 self._result["flushes"][each.name] = None
                 print(f"   {each.name}: flushes not counted: {error}", flush=True)
 
