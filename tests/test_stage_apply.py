@@ -364,3 +364,10 @@ def test_when_the_disk_is_full_the_trash_is_emptied_for_the_next_attempt(store, 
     with failing_at("stage.mkdir", "ENOSPC"), pytest.raises(errors.NoSpaceError):
         store.stage(differ())
     assert tree_names(root, "trash") == []
+
+
+def test_a_listing_gives_each_layer_its_own_names(store):
+    named = {add(store, {name: b""}, names=names).id: tuple(names)
+             for name, names in (("a", ["one", "two"]), ("b", []), ("c", ["a/third"]))}
+    assert {layer.id: layer.names for layer in store.layers()} == named
+    assert {each: store.layer(each).names for each in named} == named

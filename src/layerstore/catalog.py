@@ -38,7 +38,7 @@ def layer(view: Reader, layer_id: str, *, damaged: bool = False) -> Layer:
         raise LayerDamagedError(
             f"layer {layer_id} is quarantined: {damage['why']}", layer_id=layer_id, files=damage["files"],
         )
-    return _to_layer(view, *found)
+    return _to_layer(_names(view, layer_id), *found)
 
 
 def is_committed(view: Reader, layer_id: str) -> bool:
@@ -48,13 +48,16 @@ def is_committed(view: Reader, layer_id: str) -> bool:
 
 def layers(view: Reader, *, damaged: bool = True) -> Iterator[Layer]:
     """Every committed layer, by ID; quarantined ones too, so that a listing shows them."""
+    names: dict[str, list[str]] = {}   # read once: most layers have none, and asking for each costs a search
+    for key, _ in view.scan("named"):
+        owner, _, name = key.partition("/")
+        names.setdefault(owner, []).append(name)
     for layer_id, pointer in view.scan("ids"):
         row = view.get("layers", pointer["txid"])
         if row is None:
             continue
         if row["state"] == State.COMMITTED or (damaged and row["state"] == State.QUARANTINED):
-            yield _to_layer(view, pointer["txid"], row)
-        _ = layer_id
+            yield _to_layer(tuple(names.get(layer_id, ())), pointer["txid"], row)
 
 
 def by_digest(view: Reader, kind: str, digest: str) -> list[Layer]:
@@ -142,10 +145,10 @@ def _names(view: Reader, owner: str) -> tuple[str, ...]:
     return tuple(key.removeprefix(f"{owner}/") for key, _ in view.scan("named", f"{owner}/"))
 
 
-def _to_layer(view: Reader, txid: str, row: Row) -> Layer:
+def _to_layer(names: tuple[str, ...], txid: str, row: Row) -> Layer:
     output = row["output"]
     return Layer(
-        id=row["layer_id"], parent=row["parent"], names=_names(view, row["layer_id"]), state=row["state"],
+        id=row["layer_id"], parent=row["parent"], names=names, state=row["state"],
         diff_id=output["diff_id"], diff_size=output["diff_size"], blob_digest=output["blob_digest"],
         blob_size=output["blob_size"], toc_digest=output["toc_digest"], compression=output["compression"],
         manifest_digest=output["manifest_digest"], tar_split_digest=output.get("tar_split_digest"),
