@@ -10,6 +10,7 @@ import pytest
 
 import imagemaker
 import treediff
+from fuzz import nasties
 from storekit import image
 
 
@@ -334,3 +335,32 @@ def test_on_a_terminal_a_pull_shows_its_progress(root, tmp_path):
         os.close(follower)
     assert "staged" in shown
     assert "\x1b[" in shown
+
+
+EVIL = b"\x1b]0;owned\x07\x1b[31m\nlayer-content forged: \xff\xe2\x80\xae[bold]"
+
+
+def test_a_name_in_an_archive_cannot_command_the_terminal_or_forge_a_line(root, tmp_path):
+    (tmp_path / "evil.tar").write_bytes(nasties.file(EVIL, b"x") + nasties.END)
+    layer = run(root, "apply", tmp_path / "evil.tar").stdout.strip()
+    with open(os.path.join(os.fsencode(root), b"layers", layer.encode(), b"diff", EVIL), "wb") as file:
+        file.write(b"y")
+    found = run(root, "check", "--content", status=3).stdout
+    assert len(found.splitlines()) == 2
+    assert "\\x1b]0;owned\\x07\\x1b[31m\\nlayer-content forged: \\xff\\u202e[bold]" in found
+    assert found.replace("\n", "").isprintable()
+
+
+def test_an_error_that_quotes_an_archive_stays_in_its_two_lines(root, tmp_path):
+    (tmp_path / "evil.tar").write_bytes(nasties.file(EVIL + b"/..", b"x") + nasties.END)
+    said = run(root, "apply", tmp_path / "evil.tar", status=1).stderr
+    assert len(said.splitlines()) == 2
+    assert said.replace("\n", "").isprintable()
+
+
+def test_a_table_on_a_terminal_shows_brackets_as_they_are_and_nothing_that_a_terminal_obeys(monkeypatch, capsys):
+    from layerstore.cli import output
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    output.table(("NAME",), [("[red]\x1b[31m",)])
+    assert "[red]\\x1b[31m" in capsys.readouterr().out

@@ -394,8 +394,8 @@ def _explain(error: Exception) -> int:
     what = str(error) if known or isinstance(error, OSError) else f"an error in layerstore itself: {error!r}"
     hint = getattr(error, "hint", None) or ("see the message" if isinstance(error, OSError) else
                                             "please report it, with the traceback that --debug shows")
-    click.echo(f"layerstore: {what}", err=True)
-    click.echo(f"  hint: {hint}", err=True)
+    click.echo(f"layerstore: {output.printable(what)}", err=True)
+    click.echo(f"  hint: {output.printable(hint)}", err=True)
     if isinstance(error, DamagedError | layerjournal.DamagedError):
         return DAMAGE
     return USAGE if isinstance(error, InvalidArgumentError) and isinstance(error, CallerError) else FAILED

@@ -20,19 +20,36 @@ def as_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=False) + "\n")
 
 
+def printable(text: str) -> str:
+    r"""*text* without anything that a terminal would obey or that would begin a line of its own.
+
+    File names are whatever an archive's maker chose: an escape sequence, a new line, letters that run backwards, bytes
+    that are no text. These come as ``\x1b``, ``\n``, ``\u202e``, ``\xff``.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":   # os.fsdecode's form of a byte
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
 def lines(rows: Iterable[str]) -> None:
+    """A line each, made printable."""
     for row in rows:
-        sys.stdout.write(row + "\n")
+        sys.stdout.write(printable(row) + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
     """A table on a terminal; tab-separated lines, without a heading, otherwise."""
     if not sys.stdout.isatty():
-        lines("\t".join(row) for row in rows)
+        for row in rows:
+            sys.stdout.write("\t".join(map(printable, row)) + "\n")
         return
     from layerstore.cli import terminal  # noqa: PLC0415 - rich is slow to import, and most output is piped
 
-    terminal.table(columns, rows, right=right)
+    terminal.table(columns, [[printable(cell) for cell in row] for row in rows], right=right)
 
 
 def short(digest: str) -> str:

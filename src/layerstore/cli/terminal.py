@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 from layerstore.cli.output import short
 
@@ -23,7 +24,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
     for number, column in enumerate(columns):
         made.add_column(column, justify="right" if number in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(Text, row))   # Text: brackets in a name are no markup
     Console(highlight=False).print(made)
 
 
