@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import layerstore
-from layerstore import errors, executor, mounting, recover
+from layerstore import errors, executor, fs, mounting, recover
 from layerstore.lifecycle import fire
 from layerstore.recovery import Action, Do, Probe, Subjects, TreeFacts, plan, possibilities
 from layerstore.states import Kind, State, Trigger
@@ -231,6 +231,41 @@ def test_what_keeps_coming_back_is_reported_as_damage(root, monkeypatch):
     make_staging(root)
     monkeypatch.setattr(recover, "carry_out", lambda handle, action: True)
     with pytest.raises(errors.DamagedError, match="cannot bring"):
+        layerstore.open(root)
+
+
+def refuse(*_args, **_options):
+    raise errors.PrivilegeError("removing it: Operation not permitted")
+
+
+def test_garbage_that_may_not_be_removed_does_not_keep_a_store_from_opening(root, monkeypatch):
+    def work():
+        with layerstore.open(root) as store:
+            store.stage(differ())
+
+    killed_at("stage.sync", "before", work)
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "remove_tree", refuse)
+        for done in (["sweep"], []):         # its row goes; the tree is a stray from then on
+            with layerstore.open(root) as store:
+                assert [action.do.value for action in store.recovery.actions] == done
+                assert [(action.do, "not permitted" in action.why) for action in store.recovery.deferred] == [(Do.DEFER, True)]
+                assert not states(store)
+        assert len(tree_names(root, "staging")) == 1
+    with layerstore.open(root) as store:
+        assert [action.do for action in store.recovery.actions] == [Do.REMOVE_STRAY]
+        assert not store.recovery.deferred
+    assert not tree_names(root, "staging")
+
+
+def test_a_privilege_that_is_wanting_for_anything_else_is_an_error(root, monkeypatch):
+    def work():
+        with layerstore.open(root) as store:
+            add(store)
+
+    killed_at("publish.rename", "before", work)
+    monkeypatch.setattr(recover, "carry_out", refuse)
+    with pytest.raises(errors.PrivilegeError):
         layerstore.open(root)
 
 
