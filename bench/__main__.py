@@ -55,18 +55,24 @@ def _run(name: str, options: argparse.Namespace) -> bool:
     given = argparse.Namespace(**{**vars(own.parse_args([])), **vars(options)})
     result: dict[str, Any] = {"measure": name, "quick": options.quick, "machine": machine.facts()}
     path = Path(options.out, f"{name}.json")
-    given.keep = lambda part: path.write_text(json.dumps({**result, **part, "unfinished": True}, indent=1) + "\n")
+    kept: dict[str, Any] = {}
+
+    def keep(part: dict[str, Any]) -> None:
+        kept.update(part, unfinished="stopped")
+        path.write_text(json.dumps({**result, **kept}, indent=1) + "\n")
+
+    given.keep = keep
     try:
         result.update(module.measure(given))
     except machine.CannotError as error:
         print(f"   cannot be measured here: {error}")
-        result["cannot"] = str(error)
+        result.update({**kept, "unfinished": str(error)} if kept else {"cannot": str(error)})
     result["seconds"] = round(time.monotonic() - begun, 1)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"   {result['seconds']:.0f} s, {path}", flush=True)
     for what, target, measured, reached in [] if "cannot" in result else promised_of(MEASURES[name], result):
         print(f"   {'reached    ' if reached else 'NOT REACHED'} {what} {target}: {measured}", flush=True)
-    return "cannot" not in result
+    return not {"cannot", "unfinished"} & result.keys()
 
 
 def first_line(name: str) -> str:

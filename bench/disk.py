@@ -44,14 +44,18 @@ class Disk:
         mount(self._loop.device, self.path, "ext4")
         self.settle()
 
+    def holds(self, size: int, inodes: int) -> bool:
+        """Whether that much fits when there is nothing else."""
+        found = os.statvfs(self.path)
+        return found.f_blocks * found.f_frsize >= size + _SPARE and found.f_files >= inodes
+
     def room_for(self, size: int, inodes: int) -> None:
-        """Make the file system again unless that much fits: between rounds, so that a round sees one of one age."""
+        """Make the file system again unless that much fits. CannotError if it never does."""
         found = os.statvfs(self.path)
         if found.f_bavail * found.f_frsize < size + _SPARE or found.f_favail < inodes:
-            self.make()
-            found = os.statvfs(self.path)
-            if found.f_bavail * found.f_frsize < size or found.f_favail < inodes:
+            if not self.holds(size, inodes):
                 raise machine.CannotError(f"{size >> 20} MiB and {inodes} inodes do not fit into the private file system")
+            self.make()
 
     def new(self) -> str:
         """A directory that was never there before, with one of the same name in ``run``."""

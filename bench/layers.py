@@ -77,8 +77,8 @@ def cached(cache: str, names: Iterable[str], say: Callable[[str], None] = print)
 def image(cache: str, layers: Iterable[Layer], compression: str) -> str:
     """An OCI layout, tagged ``t``, of all *layers* one on the other; its blobs are hard links."""
     layers = list(layers)
-    name = "-".join(["image", compression, *(each.name for each in layers)])
-    layout = Path(cache, _FORMAT, name)
+    which = hashlib.sha256("".join(each.diff_id for each in layers).encode()).hexdigest()[:16]
+    layout = Path(cache, _FORMAT, f"image-{compression}-{which}")
     if not (layout / "index.json").exists():
         blobs = [each.blobs[compression] for each in layers]
         shutil.rmtree(layout, ignore_errors=True)

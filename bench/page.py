@@ -37,7 +37,7 @@ def write_page(results: Path, page: Path, measures: Mapping[str, str]) -> str:
             pictures.mkdir(parents=True, exist_ok=True)
             targets += promised_of(module, result)
             quick = "*A quick run: fewer rounds than a figure to publish needs.*\n\n" if result.get("quick") else ""
-            quick += "*Stopped before its end.*\n\n" if result.get("unfinished") else ""
+            quick += f"*Not finished: {result['unfinished']}.*\n\n" if "unfinished" in result else ""
             section = importlib.import_module(module).page(result, pictures)
             title, _, rest = section.partition("\n\n")
             sections.append(f"{title}\n\n{quick}{rest}")

@@ -1,5 +1,6 @@
 """The bench's own parts: pairing and medians, bounds, targets, layers, clocks, the page; and the whole command once, small."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -239,16 +240,17 @@ def test_the_page_is_written_from_the_results_that_are_there(tmp_path):
     assert "Opening" not in text
 
 
-def test_what_was_found_before_a_run_was_stopped_is_kept_and_said_to_be_a_part(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("end", "said"), [(KeyboardInterrupt(), "stopped"), (machine.CannotError("the disk is full"), "the disk is full")])
+def test_what_was_found_before_a_run_ended_early_is_kept_and_said_to_be_a_part(tmp_path, monkeypatch, end, said):
     def measure(options):
-        options.keep({**result(RUNS), "cpus": 2})
-        raise KeyboardInterrupt
+        options.keep(result(RUNS))
+        raise end
 
     monkeypatch.setattr("bench.unpack.measure", measure)
-    with pytest.raises(KeyboardInterrupt):
-        main(["run", "unpack", "--out", str(tmp_path)])
+    with contextlib.suppress(KeyboardInterrupt):
+        assert main(["run", "unpack", "--out", str(tmp_path)]) == 1
     text = write_page(tmp_path, tmp_path / "page.md", MEASURES)
-    assert "*Stopped before its end.*" in text
+    assert f"*Not finished: {said}.*" in text
     assert "| the storage | 1.50 |" in text
 
 
