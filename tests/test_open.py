@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 
@@ -264,3 +265,23 @@ def test_importing_is_cheap_in_modules():
     """The measured time is in bench/; here only that the extras are not imported by the library."""
     code = "import layerstore.store, sys; print([m for m in ('click', 'rich', 'asyncio', 'http') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("fold", [str.lower, lambda name: unicodedata.normalize("NFC", name)], ids=["case", "composition"])
+def test_a_directory_that_takes_two_names_for_one_is_refused(fold, monkeypatch, tmp_path):
+    """As ext4's casefold and ZFS's normalization do: one file of a layer would silently replace another."""
+    found = filesystem._found
+    monkeypatch.setattr(filesystem, "_found", lambda fd, name: found(fd, fold(name)))
+    with pytest.raises(errors.UnsafeFilesystemError, match="for one name"):
+        layerstore.open(tmp_path / "s")
+    assert not any(name.startswith(".probe") for name in os.listdir(tmp_path / "s"))
+
+
+def test_what_is_in_a_store_is_out_of_reach_for_everybody_else(root):
+    """A set-user-ID file of a layer is one on disk too: nobody but the owner gets to it, staged or committed."""
+    with layerstore.open(root) as store:
+        with store.stage(differ()) as staged:
+            ways = [root, root / "staging" / staged._staging.txid]
+            assert [os.stat(way).st_mode & 0o777 for way in ways] == [0o700, 0o700]
+            layer = store.apply_staged_layer(staged)
+        assert os.stat(root / "layers" / layer.id).st_mode & 0o777 == 0o700

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import secrets
+import unicodedata
 from dataclasses import dataclass
 
 from layerstore import kernel
@@ -48,8 +49,9 @@ def identify(fd: int) -> str:
 def probe(fd: int, *, allow: tuple[str, ...] = (), functional: bool = False) -> Filesystem:
     """Say what *fd* lives on, or raise UnsafeFilesystemError.
 
-    *allow* names file systems to accept although they are refused or unknown. With *functional*, the calls that
-    the write order stands on are tried out in the directory: NOREPLACE, flock between two openers, syncfs.
+    *allow* names file systems to accept although they are refused or unknown. With *functional*, what
+    a store stands on is tried out in the directory: NOREPLACE, flock between two openers, names that differ only in
+    case, syncfs.
     """
     name = identify(fd)
     if name not in PROVEN.values() and name not in LOCAL.values() and name not in READ_ONLY.values() and name not in allow:
@@ -91,6 +93,7 @@ def _try_out(fd: int, name: str) -> None:
         except OSError as error:
             raise UnsafeFilesystemError(f"{name} does not support renameat2(RENAME_NOREPLACE): {error}") from error
         _try_lock(fd, a, name)
+        _try_names(fd, token, name)
         try:
             kernel.syncfs(fd)
         except OSError as error:
@@ -100,6 +103,29 @@ def _try_out(fd: int, name: str) -> None:
     finally:
         for each in made:
             os.rmdir(each, dir_fd=fd)
+
+
+def _try_names(fd: int, token: str, name: str) -> None:
+    """Two names of a layer must stay two files: ext4 and f2fs can fold case, ZFS also composed and decomposed letters."""
+    made = f".probe-{token}-\xe9"
+    os.mkdir(made.encode(), 0o700, dir_fd=fd)   # bytes: whatever the locale
+    try:
+        for other in (made.upper(), unicodedata.normalize("NFD", made)):
+            if _found(fd, other):
+                raise UnsafeFilesystemError(
+                    f"{name} takes {made!r} and {other!r} for one name here: a layer may hold both",
+                    hint="use a directory that does not fold case (chattr -F), where names are kept as they are",
+                )
+    finally:
+        os.rmdir(made.encode(), dir_fd=fd)
+
+
+def _found(fd: int, name: str) -> bool:
+    try:
+        os.stat(name.encode(), dir_fd=fd, follow_symlinks=False)
+    except OSError:   # ENOENT; or EILSEQ and the like, from who does not take the name at all
+        return False
+    return True
 
 
 def _try_lock(fd: int, directory: str, name: str) -> None:
