@@ -6,13 +6,13 @@ import stat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from namespaces import FULL, SUBIDS, in_namespace, users_directory
-from storekit import digest
+from namespaces import FULL, NEWNS, PRIVATE, SUBIDS, in_namespace, users_directory
+from storekit import digest, in_child
 from tarmaker import END, directory, file, header, pax, symlink
 from treediff import assert_same
 
 import layerstore
-from layerstore import TarDiffer, idmap
+from layerstore import TarDiffer, idmap, kernel
 from layerstore.errors import DamagedError, InvalidArgumentError
 from layerstore.manifest import final_entries
 from layerstore.model import Descriptor
@@ -138,6 +138,34 @@ def test_a_container_in_a_namespace_with_that_map_sees_its_own_ids(home):
         assert owners(home / "s", layer, "d/f", "root") == [(1000, 1001), (0, 0)]
 
     in_namespace(work, [(0, SUBIDS, 65536)], user=SUBIDS)
+
+
+@needs_root
+def test_the_root_of_a_writable_mount_is_the_containers(home):
+    layer = put(home / "s", uid_map=MAP)
+    (home / "mnt").mkdir()
+
+    def work():
+        with layerstore.open(home / "s") as store:
+            store.mount(layer, home / "mnt", writable=True)
+            try:
+                found = os.stat(home / "mnt")
+                assert (found.st_uid, found.st_gid) == (SUBIDS, SUBIDS)
+                assert os.stat(home / "mnt" / "d" / "f").st_uid == 3_000_000
+            finally:
+                store.unmount(home / "mnt")
+
+    alone(work)
+
+
+def alone(work):
+    """Run *work* in a child with a mount namespace of its own."""
+    def child():
+        kernel.unshare(NEWNS)
+        kernel.mount("none", "/", None, PRIVATE, None)
+        work()
+
+    assert in_child(child) == 0
 
 
 @pytest.mark.parametrize("bad", [

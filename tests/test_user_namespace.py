@@ -119,10 +119,16 @@ def test_a_tree_staged_in_a_namespace_is_adopted_in_it(home, ids):
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("unset", ["owner", "device", "nothing"])
+@pytest.mark.parametrize("unset", ["owner", "device", "mode", "capability", "nothing"])
 def test_root_makes_anew_what_it_can_make_better(home, unset):
-    data = {"owner": file(b"f", b"1", uid=3), "device": header(b"null", b"3", major=1, minor=3),
-            "nothing": directory(b"./", uid=USER, gid=USER) + file(b"f", b"1", uid=USER, gid=USER)}[unset] + END
+    mine = {"uid": USER, "gid": USER}
+    data = directory(b"./", **mine) + {
+        "owner": file(b"f", b"1", uid=3, gid=USER),
+        "device": header(b"null", b"3", major=1, minor=3, **mine),
+        "mode": file(b"f", b"1", mode=0, **mine),
+        "capability": pax((b"SCHILY.xattr.security.capability", CAP)) + file(b"f", b"1", **mine),
+        "nothing": file(b"f", b"1", **mine),
+    }[unset] + END
     key = Descriptor("application/vnd.oci.image.layer.v1.tar", digest(data), len(data))
 
     def work():
