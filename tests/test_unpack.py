@@ -1,5 +1,6 @@
 """Unpacking: what a tar becomes on disk, and that nothing it says reaches outside."""
 
+import errno
 import io
 import os
 import stat
@@ -7,6 +8,7 @@ import subprocess
 import tarfile
 import threading
 import traceback
+import types
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +17,7 @@ from tarmaker import END, chunks, directory, file, hardlink, header, pax, symlin
 
 from layerstore import faults
 from layerstore.errors import ArchiveError, LayerstoreError, LimitExceededError
-from layerstore.manifest import final_entries
+from layerstore.manifest import XATTR, final_entries
 from layerstore.verify import tree_problems
 from layerstore.model import DiffTarget, Limits
 from layerstore.unpack import unpack
@@ -669,3 +671,27 @@ def test_the_tree_is_what_gnu_tar_makes_of_it(tmp_path_factory, members):
         tree.sound()
     finally:
         tree.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.E2BIG, errno.ERANGE])
+def test_an_attribute_that_is_too_large_for_the_file_system_is_kept_in_the_manifest(number, tree, monkeypatch):
+    """ext4 has 4 kB for all attributes of a file, and says ENOSPC beyond."""
+    def refuse(*_arguments, **_options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    tree.unpack(pax((b"SCHILY.xattr.user.a", b"x" * 20_000)) + file(b"a"))
+    monkeypatch.undo()
+    assert tree.manifest()[b"a"].xattrs == {b"user.a": b"x" * 20_000}
+    assert tree.manifest()[b"a"].unset & XATTR
+    tree.sound()
+
+
+def test_a_disk_that_is_full_is_not_taken_for_an_attribute_that_is_too_large(tree, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    monkeypatch.setattr(os, "statvfs", lambda _where: types.SimpleNamespace(f_bavail=3, f_frsize=4096))
+    with pytest.raises(OSError, match="user.a"):
+        tree.unpack(pax((b"SCHILY.xattr.user.a", b"x")) + file(b"a"))

@@ -33,6 +33,8 @@ __all__ = ["Dresser", "entry_text", "improvable"]
 
 _SAFE_SECONDS = 1 << 31                  # every file system holds times this far from 1970
 _XATTR_UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS})
+_XATTR_TOO_LARGE = frozenset({errno.E2BIG, errno.ERANGE})
+_ROOM = 1 << 20                          # free bytes, with which a file system is not what is full
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
@@ -123,11 +125,21 @@ class Dresser:
                 else:
                     os.setxattr(where, name, value, follow_symlinks=False)
             except OSError as error:
-                if error.errno not in _XATTR_UNSUPPORTED:
+                if error.errno not in _XATTR_UNSUPPORTED and not _has_no_place(error.errno, where):
                     text = f"setting {os_text(name)} ({len(value)} bytes) on {entry_text(entry)}: {error.strerror}"
                     raise OSError(error.errno, text) from error
                 unset = XATTR
         return unset
+
+
+def _has_no_place(number: int | None, where: int | bytes) -> bool:
+    """Whether it is the attribute that is too large. ext4 (4 kB for all of a file's) and btrfs call that ENOSPC, too."""
+    if number in _XATTR_TOO_LARGE:
+        return True
+    if number != errno.ENOSPC:
+        return False
+    found = os.statvfs(where if isinstance(where, int) else where.rpartition(b"/")[0])   # not what a link leads to
+    return found.f_bavail * found.f_frsize >= _ROOM
 
 
 def improvable(manifest: int, ids: IdMap = IDENTITY) -> bool:
