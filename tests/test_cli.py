@@ -364,3 +364,14 @@ def test_a_table_on_a_terminal_shows_brackets_as_they_are_and_nothing_that_a_ter
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     output.table(("NAME",), [("[red]\x1b[31m",)])
     assert "[red]\\x1b[31m" in capsys.readouterr().out
+
+
+def test_a_limit_is_named_by_its_error_and_set_by_the_command_line(root, tmp_path):
+    (tmp_path / "two.tar").write_bytes(nasties.file(b"a") + nasties.file(b"b") + nasties.END)
+    said = run(root, "apply", tmp_path / "two.tar", "--limit", "max_entries=1", status=1).stderr
+    assert "more than 1 (max_entries)" in said
+    run(root, "apply", tmp_path / "two.tar", "--limit", "max_entries=2")
+    made = image(tmp_path)
+    assert "(max_depth)" in run(root, "pull", made.reference, "--limit", "max_depth=1", status=1).stderr
+    for wrong in ("max_entries", "entries=1", "max_entries=many"):
+        assert "max_xattrs" in run(root, "pull", made.reference, "--limit", wrong, status=2).stderr

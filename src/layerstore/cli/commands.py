@@ -20,6 +20,7 @@ from layerstore.cli import output
 from layerstore.errors import CallerError, DamagedError, InvalidArgumentError, LayerDamagedError, LayerstoreError
 
 if TYPE_CHECKING:
+    from layerstore.model import Limits
     from layerstore.store import Store
 
 OK, FAILED, USAGE, DAMAGE = 0, 1, 2, 3
@@ -99,6 +100,28 @@ def create(settings: _Settings, overlay_form: str | None, uids: tuple[str, ...],
     ).close()
 
 
+limit_option = click.option(
+    "--limit", "limits", multiple=True, metavar="NAME=N",
+    help="Another limit on what a layer may demand, e.g. max_entries=10000000; errors name the one that was passed.",
+)
+
+
+def _limits(given: tuple[str, ...]) -> Limits:
+    """The limits with those of the command line put in."""
+    from dataclasses import fields, replace  # noqa: PLC0415
+
+    from layerstore.model import Limits  # noqa: PLC0415
+
+    known = {each.name for each in fields(Limits)}
+    changed = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        if name not in known or not number.isdecimal():
+            raise click.UsageError(f"{text!r} is not NAME=N with one of {', '.join(sorted(known))}")
+        changed[name] = int(number)
+    return replace(Limits(), **changed)
+
+
 def _range(text: str) -> tuple[int, int, int]:
     parts = text.split(":")
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
@@ -112,18 +135,19 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.option("--platform", help="os/arch[/variant] to choose from an index (default: this machine's).")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Layers staged at once.")
 @click.option("--replace", is_flag=True, help="Move names that belong to another image.")
+@limit_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 @json_option
 @click.pass_obj
 def pull(
     settings: _Settings, source: str, names: tuple[str, ...], platform: str | None, workers: int, replace: bool,
-    quiet: bool, as_json: bool,
+    limits: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:
     """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:TAG]."""
     from layerstore.cli import terminal  # noqa: PLC0415
     from layerstore.pull import PullOptions  # noqa: PLC0415
 
-    options = PullOptions(workers=workers, platform=platform, replace_names=replace)
+    options = PullOptions(workers=workers, platform=platform, replace_names=replace, limits=_limits(limits))
     with settings.open(write=True) as store, terminal.PullProgress(quiet=quiet or as_json) as progress:
         image = store.pull(source, names=names or None, options=options, progress=progress)
     if as_json:
@@ -343,11 +367,16 @@ def gc(settings: _Settings, retention: float, grace: float, dry_run: bool, as_js
 @click.argument("tar", type=click.Path(exists=True))
 @click.option("--parent", metavar="ID", help="The layer to stand on.")
 @click.option("--name", "names", multiple=True)
+@limit_option
 @click.pass_obj
-def apply_command(settings: _Settings, tar: str, parent: str | None, names: tuple[str, ...]) -> None:
+def apply_command(
+    settings: _Settings, tar: str, parent: str | None, names: tuple[str, ...], limits: tuple[str, ...],
+) -> None:
     """Stage and apply one layer from a tar file, or from a directory."""
     from layerstore.differs import DirectoryDiffer, TarDiffer  # noqa: PLC0415
+    from layerstore.model import StageOptions  # noqa: PLC0415
 
+    options = StageOptions(limits=_limits(limits))
     with settings.open(write=True) as store:
         owner = None
         if parent is not None:
@@ -355,7 +384,7 @@ def apply_command(settings: _Settings, tar: str, parent: str | None, names: tupl
             if kind != "layer":
                 raise InvalidArgumentError(f"{parent!r} names an image, not a layer")
         differ = DirectoryDiffer(tar) if os.path.isdir(tar) else TarDiffer(tar)
-        with store.stage(differ) as staged:
+        with store.stage(differ, options=options) as staged:
             click.echo(store.apply_staged_layer(staged, parent=owner, names=names).id)
 
 
