@@ -48,6 +48,7 @@ def lose_tree(layer_id):
 with layerstore.open(root) as store:
     base = add(store, names=["base"])
     staged = store.stage(differ({"a": b"1"}))
+    staged.seal()
     staged.discard()                                                     # discard
     expect(errors.ArchiveError, lambda: store.stage(layerstore.TarDiffer(b"no tar" * 200)))   # sweep
     with store.stage(differ({"b": b"2"})) as staged:

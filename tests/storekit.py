@@ -85,6 +85,30 @@ def failing_at(point, errno_name, *, when="before", nth=1):
     return armed()
 
 
+def observed(passed):
+    """A context that appends to *passed* each fault point whose effect was done."""
+    from contextlib import contextmanager
+
+    from layerstore import faults
+
+    @contextmanager
+    def watching():
+        def hook(name, when):
+            if before is not None:
+                before(name, when)
+            if when == "after":
+                passed.append(name)
+
+        before = faults.install(None)
+        faults.install(hook)
+        try:
+            yield passed
+        finally:
+            faults.install(before)
+
+    return watching()
+
+
 def tree_names(root, *parts):
     return sorted(os.listdir(os.path.join(root, *parts)))
 
@@ -93,6 +117,20 @@ def states(store):
     """The states of all trees, sorted."""
     with store._handle.read() as view:
         return sorted(row["state"] for _, row in view.scan("layers"))
+
+
+def finished(store):
+    """The rows of the trees that are finished and not applied: staged, or filled and not durable yet; by txid."""
+    from layerstore import executor
+
+    found = {}
+    with store._handle.read() as view:
+        rows = dict(view.scan("layers"))
+    for txid, row in rows.items():
+        left = executor.left_at(store._handle, txid) if row["state"] == "staging" else None
+        if left is not None or row["state"] == "staged":
+            found[txid] = {**row, "output": row["output"] if left is None else left["output"]}
+    return found
 
 
 SIGKILL = -signal.SIGKILL

@@ -154,15 +154,20 @@ def test_gc_takes_old_staged_trees_and_unreferenced_layers_but_nothing_live(stor
 
     kept = store.pull(image(tmp_path).reference)
     add(store, {"loose": b""})
-    store.stage(differ({"old": b""})).release()
+    store.stage(differ({"old": b""}, keyed=True)).release()
+    sealed = store.stage(differ({"sealed": b""}, keyed=True))
+    sealed.seal()
+    sealed.release()
+    killed_at("txn.begin", "after", lambda: layerstore.open(root).stage(differ({"unfinished": b""}, keyed=True)))
     with store.stage(differ({"live": b""})) as live:
         dry = store.collect_garbage(retention=0, grace=0, dry_run=True)
-        assert (len(dry.staged), len(dry.layers)) == (1, 1)
+        assert (len(dry.staged), len(dry.layers)) == (2, 1)
         report = store.collect_garbage(retention=0, grace=0)
-        assert (len(report.staged), len(report.layers)) == (1, 1)
+        assert (len(report.staged), len(report.layers)) == (2, 1)
         assert store.apply_staged_layer(live).created
     assert {layer.id for layer in store.layers()} >= set(kept.layers)
     assert tree_names(root, "trash") == []
+    store.recover()
     assert store.check(content=True).sound
 
 
@@ -170,7 +175,10 @@ def test_gc_keeps_what_is_young(store):
     from storekit import differ
 
     add(store, {"loose": b""})
-    store.stage(differ({"young": b""})).release()
+    store.stage(differ({"young": b""}, keyed=True)).release()
+    sealed = store.stage(differ({"sealed": b""}, keyed=True))
+    sealed.seal()
+    sealed.release()
     report = store.collect_garbage()
     assert (report.staged, report.layers) == ((), ())
 

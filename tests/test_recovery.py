@@ -32,8 +32,10 @@ REACHABLE = {
 
 
 def test_every_state_and_place_and_lock_has_a_decision():
-    for state, places, locked, right in itertools.product(LAYER_STATES, PLACES, (False, True), (False, True)):
-        do, why = decide({"state": state.value}, TreeFacts(places, locked=locked, side_file_right=right))
+    either = (False, True)
+    for state, places, locked, right, filled in itertools.product(LAYER_STATES, PLACES, either, either, either):
+        facts = TreeFacts(places, locked=locked, side_file_right=right, filled=filled)
+        do, why = decide({"state": state.value}, facts)
         assert isinstance(do, Do)
         assert why
 
@@ -49,6 +51,13 @@ def test_impossible_cells_quarantine_what_was_promised_and_set_aside_what_was_no
     assert decide({"state": "incomplete"}, two)[0] is Do.QUARANTINE
     assert decide({"state": "staged"}, two)[0] is Do.SET_ASIDE
     assert decide({"state": "committed"}, TreeFacts(frozenset()))[0] is Do.QUARANTINE
+
+
+def test_a_tree_that_was_filled_is_left_for_the_next_stage_and_one_that_was_not_is_swept():
+    staging = frozenset({Place.STAGING})
+    assert decide({"state": "staging"}, TreeFacts(staging))[0] is Do.SWEEP
+    assert decide({"state": "staging"}, TreeFacts(staging, filled=True))[0] is Do.LEAVE
+    assert decide({"state": "staging"}, TreeFacts(frozenset(), filled=True))[0] is Do.DROP_ROW
 
 
 def test_nothing_that_was_promised_is_ever_swept_or_discarded():

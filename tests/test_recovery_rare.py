@@ -52,6 +52,7 @@ def test_a_row_that_goes_while_its_tree_is_being_locked_needs_nothing_more(root,
     with layerstore.open(root) as store:
         staged = store.stage(differ(keyed=True))
         txid = staged._staging.txid
+        staged.seal()
         staged.release()
         shutil.rmtree(root / "staging" / txid)
         row = row_of(store, txid)
@@ -127,7 +128,7 @@ def test_promises_of_another_batch_are_not_finished_with_it(root, tmp_path):
 
 
 def test_a_stray_that_is_alive_or_has_a_row_by_now_is_left(store, root, tmp_path):
-    staged = store.stage(differ())
+    staged = store.stage(differ(keyed=True))
     txid = staged._staging.txid
     assert not executor.remove_stray(store._handle, f"staging/{txid}")      # its lock is held
     staged.release()
@@ -154,9 +155,16 @@ def make_creating(root):
     killed_at("txn.claim", "after", claim)
 
 
-def make_staged(root):
+def make_filled(root):
     with layerstore.open(root) as store:
         store.stage(differ(keyed=True)).release()
+
+
+def make_staged(root):
+    with layerstore.open(root) as store:
+        staged = store.stage(differ(keyed=True))
+        staged.seal()
+        staged.release()
 
 
 def make_gone(root):
@@ -171,9 +179,9 @@ def make_deleting(root):
 
 
 @pytest.mark.parametrize(("make", "there", "left"), [
-    (make_staging, "staging", []), (make_staged, "staging", []), (make_creating, "staging", []),
+    (make_staging, "staging", []), (make_filled, "staging", []), (make_staged, "staging", []), (make_creating, "staging", []),
     (make_gone, "trash", ["gone"]), (make_deleting, "layers", ["gone"]),
-], ids=["staging", "staged", "creating", "gone", "deleting"])
+], ids=["staging", "filled", "staged", "creating", "gone", "deleting"])
 def test_a_tree_that_is_in_two_places_is_set_aside_and_its_row_resolved(root, make, there, left):
     make(root)
     (name,) = tree_names(root, there)
@@ -362,6 +370,7 @@ def test_a_tree_that_its_row_says_is_elsewhere_and_a_live_stray():
 
 
 def test_without_the_disk_every_place_is_told():
+    assert ("staging, filled", Do.LEAVE) in [told[:2] for told in possibilities({"state": "staging"})]
     told = possibilities({"state": "committed"})
     assert {(place, do) for place, do, _ in told} == {("layers", Do.LEAVE), ("staging", Do.REPUBLISH)}
     assert TreeFacts(frozenset()).places == frozenset()

@@ -8,7 +8,7 @@ import pytest
 
 import layerstore
 from layerstore import DirectoryDiffer, LayerSpec, Limits, StageOptions, TarDiffer, default_layer_id, errors
-from storekit import add, differ, digest, failing_at, killed_at, states, tar, tree_names
+from storekit import add, differ, digest, failing_at, finished, killed_at, observed, states, tar, tree_names
 
 
 def test_a_tar_becomes_a_committed_layer_with_its_digests(store):
@@ -33,9 +33,10 @@ def test_the_default_id_is_the_fields_chain_id():
 
 
 def test_a_staged_layer_is_not_visible(store):
-    with store.stage(differ()):
-        assert store.layers() == []
-        assert states(store) == ["staged"]
+    with store.stage(differ()) as staged:
+        assert (store.layers(), states(store)) == ([], ["staging"])
+        staged.seal()
+        assert (store.layers(), states(store)) == ([], ["staged"])
 
 
 def test_leaving_the_with_unapplied_discards_it(store, root):
@@ -99,7 +100,7 @@ def test_a_refused_apply_leaves_the_handle_good(store):
     with store.stage(differ()) as staged:
         with pytest.raises(errors.ParentUnavailableError):
             store.apply_staged_layer(staged, parent="b" * 64)
-        assert states(store) == ["staged"]
+        assert states(store) == ["staging"]
         assert store.apply_staged_layer(staged).created
 
 
@@ -167,13 +168,39 @@ def test_a_failure_after_the_commit_point_is_pending_and_finished_by_the_next_op
 
 def test_a_failing_syncfs_poisons_the_handle_and_is_not_retried(root):
     with layerstore.open(root) as store:
-        with failing_at("stage.sync", "EIO"), pytest.raises(errors.OutcomeUnknownError):
-            store.stage(differ())
-        with pytest.raises(errors.PoisonedError):
-            store.stage(differ())
-        assert store.layers() == []
+        with store.stage(differ(keyed=True)) as staged, store.stage(differ({"b": b""}, keyed=True)) as other:
+            with failing_at("stage.sync", "EIO"), pytest.raises(errors.OutcomeUnknownError):
+                store.apply_staged_layer(staged)
+            for call in (lambda: store.stage(differ()), lambda: store.apply_staged_layer(other),
+                         lambda: store.apply_staged_layer(staged), staged.seal):
+                with pytest.raises(errors.PoisonedError):
+                    call()
+            assert store.layers() == []
     with layerstore.open(root) as store:
+        assert sorted(a.do.value for a in store.recovery.actions) == ["sweep", "sweep"], "nobody may take them over"
         assert add(store).created
+
+
+def test_an_interrupted_sync_is_not_done_again_by_the_same_handle_but_its_tree_is_taken_over_after_a_look(root):
+    from layerstore import faults
+
+    def interrupt(name, when):
+        if (name, when) == ("stage.sync", "after"):
+            raise KeyboardInterrupt
+
+    with layerstore.open(root) as store:
+        staged = store.stage(differ(keyed=True))
+        previous = faults.install(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                store.apply_staged_layer(staged)
+        finally:
+            faults.install(previous)
+        with pytest.raises(errors.StagedHandleError):
+            store.apply_staged_layer(staged)
+        with store.stage(differ(keyed=True)) as again:
+            assert again.adopted
+            assert store.apply_staged_layer(again).created
 
 
 def test_a_batch_becomes_visible_in_one_transaction(store):
@@ -194,7 +221,7 @@ def test_a_batch_is_claimed_all_or_none(store):
         with pytest.raises(errors.DuplicateLayerError):
             store.apply_batch([LayerSpec(one, id="1" * 64), LayerSpec(two, id="2" * 64)])
         assert [layer.id for layer in store.layers()] == ["2" * 64]
-        assert states(store) == ["committed", "staged", "staged"]
+        assert states(store) == ["committed", "staging", "staging"]
 
 
 def test_a_child_cannot_come_before_its_parent_in_a_batch(store):
@@ -218,13 +245,20 @@ def test_the_parent_deleted_between_stage_and_apply_is_noticed(store):
             store.apply_staged_layer(staged, parent=base.id)
 
 
-def test_a_tree_staged_before_a_kill_is_adopted_and_its_blob_not_read_again(root):
+def left_behind(root, *, sealed):
+    """A process that was killed with a tree in hand that was staged, and sealed or not."""
     def scenario():
         with layerstore.open(root) as store:
-            store.stage(differ(keyed=True))
+            staged = store.stage(differ(keyed=True))
+            if sealed:
+                staged.seal()
 
-    killed_at("txn.seal", "after", scenario)
+    killed_at("txn.seal" if sealed else "stage.output", "after", scenario)
 
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_tree_staged_before_a_kill_is_adopted_and_its_blob_not_read_again(root, sealed):
+    left_behind(root, sealed=sealed)
     read = []
     with layerstore.open(root) as store:
         assert store.recovery.clean
@@ -234,22 +268,149 @@ def test_a_tree_staged_before_a_kill_is_adopted_and_its_blob_not_read_again(root
     assert read == []
 
 
-def test_an_adopted_tree_is_hashed_again_and_not_used_if_it_rotted(root):
-    def scenario():
-        with layerstore.open(root) as store:
-            store.stage(differ(keyed=True))
-
-    killed_at("txn.seal", "after", scenario)
-    (txid,) = tree_names(root, "staging")
-    path = root / "staging" / txid / "diff" / "hello"
+def in_its_place(path, change):
+    """Change a file so that only its content tells."""
     times = path.stat()
-    path.write_bytes(b"WORLD\n")
+    path.write_bytes(change(path.read_bytes()))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_an_adopted_tree_is_hashed_again_and_not_used_if_it_rotted(root, sealed):
+    left_behind(root, sealed=sealed)
+    (txid,) = tree_names(root, "staging")
+    in_its_place(root / "staging" / txid / "diff" / "hello", bytes.upper)
     with layerstore.open(root) as store, store.stage(differ(keyed=True)) as staged:
         assert not staged.adopted
         layer = store.apply_staged_layer(staged)
         assert store.check(content=True).sound
         assert layer.created
+
+
+def torn(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("name", ["diff/hello", "manifest", "tar-split"])
+@pytest.mark.parametrize("tear", [torn, lambda path: path.unlink(), lambda path: path.write_bytes(bytes(path.stat().st_size))],
+                         ids=["half", "missing", "zeros"])
+def test_whatever_a_loss_of_power_tore_of_a_tree_that_was_not_sealed_is_noticed_and_made_anew(root, name, tear):
+    left_behind(root, sealed=False)
+    (txid,) = tree_names(root, "staging")
+    tear(root / "staging" / txid / name)
+    with layerstore.open(root) as store:
+        assert store.recovery.clean, "the tree still says that it is finished"
+        with store.stage(differ(keyed=True)) as staged:
+            assert not staged.adopted
+            store.apply_staged_layer(staged)
+        assert store.check(content=True).sound
+        assert tree_names(root, "staging") == []
+
+
+@pytest.mark.parametrize("tear", [torn, lambda path: path.unlink(), lambda path: path.write_bytes(b"")],
+                         ids=["half", "missing", "empty"])
+def test_a_tree_that_does_not_say_whole_that_it_is_finished_is_swept(root, tear):
+    left_behind(root, sealed=False)
+    (txid,) = tree_names(root, "staging")
+    tear(root / "staging" / txid / "output")
+    with layerstore.open(root) as store:
+        assert [a.do.value for a in store.recovery.actions] == ["sweep"]
+        assert tree_names(root, "staging") == []
+
+
+def test_what_says_that_a_tree_is_finished_is_of_no_use_in_another_tree(root):
+    left_behind(root, sealed=False)
+    (txid,) = tree_names(root, "staging")
+    said = (root / "staging" / txid / "output").read_bytes()
+    killed_at("txn.begin", "after", lambda: layerstore.open(root).stage(differ({"other": b""}, keyed=True)))
+    (other,) = {*tree_names(root, "staging")} - {txid}
+    (root / "staging" / other / "output").write_bytes(said)
+    with layerstore.open(root) as store:
+        assert [(a.do.value, a.key) for a in store.recovery.actions] == [("sweep", other)]
+
+
+def test_a_tree_whose_tar_is_not_what_it_says_is_not_adopted_although_every_file_fits(root, monkeypatch):
+    """Nothing in the journal vouches for the diffID: the tar is made once more, and hashed."""
+    from layerstore import records
+
+    real = records.output_file
+    wrong = "sha256:" + "0" * 64
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "output_file", lambda txid, output, ns: real(txid, {**output, "diff_id": wrong}, ns))
+        left_behind(root, sealed=False)
+    with layerstore.open(root) as store:
+        assert [row["output"]["diff_id"] for row in finished(store).values()] == [wrong]
+        with store.stage(differ(keyed=True)) as staged:
+            assert not staged.adopted
+            assert staged.output.diff_id == digest(tar({"hello": b"world\n"}))
+
+
+def test_what_is_clean_in_the_cache_is_read_from_the_disk_before_a_tree_that_was_left_is_believed(root, monkeypatch):
+    """After a write-back error that somebody else was told of, the cache calls pages clean that never reached the disk."""
+    from layerstore import left
+
+    left_behind(root, sealed=False)
+    (txid,) = tree_names(root, "staging")
+    wanted = {entry.stat().st_ino for entry in (root / "staging" / txid).rglob("*") if entry.is_file()}
+    assert len(wanted) == 5, "txid, diff/hello, manifest, tar-split, output"
+    advised, looked_at = set(), []
+    real = left.tree_problems
+
+    def looking(*args, **options):
+        looked_at.append(set(advised))
+        return real(*args, **options)
+
+    monkeypatch.setattr(left.os, "posix_fadvise", lambda fd, *_what: advised.add(os.fstat(fd).st_ino))
+    monkeypatch.setattr(left, "tree_problems", looking)
+    with layerstore.open(root) as store, store.stage(differ(keyed=True)) as staged:
+        assert staged.adopted
+    assert looked_at == [wanted]
+
+
+def test_a_tree_without_a_content_key_is_not_kept_for_anybody(root):
+    with layerstore.open(root) as store:
+        store.stage(differ()).release()
+        assert states(store) == []
+        store.stage(differ({"held": b""}))
+    with layerstore.open(root) as store:
+        assert [a.do.value for a in store.recovery.actions] == ["sweep"]
+
+
+def test_a_staged_layer_that_was_sealed_is_sealed_once_and_its_apply_syncs_no_more(store):
+    with store.stage(differ()) as staged:
+        staged.seal()
+        staged.seal()
+        assert states(store) == ["staged"]
+        passed = []
+        with observed(passed):
+            assert store.apply_staged_layer(staged).created
+        assert "stage.sync" not in passed
+        with pytest.raises(errors.StagedHandleError):
+            staged.seal()
+    with store._handle.read() as view:
+        assert [r.trigger for r in view.records()].count("seal") == 1
+
+
+def test_an_apply_that_is_refused_syncs_nothing_and_one_that_fails_later_need_not_sync_again(store):
+    add(store, names=["n"])
+    with store.stage(differ({"b": b""})) as staged:
+        with observed([]) as passed, pytest.raises(errors.DuplicateNameError):
+            store.apply_staged_layer(staged, names=["n"])
+        assert passed == []
+        with failing_at("txn.claim", "ENOSPC") as failed, pytest.raises(errors.NoSpaceError):
+            store.apply_staged_layer(staged)
+        assert failed
+        with observed([]) as passed:
+            assert store.apply_staged_layer(staged).created
+        assert "stage.sync" not in passed
+
+
+def test_a_layer_that_is_there_already_is_not_synced_again(store):
+    add(store)
+    passed = []
+    with observed(passed):
+        assert not add(store).created
+    assert "stage.sync" not in passed
 
 
 def test_the_same_content_twice_at_once_in_one_thread_does_not_wait_for_itself(store):

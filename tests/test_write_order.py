@@ -11,7 +11,8 @@ import layerstore
 from layerstore import checkpoint, errors, faults, fs, recover
 from layerstore.lifecycle import fire
 from layerstore.recovery import Do
-from layerstore.stage import begin, discard
+from layerstore.begin import Want, begin
+from layerstore.staging import discard
 from layerstore.states import Kind, Trigger
 from storekit import add, differ, image, states, tree_names
 
@@ -109,7 +110,7 @@ def test_two_stagings_hear_of_the_same_failed_write_back(store, monkeypatch):
 
     def other():
         try:
-            store.stage(differ({"other": b"2"}))
+            add(store, {"other": b"2"})
             outcome.append("staged")
         except errors.LayerstoreError as error:
             outcome.append(type(error))
@@ -126,7 +127,7 @@ def test_two_stagings_hear_of_the_same_failed_write_back(store, monkeypatch):
 
     monkeypatch.setattr(fs.kernel, "syncfs", syncfs)
     with pytest.raises(errors.OutcomeUnknownError):
-        store.stage(differ({"one": b"1"}))
+        add(store, {"one": b"1"})
     assert outcome == [errors.OutcomeUnknownError]
 
 
@@ -166,6 +167,7 @@ def test_a_batch_becomes_visible_at_once_and_only_when_every_tree_is_in_its_plac
 
 def test_a_tree_that_was_promised_meanwhile_is_not_discarded_but_let_go_of(store, root):
     staged = store.stage(differ())
+    staged.seal()
     staging, txid = staged._staging, staged._staging.txid
     claim = {"layer_id": "a" * 64, "parent": None, "names": [], "replace_names": False, "batch": "b" * 32, "big_data": {}}
 
@@ -195,7 +197,7 @@ def test_the_tree_that_is_locked_is_the_one_that_is_there_when_the_lock_is_had(s
 
 
 def test_a_tree_that_somebody_is_staging_is_nothing_to_recover_or_to_wait_for(store):
-    staging = begin(store._handle, "key")
+    (staging,) = begin(store._handle, [Want("key")])
     assert states(store) == ["staging"]
     assert recover.dry_run(store._handle).actions == ()
     discard(store._handle, staging)

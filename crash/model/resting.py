@@ -36,8 +36,8 @@ _TO_TRASH = (Do.FINISH_DELETE, Do.TO_TRASH)
 
 
 @cache
-def _decide(state: State, places: frozenset[recovery.Place], locked: bool, right: bool) -> Do:
-    facts = TreeFacts(places, locked=locked, side_file_right=right)
+def _decide(state: State, places: frozenset[recovery.Place], locked: bool, right: bool, filled: bool = False) -> Do:
+    facts = TreeFacts(places, locked=locked, side_file_right=right, filled=filled)
     return recovery.decide({"state": state.value}, facts)[0]
 
 
@@ -47,7 +47,8 @@ def decide(w: World, t: int, held: int, rules: Rules) -> Do:
     places = PLACES[tree.at]
     asked = tree.at == STAGING or (tree.at == LAYERS and tree.row in (State.INCOMPLETE, State.DELETING))
     right = not (tree.at == LAYERS and tree.row in (State.INCOMPLETE, State.COMMITTED) and not tree.side)
-    do = _decide(tree.row, places, asked and not rules.sweep_the_living and bool(held >> t & 1), right)
+    filled = tree.row is State.STAGING and tree.at == STAGING and bool(tree.out) and not rules.sweep_the_filled
+    do = _decide(tree.row, places, asked and not rules.sweep_the_living and bool(held >> t & 1), right, filled)
     return Do.LEAVE if do is Do.REWRITE_SIDE and rules.redo_only_renames else do
 
 
@@ -121,7 +122,7 @@ def resolve_look(x: Turn) -> list[Move]:
     if places and not rules.act_unlocked:
         return _look_again(w, p._replace(note=tuple(rest)))
     right = recovery.Place.LAYERS not in places or bool(tree.side)
-    do = _decide(State(row), frozenset(places), False, right)
+    do = _decide(State(row), frozenset(places), False, right, row == State.STAGING and bool(tree.out))
     found = " and ".join(sorted(places)) or "nowhere"
     return [(f"T{t}, {row}, was seen {found}: {do.value}", w, p._replace(pc="resolve.act", note=(do.value, row)), "")]
 
@@ -157,6 +158,8 @@ def act(x: Turn) -> list[Move]:
         return [(f"T{t}: {do.value}", w, back(p), "")]
     if do in (Do.DROP_ROW, Do.SWEEP):
         trigger = Trigger.SWEEP if p.note[1] == State.STAGING.value else Trigger.DISCARD
+        if do is Do.SWEEP and tree.row is State.STAGING and tree.out and tree.good and p.locks >> t & 1:
+            raise Violation(f"T{t} is filled, and is swept")
         after = p._replace(pc="sweep.unlink", note=()) if do is Do.SWEEP else back(p)
         return [(f"txn {trigger.value} T{t}", _record(w, p, trigger), after, "")]
     if do is Do.RELEASE:

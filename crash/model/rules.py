@@ -10,6 +10,8 @@ class Rules:
     """Each switch is a mistake that reads well (docs/model.md has the lesson that each stands for)."""
 
     seal_without_sync: bool = False       # staged is recorded without the syncfs
+    adopt_unseen: bool = False            # who adopts a tree that no record vouches for does not look at it
+    sweep_the_filled: bool = False        # recovery sweeps what is filled and not staged yet
     finish_without_lock: bool = False     # whoever finishes a promised tree does not take its lock
     delete_a_path: bool = False           # what lies at layers/<id> is moved to trash without a look at what it is
     batch_layer_by_layer: bool = False    # a batch's layers become visible one after the other

@@ -114,4 +114,6 @@ def _tree(tree: Tree) -> str:
         lost.append("content")
     if tree.side != tree.side_durable:
         lost.append("side file")
+    if tree.out != tree.out_durable:
+        lost.append("output")
     return text + (f" [{', '.join(lost)}]" if lost else "")

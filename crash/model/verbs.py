@@ -23,6 +23,7 @@ from crash.model.world import (
     remove,
     syncfs,
     tree_of,
+    write_output,
 )
 from layerstore.states import State, Trigger
 
@@ -42,7 +43,8 @@ def idle(x: Turn) -> list[Move]:
     held = [t for t in range(len(w.trees)) if p.locks >> t & 1]
     found: list[Move] = []
     if len(held) < scope.held:
-        found += _stage(w, p) + _adopt(w, p, theirs)
+        found += _stage(w, p) + _adopt(x)
+    found += _seal(x, held)
     for t in held:
         for layer_id in scope.parents:
             found += _claim(x, ((t, layer_id),))
@@ -76,13 +78,45 @@ def _stage(w: World, p: Proc) -> list[Move]:
     return []
 
 
-def _adopt(w: World, p: Proc, theirs: int) -> list[Move]:
-    """The lock first; then the row is read, and the content hashed: ``oracle`` holds it to be whole."""
-    return [
-        (f"adopt T{t}: lock it, read its row, hash it", w, p._replace(locks=p.locks | 1 << t), "")
-        for t, tree in enumerate(w.trees)
-        if tree.row is State.STAGED and tree.at == STAGING and not (theirs | p.locks) >> t & 1
+def _adopt(x: Turn) -> list[Move]:
+    """The lock first; then the row is read, and the content hashed. What is staged, ``oracle`` holds to be whole.
+
+    What is only filled nobody vouches for: a loss of power may have torn it.
+    """
+    rules, w, p = x.rules, x.w, x.p
+    found: list[Move] = []
+    for t, tree in enumerate(w.trees):
+        filled = tree.row is State.STAGING and tree.out
+        if (tree.row is State.STAGED or filled) and tree.at == STAGING and not (x.theirs | p.locks) >> t & 1:
+            locked = p._replace(locks=p.locks | 1 << t)
+            if filled and not tree.good and not rules.adopt_unseen:
+                found.append((f"adopt T{t}: lock it, look at all of it: torn", w, locked._replace(pc="discard", t=t), ""))
+            else:
+                found.append((f"adopt T{t}: lock it, read its row, hash it", w, locked, ""))
+    return found
+
+
+def _seal(x: Turn, held: list[int]) -> list[Move]:
+    """The syncfs that an apply begins with, and the seal by itself.
+
+    In the product a handle knows whether it has made the sync. Here the world says whether anything of a tree is still to
+    be synced, whoever did it: each may sync or not, so the runs of the product are among these.
+    """
+    rules, w, p = x.rules, x.w, x.p
+    unsealed = [t for t in held if w.trees[t].row is State.STAGING]
+    found: list[Move] = []
+    if unsealed and not rules.seal_without_sync and syncfs(w) != w:
+        found.append((f"syncfs, for {' and '.join(f'T{t}' for t in unsealed)}", syncfs(w), p, ""))
+    found += [
+        (f"txn seal T{t}", fire(w, t, Trigger.SEAL), p, "")
+        for t in unsealed if _synced(w, t) or rules.seal_without_sync
     ]
+    return found
+
+
+def _synced(w: World, t: int) -> bool:
+    """Whether a sync would make no difference to its content. Not whether that is whole."""
+    return w.trees[t].good == w.trees[t].good_durable
 
 
 def stage_lock(x: Turn) -> list[Move]:
@@ -96,24 +130,20 @@ def stage_lock(x: Turn) -> list[Move]:
 
 def stage_begin(x: Turn) -> list[Move]:
     w, p = x.w, x.p
-    return [(f"stage: txn begin T{p.t}", fire(w, p.t, Trigger.BEGIN), p._replace(pc="stage.sync"), "")]
+    return [(f"stage: txn begin T{p.t}", fire(w, p.t, Trigger.BEGIN), p._replace(pc="stage.fill"), "")]
 
 
-def stage_sync(x: Turn) -> list[Move]:
-    """Filled and made durable in one step: nobody decides upon the content of a tree whose row says ``staging``."""
-    rules, w, p = x.rules, x.w, x.p
-    filled = fill(w, p.t)
-    if not rules.seal_without_sync:
-        filled = syncfs(filled)
+def stage_fill(x: Turn) -> list[Move]:
+    w, p = x.w, x.p
     return [
-        (f"stage: fill T{p.t}" + ("" if rules.seal_without_sync else ", syncfs"), filled, p._replace(pc="stage.seal"), ""),
+        (f"stage: fill T{p.t}", fill(w, p.t), p._replace(pc="stage.output"), ""),
         (f"stage: filling T{p.t} fails", w, p._replace(pc="discard"), ""),
     ]
 
 
-def stage_seal(x: Turn) -> list[Move]:
+def stage_output(x: Turn) -> list[Move]:
     w, p = x.w, x.p
-    return [(f"stage: txn seal T{p.t}", fire(w, p.t, Trigger.SEAL), Proc("idle", locks=p.locks), "")]
+    return [(f"stage: say in T{p.t} that it is filled", write_output(w, p.t), Proc("idle", locks=p.locks), "")]
 
 
 def discard(x: Turn) -> list[Move]:
@@ -139,7 +169,7 @@ def discard_unlink(x: Turn) -> list[Move]:
 
 
 def _claim(x: Turn, wanted: tuple[tuple[int, str], ...]) -> list[Move]:
-    """The claim's transaction: all or none. What it finds in its way is waited for or finished, as by anybody."""
+    """The claim's transaction: all or none, sealed with it. What is in its way is waited for, or finished as by anybody."""
     scope, rules, w, p = x.scope, x.rules, x.w, x.p
     batch = 0
     if len(wanted) > 1:
@@ -162,11 +192,15 @@ def _claim(x: Turn, wanted: tuple[tuple[int, str], ...]) -> list[Move]:
             below = tree_of(w, parent)
             if below < 0 or w.trees[below].row is not State.COMMITTED:
                 return []
+    if not all(_synced(w, t) for t, _ in wanted) and not rules.seal_without_sync:
+        return []   # the sync first: ``_seal``
     for order, (t, layer_id) in enumerate(wanted):
+        if w.trees[t].row is State.STAGING:
+            w = fire(w, t, Trigger.SEAL)
         w = fire(w, t, Trigger.CLAIM, id=layer_id, batch=batch + order if batch else 0)
     what = " and ".join(f"layers/{layer_id} for T{t}" for t, layer_id in wanted)
     todo = tuple((w.trees[t].batch, t) for t, _ in wanted)
-    return [(f"apply: txn claim {what}", w, p._replace(pc="promise", t=wanted[0][0], todo=todo), "")]
+    return [(f"apply: txn claim {what}, sealed with it", w, p._replace(pc="promise", t=wanted[0][0], todo=todo), "")]
 
 
 def promise(x: Turn) -> list[Move]:
@@ -240,7 +274,7 @@ def delete_find(x: Turn) -> list[Move]:
 
 STEPS = {
     **recovering.STEPS, **resting.STEPS, **checkpointing.STEPS, "idle": idle,
-    "stage.lock": stage_lock, "stage.begin": stage_begin, "stage.sync": stage_sync, "stage.seal": stage_seal,
+    "stage.lock": stage_lock, "stage.begin": stage_begin, "stage.fill": stage_fill, "stage.output": stage_output,
     "discard": discard, "discard.unlink": discard_unlink, "promise": promise, "finish.early": finish_early,
     "read": read, "delete.find": delete_find,
 }

@@ -51,6 +51,8 @@ class Tree(NamedTuple):
     good_durable: int = 0
     side: int = 0
     side_durable: int = 0
+    out: int = 0            # its file ``output``, which says that it is filled; nobody asks once the row is further on
+    out_durable: int = 0
     entered: int = 0        # the order in which trees whose renames are not durable entered one path of layers/
 
 
@@ -141,7 +143,7 @@ def remove(w: World, t: int) -> World:
     tree = w.trees[t]
     if tree.at not in (STAGING, TRASH):
         return w   # somebody else removed the same garbage
-    return with_tree(w, t, tree._replace(at=REMOVED, may=tree.may | 1 << REMOVED, good=0))
+    return with_tree(w, t, tree._replace(at=REMOVED, may=tree.may | 1 << REMOVED, good=0, out=0))
 
 
 def write_side(w: World, t: int) -> World:
@@ -153,9 +155,15 @@ def fill(w: World, t: int) -> World:
     return with_tree(w, t, w.trees[t]._replace(good=1, good_durable=0))
 
 
+def write_output(w: World, t: int) -> World:
+    return with_tree(w, t, w.trees[t]._replace(out=1, out_durable=0))
+
+
 def syncfs(w: World) -> World:
     return w._replace(trees=tuple(
-        tree._replace(may=1 << tree.at, good_durable=tree.good, side_durable=tree.side, entered=0) for tree in w.trees
+        tree._replace(
+            may=1 << tree.at, good_durable=tree.good, side_durable=tree.side, out_durable=tree.out, entered=0,
+        ) for tree in w.trees
     ))
 
 
@@ -170,8 +178,9 @@ def _outcomes(tree: Tree) -> list[tuple[int, Tree]]:
             place = REMOVED if at == UNMADE and tree.row is State.ABSENT and tree != UNUSED else at
             settled = tree._replace(at=place, may=1 << place, entered=0)
             found += [
-                (at, settled._replace(good=good, good_durable=good, side=side, side_durable=side))
+                (at, settled._replace(good=good, good_durable=good, side=side, side_durable=side, out=out, out_durable=out))
                 for good in {tree.good, tree.good_durable} for side in {tree.side, tree.side_durable}
+                for out in {tree.out, tree.out_durable}
             ]
     return found
 
@@ -202,6 +211,8 @@ def losses(w: World) -> list[World]:
 def _plain(tree: Tree) -> Tree:
     """Without what nothing can depend on any more."""
     row, settled = tree.row, tree.may == 1 << tree.at
+    if row is not State.STAGING or (settled and tree.at != STAGING):
+        tree = tree._replace(out=0, out_durable=0)
     if row is State.ABSENT:
         if tree == UNUSED or (settled and tree.at == REMOVED):
             return UNUSED if tree == UNUSED else DEAD

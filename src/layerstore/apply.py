@@ -1,12 +1,15 @@
 """Applying: staged trees become committed layers, all or none, in the order that docs/crash-model.md gives.
 
-6. txn ``claim``: every ID and name of the batch, parents pinned; duplicates are decided here and nowhere else
+5. one syncfs for all trees of the batch that are not durable yet, once nothing speaks against the claim
+6. txn ``claim``: every tree sealed, every ID and name of the batch claimed, parents pinned; duplicates are decided here
+   and nowhere else
 7. only if the caller gave big data: write it into the trees, fsync each file
 8. txn ``promise``, durable: **the commit point** (in one transaction with 6 where 7 is empty)
 9. side file, then rename ``staging/<txid>`` → ``layers/<id>``, for each
 10. txn ``commit``: one moment of visibility for layers, names and image
 
-Before 8 a crash or an error rolls back to ``staged``. From 8 on everything goes forward: an error is PendingError.
+Before 6 a crash or an error leaves the trees as they were, filled; before 8 it rolls back to ``staged``. From 8 on
+everything goes forward: an error is PendingError.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ from layerstore.errors import (
 from layerstore.handle import Handle, new_txid
 from layerstore.lifecycle import fire
 from layerstore.model import Image, Layer, SourceImage, check_id, default_layer_id
-from layerstore.stage import StagedLayer, Staging, discard
+from layerstore.stage import StagedLayer
+from layerstore.staging import Staging, discard, make_durable, seal_rows
 from layerstore.states import Kind, State, Trigger
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}\Z")
@@ -73,6 +77,10 @@ class _ConflictError(Exception):
         self.txid, self.batch = txid, batch
 
 
+class _NotDurableError(Exception):
+    """Nothing speaks against the claim, but trees of it are not synced yet."""
+
+
 def check_name(name: str) -> str:
     """Names are 1 to 255 characters of ``[A-Za-z0-9._:/@+-]``, beginning with a letter or digit."""
     if not isinstance(name, str) or not _NAME.match(name):
@@ -89,8 +97,10 @@ def apply_batch(
     """Apply a batch; with *image*, make it visible in the same transaction, over *image_layers* (base first).
 
     Layers that are committed already with the same content and parent are returned with ``created=False``.
-    Durability: when it returns, everything is durable and visible. After a crash before step 8 nothing is; after
-    it, everything will be. Raises the claim's errors (nothing happened) or PendingError (it will be finished).
+    Durability: when it returns, everything is durable and visible, by one syncfs and two durable transactions, however
+    many layers there are (one more, and the files' own syncs, with big data of the caller's). After a crash before
+    step 8 nothing is; after it, everything will be. Raises the claim's errors (nothing happened) or PendingError (it
+    will be finished).
     """
     handle.check_writable()
     _check_arguments(specs, image_names)
@@ -170,6 +180,9 @@ def _claim(
             member.duplicate = _is_duplicate(txn, member)
         fresh = [m for m in members if not m.duplicate]
         _check_claimable(txn, members, image, image_layers, image_names, replace_names)
+        if not all(m.staging.durable for m in fresh):
+            raise _NotDurableError
+        seal_rows(txn, [m.staging for m in fresh])
         for member in fresh:
             fire(txn, Kind.LAYER, member.staging.txid, Trigger.CLAIM, txid=member.staging.txid, payload={
                 "layer_id": member.layer_id, "parent": member.spec.parent, "names": list(member.spec.names),
@@ -187,6 +200,8 @@ def _claim(
             handle.update("claim", claim)
         except _ConflictError as conflict:
             _wait_for(handle, conflict, deadline)
+        except _NotDurableError:
+            make_durable(handle, [m.staging for m in members if not m.duplicate])
         else:
             return
 
@@ -340,7 +355,10 @@ def _write_big_data(handle: Handle, members: list[_Member]) -> None:
 
 
 def _roll_back(handle: Handle, members: list[_Member]) -> bool:
-    """Claimed but not promised: back to staged, and the handles are good again. True if it was promised after all."""
+    """Not promised: what was claimed, back to staged, and the handles are good again. True if it was promised after all.
+
+    What the sync could not make durable was given up, and its handle is used up.
+    """
     promised = False
     for member in members:
         txid, state = member.staging.txid, None
@@ -350,7 +368,7 @@ def _roll_back(handle: Handle, members: list[_Member]) -> bool:
             if state == State.CREATING:
                 handle.update("release", partial(_release, txid=txid))
                 state = State.STAGED
-        if state == State.STAGED:
+        if state in (State.STAGING, State.STAGED) and handle.holds(txid):
             member.given_back = True
             member.spec.staged.give_back()
         promised = promised or state in (State.INCOMPLETE, State.COMMITTED)
@@ -371,10 +389,8 @@ def _finish(handle: Handle, members: list[_Member], batch: str) -> None:
     for member in members:
         if not member.duplicate:
             handle.let_go(member.staging.txid)   # readers wait for no longer than this
-    for member in members:
-        if member.duplicate:
-            with suppress(LayerstoreError):
-                discard(handle, member.staging)
+    with suppress(LayerstoreError):
+        discard(handle, *(m.staging for m in members if m.duplicate))
 
 
 def _big_data_digests(member: _Member) -> dict[str, str]:

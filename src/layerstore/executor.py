@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from layerstore import catalog, fs, records
-from layerstore.errors import BusyError, HostError, PendingError
+from layerstore.errors import BusyError, DamagedError, HostError, PendingError
 from layerstore.handle import Handle
 from layerstore.lifecycle import fire, state_of
 from layerstore.recovery import Do, Place, TreeFacts, decide
@@ -43,9 +43,28 @@ def find_tree(handle: Handle, txid: str, row: Mapping[str, Any], *, locked: bool
     right = True
     if places == {Place.LAYERS} and row["state"] in (State.INCOMPLETE, State.COMMITTED):
         right = _side_file(handle, "layers", layer_id or "") == records.layer_file(txid, row)
+    filled = places == {Place.STAGING} and row["state"] == State.STAGING and left_at(handle, txid) is not None
     if locked is None:
         locked = _is_held(handle, txid, row, places)
-    return TreeFacts(frozenset(places), locked=locked, side_file_right=right, occupant=occupant)
+    return TreeFacts(frozenset(places), locked=locked, side_file_right=right, occupant=occupant, filled=filled)
+
+
+def left_at(handle: Handle, txid: str) -> Row | None:
+    """What the tree ``staging/<txid>`` says of itself, if it was finished. Whether it is whole is another question."""
+    try:
+        with fs.open_dir(txid, handle.dirs["staging"]) as fd:
+            return left_output(fd, txid)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def left_output(tree_fd: int, txid: str) -> Row | None:
+    """What the file ``output`` of a tree says (``output``, ``filled_ns``); None if it is missing, torn or another's."""
+    try:
+        found = records.read(fs.read_file(tree_fd, records.OUTPUT_FILE), "the side file 'output'")
+    except DamagedError:
+        return None
+    return found if found["txid"] == txid else None
 
 
 def _is_held(handle: Handle, txid: str, row: Mapping[str, Any], places: set[Place]) -> bool:

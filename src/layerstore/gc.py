@@ -1,6 +1,6 @@
 """Garbage: what nothing needs any more. Beside live writers; by the same journal as everything else.
 
-Staged trees that nobody applied within the retention, layers that no image, name, lease, mount or child needs,
+Finished trees that nobody applied within the retention, layers that no image, name, lease, mount or child needs,
 and the trash of acknowledged deletions. Never what a live process holds.
 """
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from layerstore import catalog, fs
+from layerstore import catalog, executor, fs
 from layerstore.checkpoint import checkpoint
 from layerstore.delete import finish_all, promise_unused
 from layerstore.errors import BusyError, HostError, PendingError
 from layerstore.handle import Handle
-from layerstore.stage import Staging, discard
+from layerstore.staging import Staging, discard
 from layerstore.states import State
 
 RETENTION_SECONDS = 7 * 86_400.0
@@ -61,18 +61,31 @@ def _promise(txn: Any, *, now: int, grace: float) -> list[tuple[str, str]]:
 
 def _old_staged(handle: Handle, retention: float) -> list[str]:
     now = handle.clock()
-    found = []
     with handle.read() as view:
-        for txid, entry in catalog.opened(view, "layer"):
-            if entry["state"] == State.STAGED and not handle.holds(txid):
-                sealed = (view.get("layers", txid) or {}).get("sealed_ns", 0)
-                if now - sealed >= retention * 1e9 and not fs.is_locked(handle.dirs["staging"], txid):
-                    found.append(txid)
+        rows = [
+            (txid, view.get("layers", txid)) for txid, entry in catalog.opened(view, "layer")
+            if entry["state"] in (State.STAGING, State.STAGED)
+        ]
+    found = []
+    for txid, row in rows:
+        if row is not None and not handle.holds(txid):
+            finished = _finished_ns(handle, txid, row)
+            old = finished is not None and now - finished >= retention * 1e9
+            if old and not fs.is_locked(handle.dirs["staging"], txid):
+                found.append(txid)
     return found
 
 
+def _finished_ns(handle: Handle, txid: str, row: dict[str, Any]) -> int | None:
+    """When the tree was finished, staged or only filled; None if it is neither."""
+    if row["state"] == State.STAGED:
+        return int(row.get("sealed_ns", 0))
+    left = executor.left_at(handle, txid) if row["state"] == State.STAGING else None
+    return None if left is None else int(left["filled_ns"])
+
+
 def _discard(handle: Handle, txid: str) -> bool:
-    """Under the tree's lock, if it is still staged. False if somebody adopted it meanwhile."""
+    """Under the tree's lock, if it is still left finished. False if somebody adopted it meanwhile."""
     try:
         lock = fs.lock_tree(handle.dirs["staging"], txid, wait=0.0, point="gc.lock")
     except BusyError:
@@ -82,10 +95,10 @@ def _discard(handle: Handle, txid: str) -> bool:
     handle.hold(txid, lock)
     with handle.read() as view:
         row: dict[str, Any] | None = view.get("layers", txid)
-    if row is None or row["state"] != State.STAGED:
+    if row is None or _finished_ns(handle, txid, row) is None:
         handle.let_go(txid)
         return False
-    discard(handle, Staging(txid, row["content_key"], lock, sealed=True))
+    discard(handle, Staging(txid, row["content_key"], lock))
     return True
 
 

@@ -2,13 +2,15 @@
 
 Layers that are committed already (by chain ID) are not read. Trees are begun in the order of their content keys,
 whatever the order in the image, so that two processes pulling images that share layers never wait for each other
-in a circle. The first failure cancels the others; what was finished by then stays staged for the next pull.
+in a circle (``begin``). However many layers are new, there are one syncfs and three durable transactions: ``begin``,
+``claim``, ``commit``. The first failure cancels the others; what was finished by then is left for the next pull.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +18,7 @@ from typing import Protocol
 
 from layerstore import catalog
 from layerstore.apply import LayerSpec, apply_batch, check_name
+from layerstore.begin import Want, begin
 from layerstore.differs import TarDiffer
 from layerstore.errors import (
     DigestMismatchError,
@@ -28,7 +31,8 @@ from layerstore.handle import Handle
 from layerstore.holds import ReaderLock, set_name
 from layerstore.model import Image, LayerSource, Limits, SourceImage, default_layer_id
 from layerstore.sources import open_source
-from layerstore.stage import StagedLayer, Staging, begin, discard, fill, seal
+from layerstore.stage import StagedLayer, fill
+from layerstore.staging import Staging, discard, leave, seal
 from layerstore.states import State
 
 _TRIES = 5
@@ -56,12 +60,17 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:
-    """How to pull. ``workers`` layers are staged at once; ``platform`` is ``os/arch[/variant]`` (None: this machine's)."""
+    """How to pull. ``workers`` layers are staged at once; ``platform`` is ``os/arch[/variant]`` (None: this machine's).
+
+    ``seal_every`` seconds, what is finished is made durable by a sync of its own, so that a loss of power in the middle
+    of a long pull does not cost it; None: once, at the end, together with everything else. 0: each as it is finished.
+    """
 
     workers: int = 2
     platform: str | None = None
     replace_names: bool = False
     limits: Limits = field(default_factory=Limits)
+    seal_every: float | None = None
 
 
 @dataclass(slots=True)
@@ -70,7 +79,11 @@ class _Job:
     layer_id: str
     parent: str | None
     staging: Staging | None = None
-    ordered: bool = True
+
+    @property
+    def filling(self) -> Staging | None:
+        """Its tree, if that is still to be filled."""
+        return self.staging if self.staging is not None and self.staging.output is None else None
 
 
 def pull(
@@ -166,54 +179,48 @@ def _stage_and_apply(
         )
     finally:
         for each in staged:
-            each.release()   # does nothing once applied; else it stays staged for the next pull
+            each.release()   # does nothing once applied; else it stays for the next pull
     assert image is not None
     return image
 
 
 def _stage_all(handle: Handle, missing: list[_Job], options: PullOptions, progress: Progress) -> None:
     """Stage what is missing; on the first error cancel the rest, keep what is finished, and raise it."""
-    # whoever holds trees out of order already must not wait in a circle either (``stage.begin``)
-    ordered = not handle.held_by_this_thread()
-    for job in missing:
-        job.ordered = ordered
     try:
         if options.workers == 1:
             _stage_in_order(handle, missing, options, progress)
         else:
             _stage_in_parallel(handle, missing, options, progress)
     except BaseException:
-        _keep_what_is_staged(handle, missing)
+        _keep_what_is_finished(handle, missing)
         raise
-
-
-def _in_order(missing: list[_Job]) -> list[_Job]:
-    """The order of content keys: whoever waits holds only smaller ones, so nobody waits in a circle."""
-    return sorted(missing, key=lambda j: (j.source.descriptor.digest, j.layer_id))
 
 
 def _stage_in_order(handle: Handle, missing: list[_Job], options: PullOptions, progress: Progress) -> None:
     """One after the other, in this thread: every effect in the same order every time."""
-    for job in _in_order(missing):
-        _begin(handle, job, progress)
-        if job.staging is not None and job.staging.output is None:
-            _fill(handle, job, options.limits, progress, threading.Event())
-            seal(handle, [job.staging])
-            progress.layer(job.source.diff_id, state="staged", size=job.source.descriptor.size)
+    sealer = _Sealer(handle, missing, options)
+    for begun in _begun(handle, missing, progress):
+        for job in begun:
+            if job.filling is not None:
+                _fill(handle, job, options.limits, progress, threading.Event())
+                _tell_staged(job, progress)
+                sealer.seal_if_due()
 
 
 def _stage_in_parallel(handle: Handle, missing: list[_Job], options: PullOptions, progress: Progress) -> None:
-    cancelled = threading.Event()
+    sealer, cancelled = _Sealer(handle, missing, options), threading.Event()
     running: dict[Future[None], _Job] = {}
     with ThreadPoolExecutor(options.workers, thread_name_prefix="layerstore-stage") as pool:
         try:
-            for job in _in_order(missing):
-                _begin(handle, job, progress)
-                if job.staging is not None and job.staging.output is None:
-                    running[pool.submit(_fill, handle, job, options.limits, progress, cancelled)] = job
-                _seal_finished(handle, running, progress, timeout=0.0)
+            for begun in _begun(handle, missing, progress):
+                for job in begun:
+                    if job.filling is not None:
+                        running[pool.submit(_fill, handle, job, options.limits, progress, cancelled)] = job
+                _collect(running, progress, timeout=0.0)
+                sealer.seal_if_due()
             while running:
-                _seal_finished(handle, running, progress, timeout=None)
+                _collect(running, progress, timeout=None)
+                sealer.seal_if_due()
         except BaseException:
             cancelled.set()
             for future in running:
@@ -221,26 +228,48 @@ def _stage_in_parallel(handle: Handle, missing: list[_Job], options: PullOptions
             raise
 
 
-def _begin(handle: Handle, job: _Job, progress: Progress) -> None:
-    """A tree of its own for the job, or none if another process committed the layer while we waited."""
-    size, label = job.source.descriptor.size, job.source.diff_id
-    progress.layer(label, state="waiting", size=size)
-    staging = begin(
-        handle, job.source.descriptor.digest, ordered=job.ordered,
-        needless=lambda view: catalog.is_committed(view, job.layer_id),
-    )
-    if staging is None:
-        progress.layer(label, state="present", size=size)
-        return
-    if staging.output is not None and staging.output.diff_id != job.source.diff_id:
-        # an earlier pull staged the blob under another promise; it is what it is, and not what this image says
-        handle.let_go(staging.txid)
-        raise DigestMismatchError(
-            f"the blob {job.source.descriptor.digest} is not the layer that the image's config promises",
-            expected=job.source.diff_id, actual=staging.output.diff_id,
-        )
-    job.staging = staging
-    progress.layer(label, state="adopted" if staging.output is not None else "staging", size=size)
+def _begun(handle: Handle, missing: list[_Job], progress: Progress) -> Iterator[list[_Job]]:
+    """All jobs, as their trees are begun: by the order of content keys, so that nobody waits in a circle (``begin``)."""
+    # whoever holds trees out of order already must not wait in a circle either
+    ordered = not handle.held_by_this_thread()
+    todo = sorted(missing, key=lambda j: (j.source.descriptor.digest, j.layer_id))
+    for job in todo:
+        progress.layer(job.source.diff_id, state="waiting", size=job.source.descriptor.size)
+    while todo:
+        trees = begin(handle, [Want(job.source.descriptor.digest, _Needless(job)) for job in todo], ordered=ordered)
+        begun, todo = todo[:len(trees)], todo[len(trees):]
+        for job, tree in zip(begun, trees, strict=True):
+            job.staging = tree
+        for job in begun:
+            _look_at(handle, job, progress)
+        yield begun
+
+
+@dataclass(frozen=True, slots=True)
+class _Needless:
+    """Whether another process committed the layer, as it may while we wait."""
+
+    job: _Job
+
+    def __call__(self, view: catalog.Reader) -> bool:
+        return catalog.is_committed(view, self.job.layer_id)
+
+
+def _look_at(handle: Handle, job: _Job, progress: Progress) -> None:
+    tree, state = job.staging, "staging"
+    if tree is None:
+        state = "present"
+    elif tree.output is not None:
+        state = "adopted"
+        if tree.output.diff_id != job.source.diff_id:
+            # an earlier pull staged the blob under another promise; it is what it is, and not what this image says
+            handle.let_go(tree.txid)
+            job.staging = None
+            raise DigestMismatchError(
+                f"the blob {job.source.descriptor.digest} is not the layer that the image's config promises",
+                expected=job.source.diff_id, actual=tree.output.diff_id,
+            )
+    progress.layer(job.source.diff_id, state=state, size=job.source.descriptor.size)
 
 
 def _fill(handle: Handle, job: _Job, limits: Limits, progress: Progress, cancelled: threading.Event) -> None:
@@ -251,16 +280,17 @@ def _fill(handle: Handle, job: _Job, limits: Limits, progress: Progress, cancell
          cancelled=cancelled)
 
 
-def _seal_finished(
-    handle: Handle, running: dict[Future[None], _Job], progress: Progress, *, timeout: float | None,
-) -> None:
-    """Seal, as one group, whatever is filled by now; raise the first failure, after sealing what succeeded."""
+def _tell_staged(job: _Job, progress: Progress) -> None:
+    progress.layer(job.source.diff_id, state="staged", size=job.source.descriptor.size)
+
+
+def _collect(running: dict[Future[None], _Job], progress: Progress, *, timeout: float | None) -> None:
+    """Whatever is filled by now; raise the first failure, after telling of what succeeded."""
     done, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
     jobs = [(future, running.pop(future)) for future in done]
-    good = [job for future, job in jobs if future.exception() is None]
-    seal(handle, [job.staging for job in good if job.staging is not None])
-    for job in good:
-        progress.layer(job.source.diff_id, state="staged", size=job.source.descriptor.size)
+    for future, job in jobs:
+        if future.exception() is None:
+            _tell_staged(job, progress)
     for future, job in jobs:
         if future.exception() is not None:
             job.staging = None   # swept by fill
@@ -270,12 +300,27 @@ def _seal_finished(
                 del future, jobs, done   # they hold the error, which holds this frame: nothing may wait for a collection
 
 
-def _keep_what_is_staged(handle: Handle, jobs: list[_Job]) -> None:
-    for job in jobs:
-        if job.staging is None:
-            continue
-        if job.staging.sealed:
-            handle.let_go(job.staging.txid)
-        else:
+class _Sealer:
+    """Seals what is finished and not durable, as one group, every so often; never, unless it is asked for."""
+
+    def __init__(self, handle: Handle, jobs: list[_Job], options: PullOptions) -> None:
+        self._handle, self._jobs, self._every, self._last = handle, jobs, options.seal_every, time.monotonic()
+
+    def seal_if_due(self) -> None:
+        if self._every is None or time.monotonic() - self._last < self._every:
+            return
+        trees = [job.staging for job in self._jobs if job.staging is not None]
+        finished = [tree for tree in trees if tree.output is not None and not tree.durable]
+        if finished:
+            seal(self._handle, finished)
+            self._last = time.monotonic()
+
+
+def _keep_what_is_finished(handle: Handle, jobs: list[_Job]) -> None:
+    trees = [job.staging for job in jobs if job.staging is not None]
+    for tree in trees:
+        if tree.output is not None:
             with suppress(LayerstoreError):
-                discard(handle, job.staging)
+                leave(handle, tree)
+    with suppress(LayerstoreError):
+        discard(handle, *(tree for tree in trees if tree.output is None))

@@ -1,7 +1,8 @@
 """The side files: what lies beside a layer or image on disk, enough to rebuild its row if the journal is lost.
 
-Canonical msgpack (layerjournal's strict codec) of a map. Written from the row alone, so that anybody can write it
-again and get the same bytes. Only the formats belong here; writing is ``executor``'s.
+Canonical msgpack (layerjournal's strict codec) of a map. ``layer`` and an image's are written from the row alone, so
+that anybody can write them again and get the same bytes; ``output`` before the row has anything of it, by whoever filled
+the tree. Only the formats belong here; writing is ``executor``'s and ``staging``'s.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from layerstore.errors import DamagedError
 
 VERSION = 1
 LAYER_FILE = "layer"
+OUTPUT_FILE = "output"
 
 
 def layer_file(txid: str, row: Mapping[str, Any]) -> bytes:
@@ -24,6 +26,11 @@ def layer_file(txid: str, row: Mapping[str, Any]) -> bytes:
         "names": list(row["born_named"]), "output": dict(row["output"]), "big_data": dict(row["big_data"]),
         "overlay_form": row["overlay_form"],
     })
+
+
+def output_file(txid: str, output: Mapping[str, Any], filled_ns: int) -> bytes:
+    """The side file ``staging/<txid>/output`` of a tree that is filled; *filled_ns* is when, for gc."""
+    return _seal({"version": VERSION, "txid": txid, "output": dict(output), "filled_ns": filled_ns})
 
 
 def image_file(image_id: str, promise: Mapping[str, Any]) -> bytes:

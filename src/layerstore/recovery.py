@@ -53,12 +53,17 @@ class Do(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TreeFacts:
-    """What the probe found of one tree. ``occupant`` is another tree's txid at this one's place in ``layers/``."""
+    """What the probe found of one tree.
+
+    ``occupant`` is another tree's txid at this one's place in ``layers/``. ``filled``: it is in ``staging/``, and its
+    file ``output`` is whole, which says that it was finished; whether the tree is whole, its adopter finds out.
+    """
 
     places: frozenset[Place]
     locked: bool = False
     side_file_right: bool = True
     occupant: str | None = None
+    filled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +130,13 @@ CELLS: dict[tuple[State, frozenset[Place]], tuple[Do, str]] = {
     **{(State.QUARANTINED, places): (Do.LEAVE, "quarantined") for places in (_NOWHERE, _STAGING, _LAYERS, _TRASH)},
 }
 
+_FILLED = "being staged, its owner dead, but filled: kept for the next stage of its content"
 _HELD = {State.STAGING: Do.LEAVE, State.STAGED: Do.LEAVE, State.CREATING: Do.LEAVE, State.DELETING: Do.DEFER}
 _WITHOUT_LOCK = frozenset({Do.LEAVE, Do.DROP_ROW, Do.RECORD_GONE})
 
 
 def decide(row: Row, facts: TreeFacts) -> tuple[Do, str]:
-    """What to do about one tree, and why. Total: every state × places × lock × side file has an answer."""
+    """What to do about one tree, and why. Total: every state × places × lock × side file × filled has an answer."""
     state = State(row["state"])
     do, why = CELLS.get((state, facts.places), (None, ""))
     if do is None:
@@ -141,6 +147,8 @@ def decide(row: Row, facts: TreeFacts) -> tuple[Do, str]:
         return default, f"{state.value}, but its tree was found in {found}"
     if do is Do.LEAVE and state is State.COMMITTED and not facts.side_file_right:
         do, why = Do.REWRITE_SIDE, "committed and in place, but its side file was lost or torn"
+    if do is Do.SWEEP and facts.filled:
+        do, why = Do.LEAVE, _FILLED
     if facts.locked and do not in _WITHOUT_LOCK:
         return _HELD.get(state, Do.WAIT), f"{why}; but it is held by a live process"
     return do, why
@@ -187,7 +195,8 @@ def _batch_in_flight(subjects: Subjects, image: Row) -> bool:
 def possibilities(row: Row) -> list[tuple[str, Do, str]]:
     """For a copied journal without its disk: what recovery would do for each place the tree may be found in."""
     state = State(row["state"])
-    return [
+    found = [
         ("+".join(sorted(places)) or "nowhere", do, why)
         for (cell_state, places), (do, why) in CELLS.items() if cell_state is state
     ]
+    return [*found, ("staging, filled", Do.LEAVE, _FILLED)] if state is State.STAGING else found

@@ -113,13 +113,15 @@ def test_a_planner_that_decides_otherwise_has_a_counter_example(state, place, do
 
 BROKEN = {
     "seal_without_sync": ("one", "its content is not durable"),
+    "adopt_unseen": ("one", "its content is not durable"),
+    "sweep_the_filled": ("one", "is filled, and is swept"),
     "finish_without_lock": ("one", "below the mark, but its side file is not durable"),
-    "delete_a_path": ("two", r"T1 \(layers/A\) is acknowledged, but is in trash/"),
+    "delete_a_path": ("two", r"T\d \(layers/A\) is acknowledged, but is in trash/"),
     "batch_layer_by_layer": ("pair", r"T\d \(layers/B\) is visible, but its parent layers/A is not"),
     "redo_only_renames": ("one", "its side file is lost or torn"),
     "skip_held_redo": ("one", "is acknowledged, but is in staging/"),
     "unlink_before_row": ("one", "is staged, but its content is bad"),
-    "claim_while_deleting": ("two", "T1 cannot move in: T2, deleting, is at layers/A"),
+    "claim_while_deleting": ("two", r"T\d cannot move in: T\d, deleting, is at layers/A"),
     "head_after_sync": ("one", "below the mark, but its rename is not durable"),
     "trust_committed": ("one", "is acknowledged, but is in staging/"),
     "empty_uncovered": ("one", "is in layers/A, and the journal does not know it"),
@@ -130,7 +132,7 @@ BROKEN = {
     "no_look_after_lock": ("one", "is not where it was found"),
     "act_unlocked": ("one", "is not where it was found"),
     "lock_in_any_order": ("pair", "deadlock"),
-    "trash_last": ("two", "T1 cannot move in: T2, gone, is at layers/A"),
+    "trash_last": ("two", r"T\d cannot move in: T\d, gone, is at layers/A"),
 }
 HARMLESS = {"mark_passes_open"}
 
@@ -169,25 +171,27 @@ def test_the_shortest_counter_example_reads_like_a_story():
       T1 no row @staging/ [or nowhere]
   5 P1 stage: txn begin T1
       T1 staging @staging/ [or nowhere]
-  6 P1 stage: fill T1, syncfs
+  6 P1 stage: fill T1
+      T1 staging @staging/ [or nowhere, content]
+  7 P1 stage: say in T1 that it is filled
+      T1 staging @staging/ [or nowhere, content, output]
+  8 P1 syncfs, for T1
       T1 staging @staging/
-  7 P1 stage: txn seal T1
-      T1 staged @staging/
-  8 P1 apply: txn claim layers/A for T1
+  9 P1 apply: txn claim layers/A for T1, sealed with it
       T1 creating A @staging/ +
-  9 P1 apply: txn promise T1
+ 10 P1 apply: txn promise T1
       T1 incomplete A @staging/ +
- 10 P1 write the side file of T1
+ 11 P1 write the side file of T1
       T1 incomplete A @staging/ [side file] +
- 11 P1 rename T1 to layers/A
+ 12 P1 rename T1 to layers/A
       T1 incomplete A @layers/ [or staging/, side file] +
- 12 P1 txn commit T1
+ 13 P1 txn commit T1
       T1 committed A @layers/ [or staging/, side file] +
- 13 the power fails
+ 14 the power fails
       T1 committed A @staging/ +
- 14 P2 open: read the log's head
+ 15 P2 open: read the log's head
       T1 committed A @staging/ +
- 15 P2 recovery: nothing left to do; the handle is usable
+ 16 P2 recovery: nothing left to do; the handle is usable
       T1 committed A @staging/ +
   ⇒ T1 (layers/A) is acknowledged, but is in staging/""".splitlines()
 
@@ -252,7 +256,7 @@ def test_the_command_ends_with_1_and_prints_the_trace_of_what_it_finds():
 
 POINTS = {   # the model's label: the product's fault point
     r"stage: mkdir": "stage.mkdir", r"stage: lock": "stage.lock", r"stage: txn begin": "txn.begin",
-    r"stage: fill .*syncfs": "stage.sync", r"stage: txn seal": "txn.seal", r"apply: txn claim": "txn.claim",
+    r"stage: say in": "stage.output", r"syncfs": "stage.sync", r"txn seal": "txn.seal", r"apply: txn claim": "txn.claim",
     r"apply: txn promise": "txn.promise", r"write the side file": "publish.side-file.rename",
     r"rename .* to layers": "publish.rename", r"txn commit": "txn.commit", r"delete: txn delete": "txn.delete",
     r"lock for": "lock", r"finish: lock": "lock", r"recovery: lock": "lock", r"rename .* to trash": "delete.rename",
@@ -295,8 +299,8 @@ def steps(*labels, then=()):
 
 
 OPEN = ("open", "recovery: nothing")
-STAGE = ("stage: mkdir", "stage: lock", "stage: txn begin", "stage: fill", "stage: txn seal")
-APPLY = ("apply: txn claim", "apply: txn promise")
+STAGE = ("stage: mkdir", "stage: lock", "stage: txn begin", "stage: fill", "stage: say in")
+APPLY = ("syncfs, for", "apply: txn claim", "apply: txn promise")
 PUBLISH = ("write the side", "rename .* to layers", "txn commit")
 DELETE = ("delete: txn", "delete: T.* found", "lock for", "rename .* to trash", "txn gone")
 CHECKPOINT = ("checkpoint: read", "checkpoint: sync", "checkpoint: txn mark", "checkpoint: unlink", "checkpoint: txn empty",
@@ -305,7 +309,8 @@ CHECKPOINT = ("checkpoint: read", "checkpoint: sync", "checkpoint: txn mark", "c
 
 def test_the_verbs_take_their_steps_in_the_order_of_the_code(root):
     def verbs():
-        layer = add(store, big_data={"k": b"v"})
+        with store.stage(differ(keyed=True)) as staged:
+            layer = store.apply_staged_layer(staged, big_data={"k": b"v"})
         store.delete_layer(layer.id)
         store.checkpoint(archive=True)
 
@@ -319,11 +324,35 @@ def test_discarding_takes_its_steps_in_the_order_of_the_code(root):
         assert passed(staged.discard) == steps(*OPEN, *STAGE, "discard T", "discard: txn", "discard: unlink")[-2:]
 
 
+def test_sealing_and_discarding_take_their_steps_in_the_order_of_the_code(root):
+    def both():
+        staged.seal()
+        staged.discard()
+
+    with layerstore.open(root) as store:
+        staged = store.stage(differ())
+        expected = steps(*OPEN, *STAGE, "syncfs, for", "txn seal", "discard T", "discard: txn", "discard: unlink")[-4:]
+        assert passed(both) == expected == ["stage.sync", "txn.seal", "txn.drop", "unlink"]
+
+
+def test_what_was_left_filled_is_adopted_in_the_order_of_the_code(root):
+    def again():
+        with layerstore.open(root) as store, store.stage(differ(keyed=True)) as staged:
+            assert staged.adopted
+            store.apply_staged_layer(staged, big_data={"k": b"v"})
+
+    layerstore.open(root).close()
+    killed_at("stage.output", "after", lambda: layerstore.open(root).stage(differ(keyed=True)))
+    assert passed(again) == steps(*OPEN, *STAGE, then=(*OPEN, "adopt T.*hash it", *APPLY, *PUBLISH))
+
+
 RESOLVE = ("recovery: plan", "recovery: T")
 KILLED = [   # where the product is killed; what the model has done by then; how it recovers
     ("stage.lock", STAGE[:1], ("open", "recovery: plan", "recovery: lock", "recovery: unlink", "recovery: nothing")),
-    ("txn.seal", STAGE[:4], ("open", *RESOLVE, "lock for", "txn sweep", "unlink", "recovery: nothing")),
-    ("txn.promise", (*STAGE, *APPLY[:1]), ("open", *RESOLVE, "lock for", "txn release", "recovery: nothing")),
+    ("stage.output", STAGE[:4], ("open", *RESOLVE, "lock for", "txn sweep", "unlink", "recovery: nothing")),
+    ("stage.sync", STAGE, ("open", "recovery: nothing")),
+    ("txn.claim", (*STAGE, *APPLY[:1]), ("open", "recovery: nothing")),
+    ("txn.promise", (*STAGE, *APPLY[:2]), ("open", *RESOLVE, "lock for", "txn release", "recovery: nothing")),
     ("publish.side-file.rename", (*STAGE, *APPLY),
      ("open", "recovery: plan", "recovery: promised", "finish: lock", "write the side", "rename .* to layers", "txn commit",
       "recovery: nothing")),
@@ -340,7 +369,8 @@ KILLED = [   # where the product is killed; what the model has done by then; how
 def test_recovery_takes_its_steps_in_the_order_of_the_code(root, point, done, recovery):
     def verbs():
         with layerstore.open(root) as store:
-            layer = add(store, big_data={"k": b"v"})
+            with store.stage(differ(keyed=True)) as staged:
+                layer = store.apply_staged_layer(staged, big_data={"k": b"v"})
             store.delete_layer(layer.id)
 
     layerstore.open(root).close()
