@@ -53,6 +53,13 @@ def stage(store: Store, what: Content) -> layerstore.StagedLayer:
     return store.stage(TarDiffer(tar, expect=expect))
 
 
+def _sealed(store: Store, what: Content) -> layerstore.StagedLayer:
+    """The same, made durable at once."""
+    staged = stage(store, what)
+    staged.seal()
+    return staged
+
+
 def put(
     store: Store, ledger: Ledger, what: Content, layer_id: str, *, parent: str | None = None,
     names: tuple[str, ...] = (), big_data: dict[str, bytes] | None = None,
@@ -158,9 +165,10 @@ def checkpoints(root: str, ledger: Ledger) -> None:
 
 
 def garbage(root: str, ledger: Ledger) -> None:
-    """Leave a staged layer, then collect it, and the layer that nothing uses."""
+    """Leave a staged layer, sealed, and one that is not; then collect both, and the layer that nothing uses."""
     with layerstore.open(root) as store:
-        stage(store, LEFT).release()
+        _sealed(store, LEFT).release()
+        stage(store, TWO).release()
         put(store, ledger, ONE, FIRST_ID)
         with ledger.asking(layer(FIRST_ID, None)):
             store.collect_garbage(retention=0, grace=0)
@@ -205,7 +213,7 @@ def build(images: Images) -> dict[str, Workload]:
 
     def adopt_after(root: str, ledger: Ledger) -> None:
         with layerstore.open(root) as store:
-            stage(store, LEFT).release()
+            _sealed(store, LEFT).release()
             put(store, ledger, LEFT, SECOND_ID, parent=BASE_ID)
 
     def checkpoint_only(root: str, _ledger: Ledger) -> None:

@@ -30,7 +30,8 @@ def wreck(root: str, ledger: Ledger) -> None:
         stage(store, w.LEFT).release()
     parts: list[tuple[Part, str, str]] = [
         (lambda each, told: drop(each, told, w.DOOMED_ID, "doomed"), "txn.delete", "after"),
-        (lambda each, _told: stage(each, w.FIVE), "stage.sync", "before"),
+        (lambda each, _told: stage(each, w.FIVE), "stage.output", "before"),
+        (lambda each, told: put(each, told, w.THREE, "3" * 64), "stage.sync", "before"),
         (lambda each, _told: each.checkpoint(archive=True), "archive.rename", "after"),
         (lambda each, told: drop(each, told, "4" * 64), "txn.delete.gone", "after"),
         (_with_big_data, "apply.big-data.write", "after"),

@@ -34,7 +34,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 116)
 # (fault point, before or after the effect, how-manyeth passing, what it means, must recovery have an image?)
 KILLS = [
     ("unpack.entry", "before", 400, "half-way through unpacking", False),
-    ("txn.seal", "after", 1, "one layer is staged", False),
+    ("stage.output", "after", 1, "one layer is finished, and nothing synced", False),
     ("txn.claim", "before", 1, "all is staged, nothing claimed", False),
     ("txn.claim", "after", 1, "the commit point has passed", True),
     ("publish.rename", "after", 2, "two of three trees are in place", True),

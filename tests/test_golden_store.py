@@ -18,6 +18,7 @@ sys.path.insert(0, str(GOLDEN))
 
 import make_store  # noqa: E402
 from make_store import NAMES, show, unpack  # noqa: E402
+from storekit import finished  # noqa: E402
 
 
 def expected(name):
@@ -56,6 +57,14 @@ def test_opening_the_other_one_does_what_was_planned_and_then_it_is_whole(tmp_pa
         assert {"1" * 64, "4" * 64, "d" * 64} < layers
         assert not {"2" * 64, "3" * 64, "5" * 64, "6" * 64, "7" * 64} & layers
     assert violations(str(root)) == []
+
+
+def test_of_what_was_left_filled_the_torn_is_swept_and_the_whole_kept(tmp_path):
+    with layerstore.open(unpack("filled", tmp_path), create=False) as store:
+        assert [a.do.value for a in store.recovery.actions] == ["release", "sweep"]
+        assert sorted(row["state"] for row in finished(store).values()) == ["staged", "staged", "staging"]
+        with make_store.staged(store, "filled") as left:
+            assert left.adopted == (os.geteuid() != 0)
 
 
 def test_a_golden_store_can_be_gone_on_with(golden):

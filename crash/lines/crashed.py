@@ -19,7 +19,7 @@ from layerstore.testing.children import run_child
 from layerstore.testing.ledger import Facts, Ledger, layer, name
 
 _PATIENCE_SECONDS = 120
-_X1, _X2, _X3, _X4 = (content(f"x{n}") for n in range(1, 5))
+_X1, _X2, _X3, _X4, _X5 = (content(f"x{n}") for n in range(1, 6))
 
 
 def crashed(root: str, ledger: Ledger, images: w.Images) -> None:
@@ -61,7 +61,8 @@ def _jobs(store: Store, images: w.Images) -> dict[str, tuple[Callable[[], object
     first = images.second
     return {
         "stage.txid": (lambda: w.stage(store, _X1), []),                                   # a tree without a row
-        "stage.sync": (lambda: w.stage(store, _X2), []),                                   # being staged
+        "stage.output": (lambda: w.stage(store, _X2), []),                                 # being staged
+        "stage.sync": (lambda: apply(_X5, "5"), [layer("5" * 64, _X5.diff_id)]),           # filled
         "apply.big-data.sync": (lambda: apply(_X3, "3", big_data={"k": b"v"}),     # creating
                                 [layer("3" * 64, _X3.diff_id)]),
         "publish.rename": (lambda: apply(_X4, "4", names=["four"]),                # promised, still staged

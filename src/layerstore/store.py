@@ -138,7 +138,7 @@ class Store:
     def stage(
         self, differ: Differ, *, options: StageOptions | None = None, progress: Callable[[int], None] = lambda _n: None,
     ) -> StagedLayer:
-        """Make a layer's content a complete, verified, durable tree, not yet visible.
+        """Make a layer's content a complete, verified tree, not yet visible.
 
         Args:
             differ: where the content comes from, e.g. ``TarDiffer(path, expect=descriptor)``.
@@ -151,8 +151,10 @@ class Store:
         Raises:
             InputError and its kin for bad content (nothing is left); HostError; BusyError.
 
-        Durability: the tree and its journal row are on disk when this returns. A crash before that leaves nothing
-        that the next open does not sweep; after it, the next stage of the same content adopts the tree, re-hashed.
+        Durability: none yet for the content: the apply makes it durable, one sync for all that it applies, or
+        ``StagedLayer.seal`` before. After a kill the next stage of the same content (known by the differ's content key)
+        adopts the tree, when it has verified all of it; after a loss of power, too, if it is still whole. What was not
+        finished is swept by the next open.
 
         """
         return stage.stage(self._handle, differ, options or StageOptions(), progress)
@@ -179,8 +181,9 @@ class Store:
             ParentUnavailableError, DuplicateLayerError, DuplicateNameError, InvalidArgumentError, StagedHandleError:
             nothing happened, the handle is still good. PendingError: it is durable and will be finished.
 
-        Durability: committed, visible and on disk when this returns. A crash before the commit point leaves it
-        staged; after, recovery finishes it.
+        Durability: committed, visible and on disk when this returns, by one syncfs and, with the row that ``stage``
+        made, three durable transactions (big data costs more). A crash before the commit point leaves it staged or
+        filled, for the next stage of the same content; after, recovery finishes it.
 
         """
         spec = apply.LayerSpec(staged, parent=parent, id=id, names=tuple(names), big_data=dict(big_data or {}))
@@ -213,8 +216,9 @@ class Store:
         Raises:
             SourceError, DigestMismatchError … for bad content; DuplicateNameError; HostError; PendingError.
 
-        Durability: image and layers are on disk and visible, together, when this returns. A crash before leaves
-        the image absent, and finished layers staged for the next pull.
+        Durability: image and layers are on disk and visible, together, when this returns, by one syncfs and three
+        durable transactions. A crash before leaves the image absent. Finished layers are there for the next pull after a
+        kill or an error; after a loss of power if write-back had them, or if ``PullOptions.seal_every`` sealed them.
 
         """
         return pull.pull(self._handle, source, names, options or pull.PullOptions(), progress or pull.Quiet())
@@ -417,7 +421,7 @@ class Store:
         return recover.recover(self._handle)
 
     def close(self) -> None:
-        """Give locks and descriptors back. Unapplied staged layers stay staged."""
+        """Give locks and descriptors back. Unapplied staged layers stay, as after ``StagedLayer.release``."""
         self._handle.close()
 
     def __enter__(self) -> Store:

@@ -53,7 +53,7 @@ A, B = "a" * 64, "b" * 64
 
 def test_an_errno_that_is_armed_is_raised_there_and_nowhere_else(store):
     with raising("stage.sync", "EIO") as fault, pytest.raises(errors.OutcomeUnknownError):
-        store.stage(differ())
+        add(store)
     assert (fault.passed, fault.fired) == (1, 1)
 
 
@@ -152,7 +152,7 @@ def test_a_delay_holds_up_one_thread_and_lets_readers_go_on(store):
         assert go_on.wait(60)
 
     with delaying("stage.sync", 0, sleep=wait):
-        writer = threading.Thread(target=lambda: store.stage(differ()).release())
+        writer = threading.Thread(target=lambda: store.stage(differ()).seal())
         writer.start()
         assert at_the_point.wait(60)
         assert list(store.layers()) == []     # a reader is not held up

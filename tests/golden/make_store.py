@@ -1,11 +1,12 @@
 """Make the golden stores: what the first release left on disk, for every later one to open.
 
-    python tests/golden/make_store.py tests/golden/v1      (as root; the stores are made as ``nobody``)
+    python tests/golden/make_store.py tests/golden/v1 NAME…      (as root; the stores are made as ``nobody``)
 
 ``clean.tar.gz`` is a store at rest: a base layer, one on it with big data and a name, an image, a staged tree, trash,
 an archived segment. ``redo.tar.gz`` is what a loss of power and a kill left: lost renames, a torn side file, a lost
-image file, a batch that was promised, a deletion that was promised, a tree that was being staged, a stray. Beside
-each: ``<name>.json``, with what it holds, its canonical dump, and what recovery plans.
+image file, a batch that was promised, a deletion that was promised, a tree that was being staged, a stray.
+``filled.tar.gz`` has what came with the file ``output``: a tree that was filled and not synced when its owner was killed,
+one whose ``output`` is torn, one that was rolled back to staged. Beside each: ``<name>.json``, with what it holds, its canonical dump, and what recovery plans.
 
 They are made once and never edited or made anew: a new format gets new files beside these. Made as an ordinary user,
 so that no owner is recorded and anybody can unpack them.
@@ -32,7 +33,8 @@ from layerstore.model import Descriptor  # noqa: E402
 from layerstore.testing.children import run_child, start_child  # noqa: E402
 
 NOBODY = 65534
-NAMES = ("clean", "redo")
+NAMES = ("clean", "redo", "filled")
+XATTR = "SCHILY.xattr."
 LEFT_OUT = ("lock.mdb",)   # LMDB makes it anew, and it is of one machine
 
 
@@ -48,7 +50,9 @@ def clean(root, pictures):
         store.pull(pictures.reference, names=["app"])
         put(store, "doomed", "e" * 64)
         store.delete_layer("e" * 64)
-        staged(store, "left").release()
+        left = staged(store, "left")
+        left.seal()
+        left.release()
 
 
 def redo(root, pictures):
@@ -72,6 +76,21 @@ def redo(root, pictures):
     side.write_bytes(side.read_bytes()[:20])
     os.rename(path / "trash" / gone.txid, path / "layers" / gone.id)
     os.unlink(path / "images" / pictures.id)
+
+
+def filled(root, pictures):
+    """What a kill leaves since trees are sealed with their claim, and what a loss of power may make of it."""
+    clean(root, pictures)
+    killed_together(root, {
+        "stage.sync:before": lambda store: put(store, "filled", "1" * 64),
+        "stage.output:after": lambda store: put(store, "torn", "2" * 64),
+        "apply.big-data.write:after": lambda store: put(store, "claimed", "7" * 64, big_data={"k": b"v"}),
+    })
+    torn = content("torn").diff_id
+    for output in sorted(pathlib.Path(root, "staging").glob("*/output")):
+        data = output.read_bytes()
+        if torn.encode() in data:
+            output.write_bytes(data[: len(data) // 2])
 
 
 def killed_together(root, doings):
@@ -132,7 +151,7 @@ def make(name, directory, work):
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-        {"clean": clean, "redo": redo}[name](root, picture(os.path.join(work, f"{name}-image"),
+        {"clean": clean, "redo": redo, "filled": filled}[name](root, picture(os.path.join(work, f"{name}-image"),
                                                             [content("i1"), content("i2"), content("i4")]))
         with open(shown, "w") as file:
             json.dump(show(root), file, indent=1, sort_keys=True)
@@ -142,12 +161,15 @@ def make(name, directory, work):
         raise AssertionError(f"making {name} failed")
     shutil.copyfile(shown, os.path.join(directory, f"{name}.json"))
     with tarfile.open(os.path.join(directory, f"{name}.tar.gz"), "w:gz", format=tarfile.PAX_FORMAT) as archive:
-        archive.add(root, arcname=name, filter=_entry)
+        archive.add(root, arcname=name, filter=lambda info: _entry(info, work))
 
 
-def _entry(info):
+def _entry(info, work):
     info.uid = info.gid = 0
     info.uname = info.gname = ""
+    path = os.path.join(work, info.name)
+    for each in os.listxattr(path, follow_symlinks=False):
+        info.pax_headers[XATTR + each] = os.getxattr(path, each, follow_symlinks=False).decode()
     return None if os.path.basename(info.name) in LEFT_OUT else info
 
 
@@ -171,11 +193,14 @@ def unpack(name, directory):
         for info in archive:
             if info.issym():   # the only times that ``extractall`` leaves out
                 os.utime(os.path.join(directory, info.name), (info.mtime, info.mtime), follow_symlinks=False)
+            for key, value in info.pax_headers.items():
+                if key.startswith(XATTR):
+                    os.setxattr(os.path.join(directory, info.name), key.removeprefix(XATTR), value.encode())
     return pathlib.Path(directory, name)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
         os.chmod(made, 0o777)
-        for each in NAMES:
+        for each in sys.argv[2:]:
             make(each, sys.argv[1], made)

@@ -1,7 +1,7 @@
 """Fault points armed in this process, for a while: a kill, an errno, a delay. And the same for a process to start.
 
     with raising("stage.sync", "EIO"), pytest.raises(layerstore.OutcomeUnknownError):
-        store.stage(differ)
+        store.pull("oci:./image")
 
 Leaving the ``with`` proves that the fault happened: ``FaultNotReachedError`` if it did not. One fault is enough to
 say what a crash does, but several may be armed, one within the other. Which points there are: ``passings``.
