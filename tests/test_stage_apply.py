@@ -309,13 +309,22 @@ def test_whatever_a_loss_of_power_tore_of_a_tree_that_was_not_sealed_is_noticed_
 
 @pytest.mark.parametrize("tear", [torn, lambda path: path.unlink(), lambda path: path.write_bytes(b"")],
                          ids=["half", "missing", "empty"])
-def test_a_tree_that_does_not_say_whole_that_it_is_finished_is_swept(root, tear):
+@pytest.mark.parametrize("name", ["output", "txid"])
+def test_a_tree_that_does_not_say_whole_that_it_is_finished_and_which_it_is_is_swept(root, name, tear):
     left_behind(root, sealed=False)
     (txid,) = tree_names(root, "staging")
-    tear(root / "staging" / txid / "output")
+    tear(root / "staging" / txid / name)
     with layerstore.open(root) as store:
         assert [a.do.value for a in store.recovery.actions] == ["sweep"]
         assert tree_names(root, "staging") == []
+
+
+def test_a_tree_that_was_torn_beneath_an_open_store_holds_nobody_up(store, root):
+    store.stage(differ(keyed=True)).release()
+    (txid,) = tree_names(root, "staging")
+    torn(root / "staging" / txid / "txid")
+    with store.stage(differ(keyed=True), options=StageOptions(wait=60)) as staged:
+        assert not staged.adopted
 
 
 def test_what_says_that_a_tree_is_finished_is_of_no_use_in_another_tree(root):

@@ -162,10 +162,10 @@ def _join(handle: Handle, txid: str) -> Staging | None:
         return None   # slice by slice: a reader may hold what was committed meanwhile
     with handle.read() as view:
         row = view.get("layers", txid)
-    if row is None or fs.read_txid(lock.fd) != txid:
+    state = State.ABSENT if row is None else State(row["state"])
+    if row is None or (fs.read_txid(lock.fd) != txid and state is not State.STAGING):
         lock.close()
         return None
-    state = State(row["state"])
     left = executor.left_output(lock.fd, txid) if state is State.STAGING else None
     if state is State.STAGED or left is not None:
         handle.hold(txid, lock)

@@ -59,12 +59,15 @@ def left_at(handle: Handle, txid: str) -> Row | None:
 
 
 def left_output(tree_fd: int, txid: str) -> Row | None:
-    """What the file ``output`` of a tree says (``output``, ``filled_ns``); None if it is missing, torn or another's."""
+    """What the file ``output`` of a tree says (``output``, ``filled_ns``).
+
+    None if it is missing, torn or another's. So, too, if the tree's own ``txid`` is: nothing was synced, any of it may be.
+    """
     try:
         found = records.read(fs.read_file(tree_fd, records.OUTPUT_FILE), "the side file 'output'")
     except DamagedError:
         return None
-    return found if found["txid"] == txid else None
+    return found if found["txid"] == fs.read_txid(tree_fd) == txid else None
 
 
 def _is_held(handle: Handle, txid: str, row: Mapping[str, Any], places: set[Place]) -> bool:
