@@ -13,7 +13,7 @@ import pytest
 from fuzz import mutate, nasties
 from fuzz.targets import TARGETS
 from layerstore.errors import CompressionError
-from layerstore.unpack import _Dir
+from layerstore.unpack.tree import Dir
 
 FINDINGS = Path(__file__).parent.parent / "fuzz" / "findings"
 MUTATIONS = {"unpack": 3_000, "tar_split": 3_000, "journal_segment": 3_000, "manifest": 6_000}
@@ -72,7 +72,7 @@ def test_a_truncated_stream_that_is_taken_for_a_whole_one_is_seen(monkeypatch):
 def test_an_escape_is_seen_by_the_canary(monkeypatch):
     """Parents are not walked any more: the kernel follows a symbolic link of the archive, wherever it leads."""
     monkeypatch.setattr("layerstore.dirfds.DIRECTORY", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    monkeypatch.setattr("layerstore.unpack._Unpacker._walk", lambda self, path, entry, *, make: (path, _Dir()))
+    monkeypatch.setattr("layerstore.unpack.tree.Tree.walk", lambda self, path, entry, *, make: (path, Dir()))
     escape = nasties.header(b"out", b"2", link=b"../../../canary") + nasties.file(b"out/evil") + nasties.END
     with pytest.raises(AssertionError, match="outside"):
         target("unpack").check(escape)

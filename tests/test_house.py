@@ -36,7 +36,7 @@ ORDER = [
     ["lifecycle"],
     ["manifest", "records", "tar", "tarsplit"],
     ["packed"],
-    ["dirfds", "whiteouts"],
+    ["dirfds", "threads", "whiteouts"],
     ["compression", "filesystem", "form", "fs", "override"],
     ["states"],
     ["filecaps", "model", "namespace", "observe", "privilege"],

@@ -323,10 +323,10 @@ def test_an_error_in_the_hashing_thread_comes_out_and_nobody_hangs(tmp_path, mon
             raise MemoryError("no memory for hashing")
         return original(*_args)
 
-    original = differ_module._Channel.get
+    original = differ_module.Channel.get
     with layerstore.open(tmp_path / "s") as store:
         if where == "get":
-            monkeypatch.setattr(differ_module._Channel, "get", fail)
+            monkeypatch.setattr(differ_module.Channel, "get", fail)
         else:
             failing = type("Failing", (), {"update": fail, "hexdigest": lambda self: "0" * 64})
             monkeypatch.setattr(differ_module, "hashlib", type("Hashlib", (), {"sha256": failing}))

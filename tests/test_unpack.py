@@ -29,15 +29,15 @@ FORM = "trusted" if os.geteuid() == 0 else "user"
 class Tree:
     """A staging directory to unpack into, and eyes to look at it with."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, alone=None):
+        self.path, self.alone = path, alone
         self.diff = path / "diff"
         self.diff.mkdir(parents=True)
         self.fds = [os.open(p, os.O_RDONLY) for p in (path, self.diff)]
 
     def unpack(self, data, *, end=True, chunk=1 << 20, form=FORM, limits=None, **more):
         target = DiffTarget(*self.fds, overlay_form=form, limits=limits or Limits(), **more)
-        self.result = unpack(chunks(data + (END if end else b""), chunk), target)
+        self.result = unpack(chunks(data + (END if end else b""), chunk), target, alone=self.alone)
         return self.result
 
     def sound(self):
@@ -69,9 +69,9 @@ class Tree:
             os.close(fd)
 
 
-@pytest.fixture
-def tree(tmp_path):
-    tree = Tree(tmp_path / "layer")
+@pytest.fixture(params=[None, 0], ids=["", "by-threads"])
+def tree(tmp_path, request):
+    tree = Tree(tmp_path / "layer", alone=request.param)
     yield tree
     tree.close()
 
@@ -492,7 +492,7 @@ def test_descriptors_stay_few_however_many_directories_there_are(tree):
         tree.unpack(b"".join(file(b"d%d/f" % n) for n in range(300)) + pax((b"path", b"/".join([b"x"] * 250))) + file(b"x"))
     finally:
         faults.install(previous)
-    assert most - before <= 135
+    assert most - before <= 170   # what is cached, and what files being made keep open
     tree.sound()
 
 

@@ -16,15 +16,15 @@ from layerstore.descriptors import Descriptor
 __all__ = ["DIRECTORY", "DirFds"]
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_CAPACITY = 128                          # descriptors: a process has 1024 by default, for several layers
+_CAPACITY = 96                           # descriptors: a process has 1024 by default, for several layers
 
 
 class DirFds:
     """A bounded cache of open directories below *root_fd*, which the caller owns.
 
     Paths are clean, as ``tar.Entry`` has them; ``b""`` is the root. A descriptor stays open until the next
-    call of ``get``; who needs two at a time dups the first. OSError as open(2) gives it: ENOENT, ENOTDIR,
-    ELOOP for a symbolic link, EACCES.
+    call of ``get``; who needs it longer keeps its owner (``held``) or dups it. OSError as open(2) gives it: ENOENT,
+    ENOTDIR, ELOOP for a symbolic link, EACCES.
     """
 
     def __init__(self, root_fd: int) -> None:
@@ -53,8 +53,12 @@ class DirFds:
             made = self._open[each] = Descriptor(each.rpartition(b"/")[2], DIRECTORY, dir_fd=fd)
             fd = made.fd
             if len(self._open) > _CAPACITY:
-                self._open.popitem(last=False)[1].close()
+                self._open.popitem(last=False)   # closed when nobody holds it any more
         return fd
+
+    def held(self, path: bytes) -> tuple[int, Descriptor | None]:
+        """The same, with what keeps the descriptor open as long as it is kept (None: the root, which is the caller's)."""
+        return self.get(path), self._open.get(path)
 
     def forget(self, path: bytes) -> None:
         """Close what is open at or beneath *path*: it is about to be removed."""

@@ -31,6 +31,7 @@ from layerstore.tar import Entry, os_text
 
 __all__ = ["Dresser", "entry_text", "improvable"]
 
+_UNKNOWN = (-1, -1, -1)
 _SAFE_SECONDS = 1 << 31                  # every file system holds times this far from 1970
 _XATTR_UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS})
 _XATTR_TOO_LARGE = frozenset({errno.E2BIG, errno.ERANGE})
@@ -48,9 +49,16 @@ class Dresser:
         # fuse-overlayfs 1.x, once it finds the attribute at a layer's root, wants it on every file and directory
         self._says_all = not self._powers.chowns
 
-    def open_file(self, fd: int, entry: Entry, *, override_stat: bool = False) -> int:
-        """A file or directory that is open as *fd*; with *override_stat* it gets ``override``'s attribute in any case."""
-        unset = self._chown(entry, lambda uid, gid: os.fchown(fd, uid, gid))
+    def open_file(
+        self, fd: int, entry: Entry, *, override_stat: bool = False, born: tuple[int, int, int] = _UNKNOWN,
+    ) -> int:
+        """A file or directory that is open as *fd*; *born* with this owner, group and mode, if that is known.
+
+        With *override_stat* it gets that attribute in any case.
+        """
+        unset = 0
+        if self._mapped or (entry.uid, entry.gid) != born[:2]:
+            unset = self._chown(entry, lambda uid, gid: os.fchown(fd, uid, gid))
         if entry.xattrs:
             unset |= self._set_xattrs(fd, entry)
         mode = entry.mode if self._powers.reads_all else override.readable(entry.type, entry.mode)
@@ -59,7 +67,8 @@ class Dresser:
         # before the mode: a file that its owner may not write can be given no attribute of user.* (xattr(7))
         if (override_stat or self._says_all or unset & (OWNER | MODE)) and override.write(fd, entry):
             unset |= OVERRIDE
-        os.fchmod(fd, mode)
+        if mode != born[2]:
+            os.fchmod(fd, mode)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         if _is_safe(entry):
             return unset

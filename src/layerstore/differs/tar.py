@@ -8,35 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
-from typing import Any, BinaryIO, Generic, TypeVar
+from contextlib import closing
+from typing import Any, BinaryIO
 
 from layerstore.compression import Decompressed, decompressed
 from layerstore.errors import (
-    BusyError,
     DigestMismatchError,
     InvalidArgumentError,
-    IoError,
     LayerstoreError,
     SizeMismatchError,
     SourceError,
 )
 from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
+from layerstore.threads import Channel, Worker, running
 from layerstore.unpack import unpack
 
 __all__ = ["Source", "TarDiffer", "fill"]
-
-T = TypeVar("T")
-W = TypeVar("W", "_Hashes", "_Ahead")
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Callable[[], BinaryIO]
 
 _CHUNK = 1 << 20                         # bytes read at once
 _DEPTH = 8                               # chunks between two threads: rides out a slow file or read
-_LOOK_SECONDS = 0.5                      # who waits for another thread looks so often whether it is alive
 
 
 class TarDiffer:
@@ -97,7 +91,7 @@ def fill(
     hashes = _Hashes()
     measured = _measured(blob, hashes, expect, target.progress)
     stream = decompressed(measured, limits=target.limits, compression=compression)
-    with _running(hashes), _running(_Ahead(_hashed(stream, hashes))) as ahead:
+    with running(hashes), running(_Ahead(_hashed(stream, hashes))) as ahead:
         unpacked = unpack(ahead, target, require_end=expect is None and diff_id is None)
         blob_digest, actual_id = hashes.finish()
     plain = stream.compression == "none"
@@ -163,114 +157,7 @@ def _hashed(stream: Decompressed, hashes: _Hashes) -> Iterator[bytes]:
         yield chunk
 
 
-class _Channel(Generic[T]):
-    """A bounded queue between two threads. Who waits also looks whether the thread at the other end is alive.
-
-    Made of SimpleQueues, whose every operation is one step of C: an interrupt inside a ``queue.Queue`` can leave its
-    lock held, and then whoever closes it hangs.
-    """
-
-    def __init__(self, depth: int) -> None:
-        self._items: queue.SimpleQueue[T | None] = queue.SimpleQueue()
-        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(depth):
-            self._room.put(None)
-
-    def put(self, item: T, alive: Callable[[], bool]) -> bool:
-        """False if nobody takes it any more."""
-        while True:
-            try:
-                self._room.get(timeout=_LOOK_SECONDS)
-            except queue.Empty:
-                if not alive():
-                    return False
-            else:
-                self._items.put(item)
-                return True
-
-    def get(self, alive: Callable[[], bool]) -> T | None:
-        """None at the end."""
-        while True:
-            try:
-                item = self._items.get(timeout=_LOOK_SECONDS)
-            except queue.Empty:
-                if not alive() and self._items.empty():
-                    return None
-            else:
-                self._room.put(None)
-                return item
-
-    def end(self) -> None:
-        """Nothing more comes. Waits for nobody, and may be said again."""
-        self._items.put(None)
-
-    def make_room(self) -> None:
-        """Let who waits for room go on, to see that it shall stop."""
-        self._room.put(None)
-
-
-class _Worker:
-    """A thread that does one thing, and says whether it did it to its end. Start and close it by ``_running``."""
-
-    def __init__(self, name: str) -> None:
-        self._error: BaseException | None = None
-        self._whole = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> None:
-        try:
-            self._thread.start()
-        except RuntimeError as error:   # what Python makes of clone(2)'s EAGAIN
-            hint = "raise the limit on threads (ulimit -u), or use fewer workers"
-            raise BusyError(f"no thread to unpack with: {error}", hint=hint) from error
-
-    def _run(self) -> None:
-        try:
-            self._do()
-        except BaseException as error:  # noqa: BLE001 - e.g. MemoryError: handed to whoever waits for the work
-            self._error = error
-
-    def _do(self) -> None:
-        try:
-            self._work()
-        finally:
-            self._ended()
-
-    def _work(self) -> None:
-        """Do it; set ``_whole`` at its end."""
-        raise NotImplementedError
-
-    def _ended(self) -> None:
-        """Told in the thread, when there is nothing more to come."""
-
-    def _check(self) -> None:
-        """Raise what stopped the work before its end."""
-        if self._error is not None:
-            raise self._take_error()
-        if not self._whole:
-            raise IoError(f"the thread {self._thread.name!r} ended by itself")
-
-    def _take_error(self) -> BaseException:
-        """Once: an error that is kept here would keep alive, by its traceback, all that waited for the work."""
-        error, self._error = self._error, None
-        assert error is not None
-        return error
-
-
-@contextmanager
-def _running(worker: W) -> Iterator[W]:
-    """The worker's thread lives as long as this lasts, and no longer, whatever comes between."""
-    try:
-        try:
-            worker.start()
-            yield worker
-        finally:
-            worker.close()
-    finally:
-        worker.close()
-
-
-class _Hashes(_Worker):
+class _Hashes(Worker):
     """sha256 of the blob and of the tar, in a thread of its own. A plain tar is hashed once."""
 
     def __init__(self) -> None:
@@ -278,7 +165,7 @@ class _Hashes(_Worker):
         self.blob_size = 0
         self._blob, self._tar = hashlib.sha256(), hashlib.sha256()
         self._plain = False
-        self._jobs: _Channel[tuple[Any, bytes]] = _Channel(2 * _DEPTH)
+        self._jobs: Channel[tuple[Any, bytes]] = Channel(2 * _DEPTH)
 
     def plain(self) -> None:
         """From now on the blob's chunks need no hashing: they are the tar's."""
@@ -312,13 +199,13 @@ class _Hashes(_Worker):
         return "sha256:" + self._blob.hexdigest(), "sha256:" + self._tar.hexdigest()
 
 
-class _Ahead(_Worker):
+class _Ahead(Worker):
     """Run an iterator in a thread, a few chunks ahead of who iterates here."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         super().__init__("layerstore-read")
         self._source = chunks
-        self._chunks: _Channel[bytes] = _Channel(_DEPTH)
+        self._chunks: Channel[bytes] = Channel(_DEPTH)
         self._stopped = False
 
     def _work(self) -> None:

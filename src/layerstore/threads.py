@@ -1,0 +1,129 @@
+"""Threads that live as long as a ``with`` does, and bounded channels between them. Knows nothing of layers.
+
+Everything is made of SimpleQueues, whose every operation is one step of C: an interrupt inside a ``queue.Queue`` can
+leave its lock held, and then whoever closes it hangs.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from layerstore.errors import BusyError, IoError
+
+__all__ = ["Channel", "Worker", "running"]
+
+T = TypeVar("T")
+W = TypeVar("W", bound="Worker")
+
+_LOOK_SECONDS = 0.5                      # who waits for another thread looks so often whether it is alive
+
+
+class Channel(Generic[T]):
+    """A bounded queue between threads. Who waits also looks whether the thread at the other end is alive."""
+
+    def __init__(self, depth: int) -> None:
+        self._items: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(depth):
+            self._room.put(None)
+
+    def put(self, item: T, alive: Callable[[], bool]) -> bool:
+        """False if nobody takes it any more."""
+        while True:
+            try:
+                self._room.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if not alive():
+                    return False
+            else:
+                self._items.put(item)
+                return True
+
+    def get(self, alive: Callable[[], bool]) -> T | None:
+        """None at the end."""
+        while True:
+            try:
+                item = self._items.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if not alive() and self._items.empty():
+                    return None
+            else:
+                self._room.put(None)
+                return item
+
+    def end(self) -> None:
+        """Nothing more comes, for one of those who take. Waits for nobody, and may be said again."""
+        self._items.put(None)
+
+    def make_room(self) -> None:
+        """Let who waits for room go on, to see that it shall stop."""
+        self._room.put(None)
+
+
+class Worker:
+    """A thread that does one thing, and says whether it did it to its end. Start and close it by ``running``."""
+
+    def __init__(self, name: str) -> None:
+        self._error: BaseException | None = None
+        self._whole = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        try:
+            self._thread.start()
+        except RuntimeError as error:   # what Python makes of clone(2)'s EAGAIN
+            hint = "raise the limit on threads (ulimit -u), or use fewer workers"
+            raise BusyError(f"no thread to unpack with: {error}", hint=hint) from error
+
+    def close(self) -> None:
+        """End the thread and wait for it. May be called again."""
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        try:
+            self._do()
+        except BaseException as error:  # noqa: BLE001 - e.g. MemoryError: handed to whoever waits for the work
+            self._error = error
+
+    def _do(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._ended()
+
+    def _work(self) -> None:
+        """Do it; set ``_whole`` at its end."""
+        raise NotImplementedError
+
+    def _ended(self) -> None:
+        """Told in the thread, when there is nothing more to come."""
+
+    def _check(self) -> None:
+        """Raise what stopped the work before its end."""
+        if self._error is not None:
+            raise self._take_error()
+        if not self._whole:
+            raise IoError(f"the thread {self._thread.name!r} ended by itself")
+
+    def _take_error(self) -> BaseException:
+        """Once: an error that is kept here would keep alive, by its traceback, all that waited for the work."""
+        error, self._error = self._error, None
+        assert error is not None
+        return error
+
+
+@contextmanager
+def running(worker: W) -> Iterator[W]:
+    """The worker's thread lives as long as this lasts, and no longer, whatever comes between."""
+    try:
+        try:
+            worker.start()
+            yield worker
+        finally:
+            worker.close()
+    finally:
+        worker.close()

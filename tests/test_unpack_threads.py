@@ -1,0 +1,222 @@
+"""Files made by threads: the tree, the manifest and the tar-split are those that one thread would have made."""
+
+import hashlib
+import itertools
+import os
+import stat
+import threading
+
+import pytest
+from tarmaker import END, chunks, directory, file, hardlink, pax, symlink
+from test_unpack import FORM, Tree
+
+from fuzz import nasties
+from layerstore.assemble import assembled
+from layerstore.errors import ArchiveError, LayerstoreError, LimitExceededError
+from layerstore.model import DiffTarget, Limits
+from layerstore.unpack import files, making, unpack
+
+MANY = b"".join(file(b"d%d/f%d" % (n % 7, n), b"%d" % n * (n % 50)) for n in range(500))
+A, B = b"first content", b"another content"
+
+
+@pytest.fixture
+def trees(tmp_path):
+    made = []
+
+    def make(alone):
+        made.append(Tree(tmp_path / f"layer{len(made)}", alone=alone))
+        return made[-1]
+
+    yield make
+    for tree in made:
+        tree.close()
+
+
+def look(tree):
+    """All that there is: the layer's directory, kept files and side files included."""
+    found = {}
+    for directory_, names, others in os.walk(tree.path):
+        for name in names + others:
+            path = os.path.join(directory_, name)
+            s = os.lstat(path)
+            content = None
+            if stat.S_ISREG(s.st_mode):
+                with open(path, "rb") as opened:
+                    content = hashlib.sha256(opened.read()).hexdigest()
+            times = s.st_mtime_ns if "diff/" in path else 0
+            found[os.path.relpath(path, tree.path)] = (s.st_mode, s.st_uid, s.st_nlink, times, content)
+    return found
+
+
+def same(trees, data, *, end=True):
+    one, other = trees(10**9), trees(0)
+    for tree in (one, other):
+        tree.unpack(data, end=end, chunk=3000)
+    assert look(one) == look(other)
+    assert one.result == other.result
+    assert b"".join(assembled(other.fds[0])) == data + (END if end else b"")
+    other.sound()
+    return other
+
+
+def threads():
+    return [t.name for t in threading.enumerate() if t.name.startswith("layerstore-create")]
+
+
+CLASHES = {
+    "a file by a file": file(b"x", A) + MANY + file(b"x", B),
+    "a file by a file at once": MANY + file(b"x", A) + file(b"x", B) + file(b"x", A),
+    "an empty file": MANY + file(b"x") + file(b"x", B) + file(b"x"),
+    "a symbolic link by a file": symlink(b"x", b"d1") + MANY + file(b"x", A),
+    "a file by a symbolic link": MANY + file(b"x", A) + symlink(b"x", b"d1"),
+    "a file by a directory": MANY + file(b"x", A) + directory(b"x/") + file(b"x/y", B),
+    "a file by an implied directory's whiteout": MANY + file(b"x", A) + file(b".wh.x"),
+    "a whiteout by a file": file(b".wh.x") + MANY + file(b"x", A),
+    "a hard link to what is being made": MANY + file(b"x", A) + hardlink(b"y", b"x"),
+    "a hard link in the place of what is being made": MANY + file(b"x", A) + file(b"y", B) + hardlink(b"y", b"x"),
+    "a hard-linked file by a file": file(b"x", A) + hardlink(b"y", b"x") + MANY + file(b"y", B),
+    "a directory with what is being made by a file": MANY + file(b"e/x", A) + file(b"e/y", B) + file(b"e", A),
+    "a link through which the last one went": MANY + symlink(b"s", b"d1") + file(b"s/x", A) + file(b"s", B) + file(b"d1/x", B),
+    "many entries behind one file": MANY + file(b"x", A) + b"".join(symlink(b"l%d" % n, b"x") for n in range(1500)),
+    "what is large among what is small": file(b"x", A) + file(b"big", b"b" * 300_000) + file(b"y", B) + file(b"big", A),
+}
+
+
+@pytest.mark.parametrize("case", CLASHES)
+def test_whatever_takes_the_place_of_a_file_that_is_being_made_the_layer_is_the_same(trees, case):
+    same(trees, CLASHES[case])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
+def test_entries_of_one_name_count_in_the_archives_order(trees, order):
+    parts = [file(b"n", A), file(b"n", B), symlink(b"n", b"d2"), file(b".wh.n")]
+    same(trees, MANY + b"".join(parts[i] for i in order))
+
+
+def test_every_hand_made_nasty_gives_the_same_layer_or_the_same_error(trees):
+    def outcome(tree, data):
+        limits = Limits(max_entries=500, max_bytes=4 << 20, max_pax_record=1 << 14, max_depth=40)
+        try:
+            target = DiffTarget(*tree.fds, overlay_form=FORM, limits=limits)
+            return unpack(chunks(data, 700), target, require_end=False, alone=tree.alone)
+        except (ArchiveError, LimitExceededError) as error:
+            return str(error)
+
+    accepted = 0
+    for data in nasties.seeds("unpack"):
+        one, other = trees(10**9), trees(0)
+        first = outcome(one, data)
+        assert first == outcome(other, data)
+        if not isinstance(first, str):
+            assert look(one) == look(other)
+            accepted += 1
+    assert accepted > 5
+
+
+@pytest.mark.parametrize("case", ["beneath", "link"])
+def test_what_leads_through_a_file_that_is_being_made_is_refused_alike(trees, case):
+    data = {"beneath": file(b"x", A) + file(b"x/y", B), "link": symlink(b"s", b"d1") + file(b"s", A) + file(b"s/y", B)}[case]
+    texts = []
+    for alone in (10**9, 0):
+        with pytest.raises(ArchiveError, match="lies beneath") as caught:
+            trees(alone).unpack(MANY + data)
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+
+
+def test_files_are_made_by_threads_and_the_threads_end(trees, monkeypatch):
+    makers = set()
+    monkeypatch.setattr(files, "_write", lambda fd, data, write=files._write: (
+        makers.add(threading.current_thread().name), write(fd, data)))
+    trees(0).unpack(MANY)
+    assert makers == {"layerstore-create"}
+    assert threads() == []
+
+
+def test_a_small_layer_needs_no_thread(trees, monkeypatch):
+    monkeypatch.setattr(making.Creator, "start", None)   # calling it would fail
+    trees(None).unpack(b"".join(file(b"f%d" % n, A) for n in range(60)))
+
+
+def test_the_first_failure_in_the_archives_order_is_the_one_that_is_raised(trees, monkeypatch):
+    def failing(file, **more):
+        if file.name in (b"f100", b"f300"):
+            raise OSError(28, f"no room for {file.name.decode()}")
+        made(file, **more)
+
+    made = files.make
+    monkeypatch.setattr("layerstore.unpack.entries.make", failing)
+    with pytest.raises(OSError, match="no room for f100"):
+        trees(0).unpack(MANY)
+    assert threads() == []
+
+
+def test_a_thread_that_dies_is_noticed(trees, monkeypatch):
+    def dying(self, file):
+        raise MemoryError("in the thread")
+
+    monkeypatch.setattr(making.Creator, "_one", dying)
+    with pytest.raises((MemoryError, LayerstoreError)):
+        trees(0).unpack(MANY)
+    assert threads() == []
+
+
+def test_an_archive_that_turns_out_wrong_ends_the_threads(trees):
+    with pytest.raises(ArchiveError):
+        trees(0).unpack(MANY + file(b"../x"))
+    assert threads() == []
+
+
+def test_a_layer_that_is_no_longer_wanted_ends_the_threads(tmp_path):
+    cancelled = threading.Event()
+    tree = Tree(tmp_path / "layer")
+
+    def stream():
+        yield MANY
+        cancelled.set()
+        yield MANY.replace(b"d1/", b"e1/")
+
+    with pytest.raises(LayerstoreError, match="cancelled"):
+        unpack(stream(), DiffTarget(*tree.fds, overlay_form=FORM, cancelled=cancelled), alone=0)
+    assert threads() == []
+    tree.close()
+
+
+def test_few_records_wait_for_a_file_that_is_being_made(trees, monkeypatch):
+    most = 0
+
+    def add(self, *args):
+        nonlocal most
+        added(self, *args)
+        most = max(most, len(self))
+
+    added = making.Records.add
+    monkeypatch.setattr(making.Records, "add", add)
+    trees(0).unpack(file(b"x", A) + b"".join(symlink(b"l%d" % n, b"x") for n in range(3000)))
+    assert 1 < most <= 1100
+
+
+def test_files_being_made_hold_a_bounded_part_of_the_stream():
+    in_flight = making.InFlight()
+    size = 100_000
+    taken = 0
+    while not in_flight.add(files.NewFile(3, None, b"n", b"p%d" % taken, None, memoryview(bytes(size)))):
+        taken += 1
+    assert (taken + 1) * size <= making._BATCH_BYTES + size
+
+
+def test_modes_that_the_umask_cuts_are_right_in_threads_too(trees):
+    old = os.umask(0o077)
+    try:
+        tree = trees(0)
+        tree.unpack(b"".join(file(b"f%d" % n, A, mode=mode) for n, mode in enumerate([0o644, 0o755, 0o4755, 0o2711, 0o400, 0] * 20)))
+        tree.sound()
+    finally:
+        os.umask(old)
+
+
+def test_attributes_of_files_made_by_threads_are_set(trees):
+    tree = trees(0)
+    tree.unpack(MANY + pax((b"SCHILY.xattr.user.note", b"hello")) + file(b"x", A, mode=0o444))
+    assert os.getxattr(tree.diff / "x", "user.note") == b"hello"
