@@ -23,8 +23,8 @@ __all__ = ["PackedWriter", "file_digest", "open_regular", "read_chunks", "read_p
 
 _CHUNK = 1 << 20
 _MAX_RECORD = 32 << 20                   # bytes; names and a whole PAX header of attributes fit many times
-_BATCH = 256                             # records, or …
-_BATCH_BYTES = 1 << 18                   # … bytes that are compressed at once: the call costs more than a record
+_BATCH = 256                             # records that are compressed at once: the call costs more than a record
+_LARGE = 1 << 16                         # bytes of a record that is not held back
 
 
 class PackedWriter:
@@ -41,22 +41,29 @@ class PackedWriter:
         self._file = open(name, "wb", buffering=_CHUNK, opener=make)  # noqa: SIM115 - closed by finish and abandon
         self._hash = hashlib.sha256()
         self._zstd = ZstdWriter(_sink(self._file, self._hash))
-        self._pack = msgpack.Packer(use_bin_type=True).pack
-        self._pending: list[bytes] = []
-        self._size = 0
+        self._packer = msgpack.Packer(use_bin_type=True, autoreset=False)   # gathers what is packed
+        self._pack = self._packer.pack
+        self._pending = 0
         self.put((magic, version))
 
     def put(self, record: Any) -> None:
         """Add one record: whatever msgpack can hold."""
-        packed = self._pack(record)
-        self._pending.append(packed)
-        self._size += len(packed)
-        if len(self._pending) >= _BATCH or self._size >= _BATCH_BYTES:
+        self._pack(record)
+        self._pending += 1
+        if self._pending >= _BATCH:
+            self._flush()
+
+    def put_bytes(self, data: bytes) -> None:
+        """Add a record that is nothing but *data*."""
+        self._pack(data)
+        self._pending += 1 if len(data) < _LARGE else _BATCH
+        if self._pending >= _BATCH:
             self._flush()
 
     def _flush(self) -> None:
-        self._zstd.write(b"".join(self._pending))
-        self._pending, self._size = [], 0
+        self._zstd.write(self._packer.bytes())
+        self._packer.reset()
+        self._pending = 0
 
     def finish(self) -> str:
         """End the file, close it, and return its digest."""

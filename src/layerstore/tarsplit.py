@@ -85,9 +85,10 @@ class TarSplitWriter:
 
     def member(self, member: Member) -> None:
         """A member whose header has just been given as raw bytes; with ``path``, its data is in the tree."""
-        self._flush()
+        if self._raw:
+            self._flush()
         self._size += member.size
-        self._file.put(tuple(member))
+        self._file.put(member)
 
     def keep(self, from_fd: int, name: bytes, path: bytes) -> None:
         """Move the file *name* in *from_fd*, known as *path*, out of the tree's way: a later entry takes its place."""
@@ -114,9 +115,10 @@ class TarSplitWriter:
         if self._raw:
             joined = b"".join(self._raw)
             for start in range(0, len(joined), _RAW_PIECE):
-                self._file.put(joined[start : start + _RAW_PIECE])
+                self._file.put_bytes(joined[start : start + _RAW_PIECE])
             self._size += len(joined)
-            self._raw, self._raw_size = [], 0
+            self._raw.clear()
+            self._raw_size = 0
 
 
 def _digest_and_size(dir_fd: int, name: str) -> tuple[str, int]:
