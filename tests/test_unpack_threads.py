@@ -197,6 +197,23 @@ def test_few_records_wait_for_a_file_that_is_being_made(trees, monkeypatch):
     assert 1 < most <= 1100
 
 
+@pytest.mark.parametrize("where", ["of an entry that is no content", "after the end"])
+def test_little_of_the_stream_is_held_behind_a_file_that_is_being_made(trees, monkeypatch, where):
+    held = []
+
+    def raw(self, data):
+        much = told(self, data)
+        held.append(self._raw_size)
+        return much
+
+    told = making.Records.raw
+    monkeypatch.setattr(making.Records, "raw", raw)
+    zeros = bytes(20 << 20)
+    rest = file(b".wh..wh.plnk", zeros) + END if where.startswith("of") else END + zeros
+    same(trees, file(b"x", A) + rest, end=False)
+    assert max(held) <= 2 << 20
+
+
 def test_files_being_made_hold_a_bounded_part_of_the_stream():
     in_flight = making.InFlight()
     size = 100_000

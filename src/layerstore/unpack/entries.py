@@ -73,7 +73,7 @@ def unpack(
     with ExitStack() as threads:
         unpacker = _Unpacker(target, records, threads, alone)
         try:
-            reader = TarReader(chunks, target.limits, require_end=require_end, raw=records.raw)
+            reader = TarReader(chunks, target.limits, require_end=require_end, raw=unpacker.raw)
             for entry in reader:
                 faults.before("unpack.entry")
                 unpacker.add(entry, reader)
@@ -119,6 +119,12 @@ class _Unpacker(Tree):
         self.records.add(what, _member(entry, reader.raw_name, join(real, base)))
         if len(self.records) > _MOST_WAITING:
             self.settle()
+
+    def raw(self, data: bytes) -> None:
+        """Told by the reader of what is no file's content."""
+        if self.records.raw(data):
+            self.settle()
+            self.records.write_raw()
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():

@@ -25,6 +25,7 @@ _BATCH_BYTES = 1 << 20                   # … but its memory, and …
 _BATCH_DIRS = 8                          # … the directories that it keeps open, are bounded
 _BATCHES = 4                             # handed out and not seen finished
 _MAX_OWNERS = 65_536                     # different uids or gids: they become a field of the layer's row
+_MUCH_RAW = 1 << 20                      # bytes: of an entry that is no content, or of zeros at the end
 _LOOK_SECONDS = 0.5
 
 
@@ -160,6 +161,7 @@ class Records:
     def __init__(self, manifest: ManifestWriter, split: TarSplitWriter) -> None:
         self._manifest, self._split = manifest, split
         self._raw: list[bytes] = []
+        self._raw_size = 0
         self._waiting: deque[_Item] = deque()
         self.entries = self.unset = 0
         self.uids: set[int] = set()
@@ -169,14 +171,18 @@ class Records:
         """How many entries wait to be written."""
         return len(self._waiting)
 
-    def raw(self, data: bytes) -> None:
-        """Bytes of the stream that are no file's content; they belong before the next entry's data."""
+    def raw(self, data: bytes) -> bool:
+        """Bytes of the stream that are no file's content; they belong before the next entry's data.
+
+        True if there are many by now: then all that waits is to be settled, and ``write_raw`` called.
+        """
         self._raw.append(data)
+        self._raw_size += len(data)
+        return self._raw_size >= _MUCH_RAW
 
     def add(self, what: ManifestEntry | NewFile | None, member: Member) -> None:
         """An entry, complete but for *what* a thread is still making."""
-        raw = b"".join(self._raw)
-        self._raw.clear()
+        raw = self._take_raw()
         if self._waiting or type(what) is NewFile:
             self._waiting.append(_Item(raw, what, member))
         else:
@@ -204,8 +210,13 @@ class Records:
     def write_raw(self) -> None:
         """Write the bytes before the current entry's data; nothing may be waiting."""
         assert not self._waiting
-        self._split.raw(b"".join(self._raw))
+        self._split.raw(self._take_raw())
+
+    def _take_raw(self) -> bytes:
+        raw = b"".join(self._raw)
         self._raw.clear()
+        self._raw_size = 0
+        return raw
 
     def _write(self, item: _Item) -> None:
         if item.raw:
