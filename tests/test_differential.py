@@ -109,6 +109,24 @@ def test_libarchive_extracts_the_same_names_types_and_contents(shared, tmp_path_
     every()
 
 
+def test_a_random_tree_that_is_mounted_is_the_tree_that_is_extracted(shared, tmp_path_factory):
+    @settings(MODEST, max_examples=4)
+    @given(randomtrees.trees(privileged=True))
+    def every(made):
+        where = tmp_path_factory.mktemp("case")
+        case = Case(shared, where, made, "gnu", "posix 1.0")
+        (where / "mounted").mkdir()
+        shared.mount(case.layer, where / "mounted")
+        try:
+            treediff.assert_same(where / "mounted", case.ours)
+        finally:
+            shared.unmount(where / "mounted")
+            shutil.rmtree(where)
+
+    every()
+    assert written["gnu", "posix 1.0"] >= 2
+
+
 def test_the_comparison_can_fail(shared, tmp_path):
     made = {b"a": {"kind": "file", "mode": 0o644, "size": 9, "owner": None, "mtime_ns": 10**18, "xattrs": {}, "to": b"", "segments": []}}
     case = Case(shared, tmp_path, made, "gnu", "posix 1.0")
