@@ -47,6 +47,12 @@ def test_what_has_no_row_needs_nothing(store):
     assert executor.finish_delete(store._handle, "0" * 32, wait=0.0)
 
 
+def test_what_is_not_there_or_no_directory_does_not_say_that_it_is_filled(store, root):
+    (root / "staging" / ("f" * 32)).write_bytes(b"")
+    assert executor.left_at(store._handle, "0" * 32) is None
+    assert executor.left_at(store._handle, "f" * 32) is None
+
+
 @pytest.mark.parametrize("looks", [1, 2])
 def test_a_row_that_goes_while_its_tree_is_being_locked_needs_nothing_more(root, monkeypatch, looks):
     with layerstore.open(root) as store:

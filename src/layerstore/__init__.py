@@ -3,7 +3,8 @@
 Layout, top to bottom; a module imports only from below it (a test checks):
 
 ``cli`` · ``store`` (the face) · the verbs, one module each: ``pull`` ``apply`` ``stage`` ``delete`` ``mount``
-``check`` ``gc`` ``checkpoint`` ``recover`` ``holds``, over ``begin`` ``staging`` ``left`` (trees in hand) · ``executor`` (acts) and ``recovery`` (decides, pure) ·
+``check`` ``gc`` ``checkpoint`` ``recover`` ``holds``, over ``begin`` ``staging`` ``left`` (trees in hand) ·
+``executor`` (acts) and ``recovery`` (decides, pure) ·
 ``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·
 ``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``tar`` ``compression`` ·
 ``dress`` ``override`` ``meant`` (what may not be set) · ``idmap`` ``filecaps`` ``privilege`` ``namespace`` (whose it is,
