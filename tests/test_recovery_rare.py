@@ -257,7 +257,7 @@ def test_garbage_that_may_not_be_removed_does_not_keep_a_store_from_opening(root
         with layerstore.open(root) as store:
             store.stage(differ())
 
-    killed_at("stage.sync", "before", work)
+    killed_at("txn.begin", "after", work)
     with monkeypatch.context() as patch:
         patch.setattr(fs, "remove_tree", refuse)
         for done in (["sweep"], []):         # its row goes; the tree is a stray from then on
