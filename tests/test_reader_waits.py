@@ -65,7 +65,7 @@ def _held_within(root, call, log):
     return writer
 
 
-@pytest.fixture(params=["stop stage.sync", "stop txn.seal", "stop txn.claim", "within syncfs", "within fdatasync"])
+@pytest.fixture(params=["stop txn.begin", "stop stage.sync", "stop txn.claim", "within syncfs", "within fdatasync"])
 def held_writer(request, readable, tmp_path):
     how, where = request.param.split()
     writer = _stopped(readable, where) if how == "stop" else _held_within(readable, where, tmp_path / "writer.trace")

@@ -82,12 +82,12 @@ def test_recovery_removes_what_a_killed_process_was_staging(home):
 
 
 def left_behind(root):
-    """What is left when a process is killed while it stages."""
+    """What is left when a process is killed with a tree in hand that nobody else could ask for: it has no content key."""
     pid = os.fork()
     if not pid:
         with layerstore.open(root) as store:
             faults.install(lambda point, when: os._exit(9) if (point, when) == ("stage.sync", "before") else None)
-            store.stage(TarDiffer(LAYER))
+            store.apply_staged_layer(store.stage(TarDiffer(LAYER)))
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 
