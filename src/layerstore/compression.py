@@ -45,6 +45,7 @@ _ZSTD_HEADER = 18                       # bytes of a frame's header at most (RFC
 _ZSTD_WINDOW = 1 << 27                  # what zstd(1) takes without --long; larger frames are refused
 _XZ_MEMORY = 1 << 27                    # bytes that decoding may take; xz -9 makes streams that take half of it
 _PIECE = 1 << 20                        # bytes of a chunk handed on; gzip's output limit for a call
+_ENOUGH = 1 << 19                       # bytes of a piece that waits for no more
 _RATIO_GRACE = 16 << 20                 # bytes of output before the ratio is looked at
 
 
@@ -99,7 +100,7 @@ class Decompressed:
         decode = {
             "gzip": self._gunzip, "zstd": self._unzstd, "xz": self._unxz, "bzip2": self._bunzip2,
         }.get(self.compression, self._plain)
-        return (yield from decode(_put_back(head, chunks)))
+        return (yield from _evened(decode(_put_back(head, chunks))))
 
     def _account(self, produced: int) -> None:
         """Count *produced* more bytes of output, and stop a bomb before it is handed on."""
@@ -195,7 +196,7 @@ class Decompressed:
         frames = made = 0               # whole frames; bytes that the current one has become
         head = b""                      # its beginning
         fresh = True
-        pending: list[bytes] = []       # small outputs are joined: what comes after works per chunk
+        pending: list[bytes] = []       # joined here: they are many and small
         size = 0
         for data in _slices(chunks, _ZSTD_SLICE):
             self.bytes_in += len(data)
@@ -213,7 +214,7 @@ class Decompressed:
                     made += len(output)
                     pending.append(output)
                     size += len(output)
-                    if size >= _PIECE:
+                    if size >= _ENOUGH:
                         yield b"".join(pending)
                         pending, size = [], 0
                 if not frame.eof:
@@ -243,7 +244,7 @@ class Decompressed:
 
 
 def decompressed(chunks: Iterable[bytes], *, limits: Limits, compression: str = "auto") -> Decompressed:
-    """The plain bytes of *chunks*, lazily, in chunks of about 1 MiB (at most some 17 MiB).
+    """The plain bytes of *chunks*, lazily, in chunks of about 1 MiB.
 
     *compression* is ``auto`` (by the first bytes), ``none``, ``gzip`` (any number of members), ``zstd`` (any
     number of frames, skippable ones included), ``xz`` or ``bzip2`` (any number of streams, without padding).
@@ -284,6 +285,26 @@ def _codec(module: str, kind: str) -> Any:
             f"the stream is {kind}-compressed, and this Python was built without {module}",
             hint="recompress the layer with gzip or zstd, or use another Python",
         ) from error
+
+
+def _evened(outputs: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of about 1 MiB: who takes them works per piece, and holds several."""
+    pending: list[bytes] = []
+    size = 0
+    for output in outputs:
+        if len(output) > _PIECE:        # of zstd, whose output cannot be limited
+            yield from pending
+            pending, size = [], 0
+            for start in range(0, len(output), _PIECE):
+                yield output[start : start + _PIECE]
+            continue
+        pending.append(output)
+        size += len(output)
+        if size >= _ENOUGH:
+            yield b"".join(pending) if len(pending) > 1 else output
+            pending, size = [], 0
+    if pending:
+        yield b"".join(pending)
 
 
 def _put_back(head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -56,6 +56,7 @@ class Births:
 class NewFile:
     """A file to be made in the directory *dir_fd* (kept open by *owner*), and, once ``done``, what came of it."""
 
+    error: BaseException | None
     __slots__ = ("data", "digest", "dir_fd", "done", "entry", "error", "name", "owner", "path", "unset")
 
     def __init__(
@@ -63,8 +64,7 @@ class NewFile:
     ) -> None:
         self.dir_fd, self.owner, self.name, self.path = dir_fd, owner, name, path
         self.entry, self.data = entry, data
-        self.digest, self.unset, self.done = b"", 0, False
-        self.error: BaseException | None = None
+        self.digest, self.unset, self.done, self.error = b"", 0, False, None
 
 
 def make(file: NewFile, dress: Dresser, births: Births) -> None:

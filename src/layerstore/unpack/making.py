@@ -9,7 +9,6 @@ from __future__ import annotations
 import queue
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 from layerstore.errors import ArchiveError, IoError
 from layerstore.manifest import UNSET, ManifestEntry, ManifestWriter, storable_xattr
@@ -149,12 +148,6 @@ class InFlight:
         return any(creator.is_alive() for creator in self.creators)
 
 
-class _Item(NamedTuple):
-    raw: bytes                           # of the stream, before the member's data
-    what: ManifestEntry | NewFile | None
-    member: Member
-
-
 class Records:
     """Manifest and tar-split, written in the archive's order; and what is counted of them."""
 
@@ -162,7 +155,8 @@ class Records:
         self._manifest, self._split = manifest, split
         self._raw: list[bytes] = []
         self._raw_size = 0
-        self._waiting: deque[_Item] = deque()
+        # bytes of the stream before the member's data, what is recorded of it, and the member
+        self._waiting: deque[tuple[bytes, ManifestEntry | NewFile | None, Member]] = deque()
         self.entries = self.unset = 0
         self.uids: set[int] = set()
         self.gids: set[int] = set()
@@ -184,9 +178,9 @@ class Records:
         """An entry, complete but for *what* a thread is still making."""
         raw = self._take_raw()
         if self._waiting or type(what) is NewFile:
-            self._waiting.append(_Item(raw, what, member))
+            self._waiting.append((raw, what, member))
         else:
-            self._write(_Item(raw, what, member))
+            self._write(raw, what, member)
 
     def write_done(self, in_flight: InFlight) -> NewFile | None:
         """Write what waits for nobody any more, up to a file that could not be made, which is returned.
@@ -195,16 +189,16 @@ class Records:
         """
         waiting = self._waiting
         while waiting:
-            file = waiting[0].what
+            raw, file, member = waiting[0]
             if type(file) is NewFile:
                 if not file.done:
                     return None
                 if file.error is not None:
-                    self._split.raw(waiting[0].raw)
-                    waiting[0] = waiting[0]._replace(raw=b"")
+                    self._split.raw(raw)
+                    waiting[0] = (b"", file, member)
                     return file
                 in_flight.landed(file.path)
-            self._write(waiting.popleft())
+            self._write(*waiting.popleft())
         return None
 
     def write_raw(self) -> None:
@@ -218,15 +212,14 @@ class Records:
         self._raw_size = 0
         return raw
 
-    def _write(self, item: _Item) -> None:
-        if item.raw:
-            self._split.raw(item.raw)
-        what = item.what
+    def _write(self, raw: bytes, what: ManifestEntry | NewFile | None, member: Member) -> None:
+        if raw:
+            self._split.raw(raw)
         if type(what) is NewFile:
             what = record_of(what.entry, what.path, what.unset, sha256=what.digest)
         if what is not None:
             self.record(what)   # type: ignore[arg-type]
-        self._split.member(item.member)
+        self._split.member(member)
 
     def record(self, entry: ManifestEntry) -> None:
         """A manifest record by itself, as of a directory at the end."""
