@@ -141,7 +141,8 @@ def test_a_store_whose_garbage_cannot_be_removed_opens_and_says_so(home):
 def test_staged_trees_are_discarded(home):
     def stage():
         with layerstore.open(home / "s") as store:
-            store.stage(TarDiffer(LAYER)).release()
+            key = Descriptor("application/vnd.oci.image.layer.v1.tar", digest(LAYER), len(LAYER))
+            store.stage(TarDiffer(LAYER, expect=key)).release()
 
     def work():
         with layerstore.open(home / "s") as store:
@@ -189,12 +190,14 @@ def test_check_calls_nothing_damaged_that_it_may_not_read_and_says_how_much_that
         assert store.check(content=True).unread == 0
 
 
-def test_a_staged_tree_that_cannot_be_read_here_is_not_thrown_away(home):
+def test_a_sealed_tree_that_cannot_be_read_here_is_not_thrown_away(home):
     key = Descriptor("application/vnd.oci.image.layer.v1.tar", digest(LAYER), len(LAYER))
 
     def stage():
         with layerstore.open(home / "s") as store:
-            store.stage(TarDiffer(LAYER, expect=key)).release()
+            staged = store.stage(TarDiffer(LAYER, expect=key))
+            staged.seal()
+            staged.release()
 
     def work():
         with layerstore.open(home / "s") as store:
