@@ -4,6 +4,7 @@ A member is (name, type, size, link, seconds of its time), names cleaned of ``/`
 """
 
 import calendar
+import decimal
 import hashlib
 import io
 import re
@@ -109,3 +110,42 @@ def clean(name):
 
 def text(name):
     return name.decode("utf-8", "surrogateescape")
+
+
+def members(path):
+    """Every member of a tar file, with all that a layer is checked by."""
+    with open(path, "rb") as file:
+        return [
+            {
+                "name": text(e.name), "type": e.type, "mode": e.mode, "uid": e.uid, "gid": e.gid, "size": e.size, "mtime_ns": e.mtime_ns,
+                "link": clean(text(e.linkname)) if e.type == "hardlink" else text(e.linkname), "device": (e.devmajor, e.devminor),
+                "xattrs": dict(e.xattrs),
+            } for e in TarReader(iter(lambda: file.read(1 << 20), b""))
+        ]
+
+
+def members_by_tarfile(path):
+    with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
+        return [_member(m) for m in archive]
+
+
+def members_by_bsd(path, scratch):
+    """As libarchive writes them again, in a form that loses no nanosecond."""
+    again = scratch / "again.tar"
+    subprocess.run(["bsdtar", "--format=pax", "-cf", again, f"@{path}"], check=True, env=writers.ENVIRONMENT)
+    return members_by_tarfile(again)
+
+
+def _member(m):
+    exact = m.pax_headers.get("mtime")
+    prefix = "SCHILY.xattr."
+    return {
+        "name": clean(m.name), "type": _TYPES[m.type], "mode": m.mode & 0o7777, "uid": m.uid, "gid": m.gid,
+        "size": m.size if m.isreg() else 0, "mtime_ns": int(decimal.Decimal(exact).scaleb(9)) if exact else int(m.mtime) * 10**9,
+        "link": clean(m.linkname) if m.islnk() else m.linkname if m.issym() else "",
+        "device": (m.devmajor, m.devminor) if m.ischr() or m.isblk() else (0, 0),
+        "xattrs": {
+            key[len(prefix) :].encode(): value.encode("utf-8", "surrogateescape")
+            for key, value in m.pax_headers.items() if key.startswith(prefix)
+        },
+    }

@@ -3,6 +3,8 @@
 Made with debootstrap from Debian's packages, through the machine's own apt configuration. Needs root.
 """
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,6 +13,7 @@ import subprocess
 import pytest
 
 import imagemaker
+import readings
 import layerstore
 import reference_extract
 import treediff
@@ -184,3 +187,47 @@ def test_a_pull_killed_in_the_middle_and_pulled_again_gives_the_same_tree(debian
         (pulled,) = store.images()
         store.extract(pulled.id, tmp_path / "out")
     treediff.assert_same(tmp_path / "out", oracle)
+
+
+# -- every layer, under every compression, against the readers of the field
+
+
+def blobs(image):
+    """The plain tar of each layer of *image*, base first: as a file beside it."""
+    index = json.loads((image.path / "index.json").read_text())
+    blob = lambda digest: image.path / "blobs" / "sha256" / digest.removeprefix("sha256:")   # noqa: E731
+    for n, layer in enumerate(json.loads(blob(index["manifests"][0]["digest"]).read_text())["layers"]):
+        plain = image.path.parent / f"plain-{n}.tar"
+        if not plain.exists():
+            with open(plain, "wb") as file:
+                reference_extract._decompress(blob(layer["digest"]), file)
+        yield plain
+
+
+COMPRESSORS = {
+    "none": ["cat"], "gzip": ["gzip", "-1"], "zstd": ["zstd", "-1", "-q"], "xz": ["xz", "-0", "-T2"], "bzip2": ["bzip2", "-1"],
+}
+
+
+@pytest.mark.parametrize("compression", COMPRESSORS)
+def test_every_layer_is_exported_to_the_byte_under_every_compression(compression, debian, tmp_path):
+    with layerstore.open(tmp_path / "s") as store:
+        for plain in blobs(debian):
+            packed = tmp_path / "packed"
+            with open(plain, "rb") as source, open(packed, "wb") as made:
+                subprocess.run(COMPRESSORS[compression], stdin=source, stdout=made, check=True)
+            with store.stage(layerstore.TarDiffer(packed)) as staged:
+                layer = store.apply_staged_layer(staged, id=hashlib.sha256(str(plain).encode()).hexdigest())
+            assert layer.compression == compression
+            with open(plain, "rb") as original, store.diff(layer.id) as chunks:
+                assert all(original.read(len(chunk)) == chunk for chunk in chunks)
+                assert original.read(1) == b""
+
+
+def test_tarfile_and_libarchive_read_the_same_members_as_we_do(debian, tmp_path):
+    for plain in blobs(debian):
+        ours, theirs, libarchives = readings.members(plain), readings.members_by_tarfile(plain), readings.members_by_bsd(plain, tmp_path)
+        assert len(ours) > 100
+        assert ours == theirs
+        for one, other in zip(ours, libarchives, strict=True):
+            assert {**one, "xattrs": None} == {**other, "xattrs": None}

@@ -18,7 +18,7 @@ from layerstore import TarDiffer
 
 pytestmark = pytest.mark.root
 
-EXAMPLES = 9     # trees of each writer and format
+EXAMPLES = 7     # trees of each writer and format
 DECOMPOSED = "e\u0301".encode()
 written = collections.Counter()
 MODEST = settings(
