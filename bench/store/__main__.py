@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bench.store import commit, figures, ground, neighbour, page, readers, recovery, startup, stores
@@ -20,7 +21,7 @@ from bench.store import commit, figures, ground, neighbour, page, readers, recov
 MEASURES = ("commit", "readers", "recovery", "startup", "neighbour")
 FULL: dict[str, Any] = {
     "sizes": (10, 100, 1_000, 10_000, 20_000), "commit_rounds": 60, "reader_rounds": 300, "traced_rounds": 30,
-    "counts": (0, 1, 10, 100), "recovery_rounds": 5, "startup_rounds": 20, "files": 20_000,
+    "counts": (0, 1, 10, 100), "recovery_rounds": 4, "startup_rounds": 20, "files": 20_000,
     "neighbour_rounds": {"ext4": 5, "xfs": 3},
 }
 SMALL: dict[str, Any] = {
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--measure", default=",".join(MEASURES), help="which, with commas between them")
     parser.add_argument("--small", action="store_true", help="small sizes and few rounds: to try it")
     parser.add_argument("--dir", default=tempfile.gettempdir(), help="where the file systems' images lie: a real disk")
-    parser.add_argument("--json", help="write the figures there (default: standard output)")
+    parser.add_argument("--json", help="write the figures there, beside those of other measures (default: standard output)")
     parser.add_argument("--from", dest="given", help="do not measure: take the figures of this file")
     parser.add_argument("--page", help="write the page there")
     options = parser.parse_args()
@@ -47,45 +48,59 @@ def main() -> None:
             found = json.load(file)
     else:
         ground.enter_namespace()
-        found = measure(wanted, SMALL if options.small else FULL, options.dir)
-        _write(options.json, json.dumps(found, indent=1) + "\n")
+        found = measure(wanted, SMALL if options.small else FULL, options.dir, options.json)
+        if options.json is None:
+            sys.stdout.write(json.dumps(found, indent=1) + "\n")
     if options.page:
         _write(options.page, page.page(found))
 
 
-def measure(wanted: list[str], sizes: dict[str, Any], directory: str) -> dict[str, Any]:
-    """All the figures that are *wanted*, each measure on a fresh file system."""
+def measure(wanted: list[str], sizes: dict[str, Any], directory: str, path: str | None = None) -> dict[str, Any]:
+    """All the figures that are *wanted*; at *path* as soon as there are any, beside those of other measures there."""
     begun = time.monotonic()
-    found: dict[str, Any] = {"machine": figures.machine(), "privileged": os.geteuid() == 0}
+    found: dict[str, Any] = {}
+    if path is not None and os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    found.update(machine=figures.machine(), privileged=os.geteuid() == 0)
+    for name, result in _each(wanted, sizes, directory, lambda what: _say(what, begun)):
+        found[name] = result
+        if path is not None:
+            _write(path, json.dumps(found, indent=1) + "\n")
+    _say("done", begun)
+    return found
+
+
+def _each(
+    wanted: list[str], sizes: dict[str, Any], directory: str, say: Callable[[str], None],
+) -> Iterator[tuple[str, dict[str, Any]]]:
     if set(wanted) - {"neighbour"}:
         with ground.ground(directory) as where:
-            _say("filling", begun)
+            say("filling")
             roots = stores.grow(sizes["sizes"], where)
-            ends = {size: roots[size] for size in (min(roots), max(roots))}
-            middle = sorted(roots)[len(roots) // 2]
-            if "startup" in wanted:
-                _say("startup", begun)
-                found["startup"] = startup.measure(ends, rounds=sizes["startup_rounds"])
-            if "recovery" in wanted:
-                _say("recovery", begun)
-                small = {min(roots): stores.copy(roots[min(roots)], f"{where}/for-recovery"), max(roots): roots[max(roots)]}
-                found["recovery"] = recovery.measure(small, counts=sizes["counts"], rounds=sizes["recovery_rounds"])
-            if "commit" in wanted:
-                _say("commit", begun)
-                found["commit"] = commit.measure(
-                    roots, where, rounds=sizes["commit_rounds"], peer_sizes=sorted(roots))
-            if "readers" in wanted:
-                _say("readers", begun)
-                found["readers"] = {"layers": middle, "beside": readers.measure(
-                    roots[middle], rounds=sizes["reader_rounds"], traced_rounds=sizes["traced_rounds"])}
+            least, middle, most = min(roots), sorted(roots)[len(roots) // 2], max(roots)
+            measures: dict[str, Callable[[], dict[str, Any]]] = {   # what deletes comes last: see ``ground``
+                "startup": lambda: startup.measure(
+                    {size: roots[size] for size in (least, most)}, rounds=sizes["startup_rounds"]),
+                "commit": lambda: commit.measure(
+                    roots, where, rounds=sizes["commit_rounds"], peer_sizes=sorted(roots)),
+                "readers": lambda: {"layers": middle, "beside": readers.measure(
+                    roots[middle], rounds=sizes["reader_rounds"], traced_rounds=sizes["traced_rounds"])},
+                "recovery": lambda: recovery.measure(
+                    {least: fresh, most: roots[most]}, counts=sizes["counts"], rounds=sizes["recovery_rounds"]),
+            }
+            fresh = stores.copy(roots[least], f"{where}/for-recovery")
+            for name, make in measures.items():
+                if name in wanted:
+                    say(name)
+                    yield name, make()
     if "neighbour" in wanted:
-        found["neighbour"] = {"files": sizes["files"], "on": {}}
+        on: dict[str, Any] = {}
         for kind, rounds in sizes["neighbour_rounds"].items():
+            say(f"neighbour on {kind}")
             with ground.ground(directory, kind) as where:
-                _say(f"neighbour on {kind}", begun)
-                found["neighbour"]["on"][kind] = neighbour.measure(where, files=sizes["files"], rounds=rounds)
-    found["minutes"] = (time.monotonic() - begun) / 60
-    return found
+                on[kind] = neighbour.measure(where, files=sizes["files"], rounds=rounds)
+        yield "neighbour", {"files": sizes["files"], "on": on}
 
 
 def _say(what: str, begun: float) -> None:

@@ -25,7 +25,8 @@ from bench.store.figures import as_if_on_time, summary
 from crash.strace import SYNCS
 
 _IDLE_SECONDS = 2.0
-Span = tuple[float, float]
+COUNTED_ON = 20   # flushes are counted on a layer of so many times fewer files
+Span = tuple[float, float, float]   # begun and ended, in monotonic seconds; the share of its work that was done
 
 
 def small_files(path: str, count: int) -> None:
@@ -61,8 +62,9 @@ def commands(target: str, tar: str) -> dict[str, list[str]]:
 
 def measure(where: str, *, files: int, rounds: int) -> dict[str, Any]:
     """The figures on the file system that the directory *where* is on: load → its flushes and seconds, the neighbour's."""
-    tar = os.path.join(where, "small-files.tar")
+    tar, few = os.path.join(where, "small-files.tar"), os.path.join(where, "few-files.tar")
     small_files(tar, files)
+    small_files(few, files // COUNTED_ON)
     names = list(commands("", tar))
     latencies: dict[str, list[float]] = {name: [] for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -70,11 +72,11 @@ def measure(where: str, *, files: int, rounds: int) -> dict[str, Any]:
         for name in names:
             command = commands(_fresh(where, number, name), tar)[name]
             subprocess.run(["sync", "-f", where], check=True)
-            (begun, ended), samples = _beside(where, lambda command=command: _span(command))
+            (begun, ended, share), samples = _beside(where, lambda command=command: _span(command))
             latencies[name] += [took for started, took in samples if begun <= started < ended]
-            seconds[name].append(ended - begun)
+            seconds[name].append((ended - begun) / share)
     return {name: {
-        "flushes": flushes(commands(_fresh(where, rounds, name), tar)[name]),
+        "flushes": flushes(commands(_fresh(where, rounds, name), few)[name]),
         "neighbour": summary(as_if_on_time(latencies[name], worker.INTERVAL)), "load": summary(seconds[name]),
     } for name in names}
 
@@ -93,7 +95,7 @@ def flushes(command: list[str]) -> dict[str, int]:
     return dict(sorted(Counter(call.name for call in tracing.between_marks(calls) if call.name in SYNCS).items()))
 
 
-def _beside(where: str, load: Callable[[], Span]) -> tuple[Span, list[Span]]:
+def _beside(where: str, load: Callable[[], Span]) -> tuple[Span, list[tuple[float, float]]]:
     with subprocess.Popen(
         stores.worker("neighbour", os.path.join(where, "neighbour")), env=stores.environment(),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -106,13 +108,13 @@ def _beside(where: str, load: Callable[[], Span]) -> tuple[Span, list[Span]]:
 
 
 def _span(command: list[str]) -> Span:
-    """From when to when it ran, in monotonic seconds; or what it says itself, that its start-up does not count."""
+    """From when to when it ran; or what it says itself, that its start-up does not count."""
     begun = time.monotonic()
     if not command:
         time.sleep(_IDLE_SECONDS)
-        return begun, time.monotonic()
+        return begun, time.monotonic(), 1.0
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=stores.environment()).stdout
     ended = time.monotonic()
     if out.startswith("["):
         begun, ended = json.loads(out)
-    return begun, ended
+    return begun, ended, float(out) if command[3:4] == ["fsync-each"] else 1.0

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bench.store.neighbour import COUNTED_ON
+from bench.store.worker import LONGEST
+
 COMMIT_RATIO, COMMIT_BYTES, STARTUP_SECONDS = 1.3, 256 * 1024, 0.150
 
 _HEAD = """# What a store costs as it grows, and while it is in use
@@ -134,13 +137,14 @@ def _neighbour(found: dict[str, Any]) -> str:
 The neighbour appends 4 KiB and calls fdatasync every 10 ms. Beside it a layer of {found['files']:,} small files is unpacked,
 by one load at a time. Only what it began during the load counts: what the unsynced load leaves to the kernel comes later
 and is in no figure. Calls that could not begin in time, because one before them took longer than 10 ms, count with the rest
-of that wait: else a long wait would be one sample.
+of that wait: else a long wait would be one sample. The load that fsyncs each file is stopped after {LONGEST:.0f} seconds, and its
+time is what all the files would have taken.
 
 """
     for kind, loads in found["on"].items():
         rows = [[name, _flushes(each) or "–", str(each["neighbour"]["n"]), ms(each["neighbour"]["p50"]), ms(each["neighbour"]["p99"]),
                  ms(each["neighbour"]["max"]), ms(each["load"]["p50"])] for name, each in loads.items()]
-        text += table([f"{kind}: beside", "its flushes", "n", "median ms", "p99 ms", "max ms", "the load takes, ms"], rows) + "\n"
+        text += table([f"{kind}: beside", f"its flushes, for {found['files'] // COUNTED_ON:,} files", "n", "median ms", "p99 ms", "max ms", "the load takes, ms"], rows) + "\n"
     return text.rstrip("\n") + "\n"
 
 

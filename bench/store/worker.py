@@ -22,6 +22,7 @@ from layerstore import LayerSpec, StageOptions, TarDiffer
 
 MARK = "layerstore-bench-mark"
 BATCH = 200
+LONGEST = 15.0     # seconds that the slowest load may take
 INTERVAL = 0.010   # seconds between the neighbour's calls
 
 
@@ -190,9 +191,18 @@ def stage_file(root: str, path: str) -> None:
 
 
 def fsync_each(directory: str, path: str) -> None:
-    """What a tool does that makes every file durable by itself: unpack a tar, and fsync each file."""
+    """What a tool does that makes every file durable by itself: unpack a tar, and fsync each file.
+
+    Where flushes are slow it stops after a while: what it does to others it has done by then. The share of the tar's
+    members that it came to, from 0 to 1.
+    """
+    begun = time.monotonic()
     with tarfile.open(path) as archive:
-        for member in archive:
+        members = archive.getmembers()
+        for number, member in enumerate(members):
+            if time.monotonic() - begun > LONGEST:
+                print(number / len(members))
+                return
             target = os.path.join(directory, member.name)
             if member.isdir():
                 os.makedirs(target, exist_ok=True)
@@ -203,6 +213,7 @@ def fsync_each(directory: str, path: str) -> None:
                 file.write(source.read())
                 file.flush()
                 os.fsync(file.fileno())
+    print(1.0)
 
 
 def neighbour(path: str) -> None:
