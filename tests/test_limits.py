@@ -5,6 +5,7 @@ stopped would pass its margin by far.
 """
 
 import bz2
+import itertools
 import json
 import lzma
 import os
@@ -186,6 +187,15 @@ def test_a_name_of_ten_thousand_directories_is_stopped(tmp_path):
 def test_directories_that_names_imply_are_entries_too(tmp_path):
     names = b"".join(gnu_long(b"L", b"/".join([b"%d" % n] * 250)) + file(b"x") for n in range(10_000))
     stopped(tmp_path, names, "max_entries", 3_000)
+
+
+@pytest.mark.parametrize("implied", [False, True], ids=["named", "implied"])
+def test_directories_without_end_are_stopped(tmp_path, implied):
+    def chunks():
+        for n in itertools.count():
+            yield file(b"d%d/f" % n) if implied else header(b"d%d/" % n, b"5")
+
+    stopped(tmp_path, chunks, "max_directories", 5_000, disk_limit=5_001 * 8192)
 
 
 def test_a_path_that_is_too_long_is_stopped(tmp_path):

@@ -1,22 +1,50 @@
-"""Directories of a tree by path, opened one component at a time: the whole defence against path tricks.
+"""Directories of a tree by path, opened beneath its root and over no symbolic link: the whole defence against path tricks.
 
-Every open names a single component, relative to a descriptor, with O_NOFOLLOW and O_DIRECTORY. So no path
-here can leave the tree, whatever symbolic links are in it, on any kernel and in any sandbox. (openat2 with
-RESOLVE_BENEATH would ask the kernel for the same; through ctypes it costs more than the one or two plain
-opens that a cached parent leaves to do, and would need this very code as its fallback.)
+A directory whose parent is open is opened by its single component, with O_NOFOLLOW and O_DIRECTORY. A longer way is
+left to the kernel: openat2 with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS. Where that is not to be had (before Linux 5.6,
+and in sandboxes that refuse it) the way is walked component by component, each opened as above. So no path here can
+leave the tree, whatever symbolic links are in it (ADR 0011).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import OrderedDict
 
+from layerstore import kernel
 from layerstore.descriptors import Descriptor
 
 __all__ = ["DIRECTORY", "DirFds"]
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CAPACITY = 96                           # descriptors: a process has 1024 by default, for several layers
+
+
+_WAY = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_XDEV
+_REFUSED = frozenset({errno.ENOSYS, errno.EPERM})   # an old kernel, or a sandbox: opening a directory gives no EPERM
+
+_kernel_walks = True                     # until it was refused once
+
+
+def _beneath(dir_fd: int, path: bytes) -> Descriptor | None:
+    """The directory *path*, several components beneath *dir_fd*, opened by the kernel; None where it does not do that."""
+    global _kernel_walks  # noqa: PLW0603 - a fact about the kernel, found out once
+    if not _kernel_walks:
+        return None
+    call = kernel.openat2(dir_fd, path, DIRECTORY, _WAY)
+    made = Descriptor.__new__(Descriptor)
+    made.fd = call()                     # owned at once: an interrupt can only come after it
+    try:
+        kernel.checked(made.fd, path)
+    except OSError as error:
+        if error.errno == errno.EAGAIN:  # something was renamed meanwhile: openat2(2)
+            return None
+        if error.errno not in _REFUSED:
+            raise
+        _kernel_walks = False
+        return None
+    return made
 
 
 class DirFds:
@@ -49,12 +77,21 @@ class DirFds:
                 break
             missing.append(parent)
             parent = parent.rpartition(b"/")[0]
+        beneath = _beneath(fd, path[len(parent) + 1 if parent else 0 :]) if len(missing) > 1 else None
+        if beneath is not None:
+            self._open[path] = beneath
+            fd = beneath.fd
+            missing.clear()
+            self._evict()
         for each in reversed(missing):
             made = self._open[each] = Descriptor(each.rpartition(b"/")[2], DIRECTORY, dir_fd=fd)
             fd = made.fd
-            if len(self._open) > _CAPACITY:
-                self._open.popitem(last=False)   # closed when nobody holds it any more
+            self._evict()
         return fd
+
+    def _evict(self) -> None:
+        if len(self._open) > _CAPACITY:
+            self._open.popitem(last=False)   # closed when nobody holds it any more
 
     def held(self, path: bytes) -> tuple[int, Descriptor | None]:
         """The same, with what keeps the descriptor open as long as it is kept (None: the root, which is the caller's)."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1
@@ -24,6 +26,8 @@ CLONE_FS = 0x200
 CLONE_NEWUSER = 0x10000000
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 429, 430, 431, 432  # the same everywhere but on alpha
+_SYS_OPENAT2 = 437
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x1, 0x2, 0x4, 0x8
 _INITIAL_USER_NS = 0xEFFFFFFD  # its inode in nsfs: PROC_USER_INIT_INO, linux/proc_ns.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -47,6 +51,25 @@ def syncfs(fd: int) -> None:
 def renameat2(src_fd: int, src: str, dst_fd: int, dst: str, flags: int = 0) -> None:
     """rename(2) relative to directory descriptors, with its flags."""
     _check(_libc.renameat2(src_fd, os.fsencode(src), dst_fd, os.fsencode(dst), ctypes.c_uint(flags)), dst)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def openat2(dir_fd: int, path: bytes, flags: int, resolve: int) -> Callable[[], int]:
+    """What opens *path* relative to *dir_fd*, with rules for the way (``RESOLVE_*``), when it is called: see ``checked``.
+
+    Prepared, because a number that a function of Python's returns is lost if an interrupt comes between: called, it is
+    one step of C. Source: openat2(2), Linux 5.6. EXDEV: the way leads out of *dir_fd*; ELOOP: over a symbolic link.
+    """
+    how = _OpenHow(flags, 0, resolve)
+    return partial(_libc.syscall, _SYS_OPENAT2, dir_fd, path, ctypes.byref(how), ctypes.sizeof(how))
+
+
+def checked(result: int, what: bytes) -> None:
+    """OSError if the call that was made last in this thread gave a negative *result*."""
+    _check(result, what)
 
 
 class _Statfs(ctypes.Structure):

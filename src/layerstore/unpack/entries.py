@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,7 @@ _OPAQUE = b".wh..wh..opq"
 _ALONE = 64                              # files made before threads help: most layers of tests and configs have fewer
 _CREATORS = 2                            # threads that make files; more wait for Python's lock
 _SMALL = 1 << 18                         # bytes of a file that is handed to them
+_IMPLIED: tuple[int, int, int, int, Mapping[bytes, bytes]] = (0o755, 0, 0, 0, {})   # a directory that only others need
 _MOST_WAITING = 1_024                    # records that wait for a file being made
 
 
@@ -261,13 +262,14 @@ class _Unpacker(Tree):
         return record_of(entry, path, self._dress.name(self.fds.get(real), base, entry))
 
     def _dir(self, entry: Entry, parent: bytes, base: bytes) -> None:
+        meant = (entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs)
         if not base:
-            self.root.entry = entry
+            self.root.meant = meant
             return
         real, node = self.parent(parent, entry)
         child = node.children.get(base)
         if child is None:
-            child = Dir()
+            child = self.new_dir()
             path = join(real, base)
             self.settle(path)
             try:
@@ -277,10 +279,10 @@ class _Unpacker(Tree):
             except FileExistsError:
                 child.opaque = self.is_hidden(real, base)
                 self.make_room(real, base)
-                node.marked.discard(base)
+                node.mark(base, marked=False)
                 os.mkdir(base, 0o700, dir_fd=self.fds.get(real))
-            node.children[base] = child
-        child.entry = entry
+            node.add(base, child)
+        child.meant = meant
 
     def _whiteout(self, entry: Entry, parent: bytes, base: bytes) -> tuple[ManifestEntry | None] | None:
         """Deal with AUFS names: what is recorded, if anything; None if the entry is not of that kind after all."""
@@ -313,7 +315,7 @@ class _Unpacker(Tree):
         dir_fd = self.fds.get(real)
         try:
             if whiteouts.make(name, dir_fd, self._form):
-                node.marked.add(name)
+                node.mark(name)
         except FileExistsError:
             return False
         except PermissionError as error:
@@ -331,7 +333,7 @@ class _Unpacker(Tree):
 
     # -- directories, at the end --------------------------------------------------------------------------
 
-    def _drop_marked(self, fd: int, path: bytes, names: set[bytes]) -> None:
+    def _drop_marked(self, fd: int, path: bytes, names: Iterable[bytes]) -> None:
         """In an opaque directory whiteouts are needless, and overlayfs does not look for marked files: it shows them."""
         for name in sorted(names):
             with suppress(FileNotFoundError):
@@ -340,8 +342,9 @@ class _Unpacker(Tree):
                     self.records.gone(join(path, name))
 
     def _finish_dir(self, path: bytes, node: Dir) -> None:
-        implicit = node.entry is None
-        entry = node.entry or Entry(path, "dir", 0o755, 0, 0, 0, 0, b"", 0, 0, {}, None, 0)
+        implicit = node.meant is None
+        mode, uid, gid, mtime_ns, xattrs = node.meant or _IMPLIED
+        entry = Entry(path, "dir", mode, uid, gid, 0, mtime_ns, b"", 0, 0, xattrs, None, 0)
         fd = self.fds.get(path)
         if node.opaque:
             self._drop_marked(fd, path, node.marked)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from layerstore import fs
@@ -26,15 +26,34 @@ _MAX_LINKS = 40                          # symbolic links in one path, as in the
 
 
 class Dir:
-    """A directory of the tree being made. ``entry`` is None as long as only its children needed it."""
+    """A directory of the tree being made; a small object, because all of them are kept to the end.
 
-    __slots__ = ("children", "entry", "marked", "opaque")
+    ``meant`` is what an archive's entry says of it: mode, uid, gid, time, attributes. None as long as only its children
+    needed it. ``marked`` are whiteouts in it that are marked files.
+    """
+
+    __slots__ = ("children", "marked", "meant", "opaque")
 
     def __init__(self, *, opaque: bool = False) -> None:
-        self.children: dict[bytes, Dir] = {}
-        self.entry: Entry | None = None
+        self.children: dict[bytes, Dir] = _NO_CHILDREN
+        self.meant: tuple[int, int, int, int, Mapping[bytes, bytes]] | None = None
         self.opaque = opaque
-        self.marked: set[bytes] = set()  # whiteouts in it that are marked files
+        self.marked: set[bytes] | frozenset[bytes] = frozenset()
+
+    def add(self, name: bytes, child: Dir) -> Dir:
+        if self.children is _NO_CHILDREN:
+            self.children = {}
+        self.children[name] = child
+        return child
+
+    def mark(self, name: bytes, *, marked: bool = True) -> None:
+        """Remember whether the whiteout *name* is a marked file."""
+        if isinstance(self.marked, frozenset):
+            self.marked = set()
+        (self.marked.add if marked else self.marked.discard)(name)
+
+
+_NO_CHILDREN: dict[bytes, Dir] = {}      # of most directories; never added to
 
 
 class Tree:
@@ -48,7 +67,7 @@ class Tree:
         self.absent: dict[bytes, ManifestEntry] = {}
         # the last parent: its name in the archive, its real path, its node
         self._resolved: tuple[bytes, bytes, Dir] = (b"", b"", self.root)
-        self._made = 0
+        self._made = self._directories = 0
 
     def settle(self, path: bytes | None = None) -> None:
         """Wait until the file at *path*, or every file, is made and its record written."""
@@ -61,6 +80,16 @@ class Tree:
                 "the archive has too many entries, with the directories that they imply", limit="max_entries",
                 maximum=self.limits.max_entries,
             )
+
+    def new_dir(self, *, opaque: bool = False) -> Dir:
+        """The node of a directory that is about to be made."""
+        self._directories += 1
+        if self._directories > self.limits.max_directories:
+            raise LimitExceededError(
+                "the archive has too many directories, with those that it implies", limit="max_directories",
+                maximum=self.limits.max_directories,
+            )
+        return Dir(opaque=opaque)
 
     # -- the way to a directory ---------------------------------------------------------------------------
 
@@ -129,12 +158,12 @@ class Tree:
             )
         if hidden:
             os.unlink(name, dir_fd=dir_fd)
-            node.marked.discard(name)
+            node.mark(name, marked=False)
             self.records.replaced()
         self.count()                     # one name may imply hundreds of directories
+        child = self.new_dir(opaque=hidden)
         os.mkdir(name, 0o700, dir_fd=dir_fd)
-        child = node.children[name] = Dir(opaque=hidden)
-        return child
+        return node.add(name, child)
 
     # -- making room --------------------------------------------------------------------------------------
 
