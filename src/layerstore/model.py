@@ -49,7 +49,7 @@ class Limits:
     """How much one layer may demand. Each limit passed raises LimitExceededError naming the field."""
 
     max_entries: int = 4_000_000
-    max_directories: int = 1_000_000    # each is remembered until the last entry: some 400 bytes
+    max_directories: int = 1_000_000    # each is remembered until the last entry: some 550 bytes
     max_bytes: int = 1 << 40            # uncompressed, bytes
     max_ratio: int = 2_000              # uncompressed : compressed, checked after the first 16 MiB of output
     max_path_length: int = 4_096        # bytes
