@@ -22,6 +22,7 @@ from layerstore.whiteouts import is_whiteout
 
 __all__ = ["Dir", "Tree", "deepest_first", "join"]
 
+_MOST_KNOWN = 4_096                      # directories that are found by their paths at once
 _MAX_LINKS = 40                          # symbolic links in one path, as in the kernel (path_resolution(7))
 
 
@@ -67,6 +68,8 @@ class Tree:
         self.absent: dict[bytes, ManifestEntry] = {}
         # the last parent: its name in the archive, its real path, its node
         self._resolved: tuple[bytes, bytes, Dir] = (b"", b"", self.root)
+        # directories by their real paths, no link on the way: they stay what they are until one is removed
+        self._known: dict[bytes, Dir] = {b"": self.root}
         self._made = self._directories = 0
 
     def settle(self, path: bytes | None = None) -> None:
@@ -97,9 +100,27 @@ class Tree:
         """The real path and node of the directory *path*, which is made if it is missing."""
         if path == self._resolved[0]:
             return self._resolved[1:]
-        real, node = self.walk(path, entry, make=True)
+        known = self._known.get(path)
+        if known is None:
+            known = self._below_known(path)
+        real, node = (path, known) if known is not None else self.walk(path, entry, make=True)
         self._resolved = (path, real, node)
+        if real == path:                 # so no link was on the way
+            self._known[path] = node
         return real, node
+
+    def _below_known(self, path: bytes) -> Dir | None:
+        """The directory *path*, if it is there and its parent is known."""
+        if len(self._known) >= _MOST_KNOWN:
+            self._forget_ways()
+        parent, _, name = path.rpartition(b"/")
+        above = self._known.get(parent)
+        return above.children.get(name) if above is not None else None
+
+    def _forget_ways(self) -> None:
+        """No way is known any more but that to the root: a directory, or a link that one led through, is going away."""
+        self._resolved = (b"", b"", self.root)
+        self._known = {b"": self.root}
 
     def walk(self, path: bytes, entry: Entry, *, make: bool) -> tuple[bytes, Dir]:
         """The same by following every component; without *make* nothing is made, and what lacks is refused."""
@@ -193,7 +214,7 @@ class Tree:
 
     def take_away(self, real: bytes, base: bytes) -> None:
         """The same, of a file whose own record is the next to be written."""
-        self._resolved = (b"", b"", self.root)  # it may be a symbolic link that the last parent led through
+        self._forget_ways()
         self.records.replaced()
         path = join(real, base)
         if self.absent.pop(path, None) is not None:
@@ -215,7 +236,7 @@ class Tree:
             raise ArchiveError(f"{entry_text(entry)} is a hard link to what it would replace", offset=entry.offset)
         self.settle()
         self.records.write_raw()
-        self._resolved = (b"", b"", self.root)
+        self._forget_ways()
         self._keep_beneath(path, node.children[base])
         self.fds.forget(path)
         fs.remove_tree(self.fds.get(real), os.fsdecode(base), point="unpack.replace")
