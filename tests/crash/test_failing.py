@@ -29,7 +29,7 @@ def explored(record_property, **given):
 
 def test_every_call_of_a_pull_fails_by_an_errno_that_is_drawn(record_property):
     tally = explored(record_property, workload=["pull"])
-    assert tally.states > 230
+    assert tally.states > 200
     assert tally.outcomes["error"] > 200, "a failing call is an error, as a rule"
 
 
