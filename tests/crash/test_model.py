@@ -128,7 +128,7 @@ BROKEN = {
     "archive_past_mark": ("two", "its way to trash is not durable"),
     "archive_unsynced": ("two", "the log has a gap"),
     "commit_before_rename": ("one", "is acknowledged, but is in staging/"),
-    "sweep_the_living": ("one", "its content is bad"),
+    "sweep_the_living": ("one", "its content is (bad|not durable)"),
     "no_look_after_lock": ("one", "is not where it was found"),
     "act_unlocked": ("one", "is not where it was found"),
     "lock_in_any_order": ("pair", "deadlock"),
