@@ -27,7 +27,9 @@ def wreck(root: str, ledger: Ledger) -> None:
         put(store, ledger, w.BASE, w.BASE_ID, names=("base",))
         put(store, ledger, w.DOOMED, w.DOOMED_ID, names=("doomed",))
         put(store, ledger, w.FOUR, "4" * 64)
-        stage(store, w.LEFT).release()
+        left = stage(store, w.LEFT)
+        left.seal()
+        left.release()
     parts: list[tuple[Part, str, str]] = [
         (lambda each, told: drop(each, told, w.DOOMED_ID, "doomed"), "txn.delete", "after"),
         (lambda each, _told: stage(each, w.FIVE), "stage.output", "before"),
