@@ -21,7 +21,7 @@ from itertools import combinations, islice
 from typing import Any
 
 from crash import workloads
-from crash.barriers.reasons import REASONS
+from crash.barriers.reasons import REASONS, SELDOM
 from crash.persistence.choose import Choice
 from crash.persistence.explore import Scene, judge, order, recovery_scene, scene_of, scratch, spread
 from crash.persistence.history import NEVER
@@ -73,7 +73,7 @@ def reasoned(made: Sequence[Row], reasons: dict[str, str]) -> list[Row]:
         known = [reasons[name] for name in row.leave_out if name in reasons]
         if row.caught_by is None and len(known) < len(row.leave_out):
             wrong.append(f"{row.leave_out}: neither shown by any of {row.states} states, nor reasoned")
-        elif row.caught_by is not None and len(row.leave_out) == 1 and known:
+        elif row.caught_by is not None and len(row.leave_out) == 1 and known and row.leave_out[0] not in SELDOM:
             wrong.append(f"{row.leave_out}: has a reason, and is shown to be needed by {row.caught_by}")
         result.append(replace(row, reason=None if row.caught_by else " ".join(dict.fromkeys(known))))
     if wrong:

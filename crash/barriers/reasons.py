@@ -1,4 +1,7 @@
-"""Why a barrier stays that no crash state shows to be needed. A reason for one that is shown is an error."""
+"""Why a barrier stays that no crash state shows to be needed. A reason for one that is shown is an error.
+
+But for ``SELDOM``: a long look shows them, a short one may not.
+"""
 
 _EMPTY = (
     "What it keeps is a store that holds nothing yet: no fact of a ledger depends on it, a lost one is made again, and the "
@@ -13,11 +16,13 @@ REASONS: dict[str, str] = {
     "create.parent.sync": _EMPTY,
     "create.root.sync": _EMPTY,
     "create.sync":
-        "It and `journal.create.parent.sync` stand in for each other: without both, `store.json` may be there without its "
-        "journal, which is no store (see the pairs). It alone also keeps the subdirectories and the root's own entry.",
+        "It and `journal.create.parent.sync` stand in for each other, so that it takes a long look to see it: without both, "
+        "`store.json` may be there without its journal (see the pairs); without it alone, the root's own entry may be lost "
+        "with all of the store.",
     "journal.create.commit":
         "As the tables': aside, and covered by `journal.create.sync` before the journal gets its name.",
     "journal.create.parent.sync":
         "`create.sync` stands in for it (see the pairs). It is the promise of the journal's library, whose users need not "
         "be this store: a journal that was created is there.",
 }
+SELDOM = frozenset({"create.sync"})

@@ -25,6 +25,12 @@ def test_a_reason_for_what_is_shown_is_an_error():
         reasoned([Row(["a.sync"], "pull 3:none:0: lost", 4)], {"a.sync": "because"})
 
 
+def test_one_that_only_a_long_look_shows_may_have_a_reason_for_short_ones(monkeypatch):
+    monkeypatch.setattr(barriers, "SELDOM", frozenset({"a.sync"}))
+    rows = [Row(["a.sync"], "pull 3:none:0: lost", 4), Row(["a.sync"], None, 4)]
+    assert [row.reason for row in reasoned(rows, {"a.sync": "because"})] == [None, "because"]
+
+
 def test_a_pair_that_is_not_shown_stays_for_the_reasons_of_both():
     (row,) = reasoned([Row(["a.sync", "b.sync"], None, 40)], {"a.sync": "This.", "b.sync": "That."})
     assert row.reason == "This. That."
