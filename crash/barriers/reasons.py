@@ -16,7 +16,7 @@ REASONS: dict[str, str] = {
     "create.parent.sync": _EMPTY,
     "create.root.sync": _EMPTY,
     "create.sync":
-        "It and `journal.create.parent.sync` stand in for each other, so that it takes a long look to see it: without both, "
+        "It and `journal.create.parent.sync` stand in for each other, so that only a long look sees it: without both, "
         "`store.json` may be there without its journal (see the pairs); without it alone, the root's own entry may be lost "
         "with all of the store.",
     "journal.create.commit":
