@@ -21,7 +21,7 @@ from layerstore.lifecycle import fire
 from layerstore.states import Kind, Trigger
 
 FLOORS = {   # at one preemption, a kill at each step of a schedule that begins with each process, and a few random ones
-    "pulls": 300, "same-layer": 130, "same-id": 100, "delete-parent": 100, "delete-pull": 200, "checkpoint": 150, "gc-stage": 100,
+    "pulls": 280, "same-layer": 130, "same-id": 100, "delete-parent": 100, "delete-pull": 200, "checkpoint": 150, "gc-stage": 100,
     "open-owner": 120, "open-delete": 100, "three": 150,
     "adopt-gc": 55, "two-recover": 9,   # the last: random ones only
 }
