@@ -6,6 +6,7 @@ import glob
 import importlib
 import json
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -103,7 +104,8 @@ def gather(directory: str, rigs: Mapping[str, str]) -> Report:
     for path in sorted(glob.glob(os.path.join(directory, "*.jsonl"))):
         name = os.path.basename(path).removesuffix(".jsonl")
         if name not in rigs:
-            found.append(_lines(directory, RigReport(name, "not a rig of this version")))
+            about = (_read(os.path.join(directory, f"{name}.run.json")) or {}).get("about")
+            found.append(_lines(directory, RigReport(name, about or "not a rig of this version")))
     report = Report(
         [rig for rig in found if rig is not None],
         sabotage=[_mistake(row) for row in _rows(directory, "sabotage.json")],
@@ -143,9 +145,14 @@ def _rows(directory: str, name: str) -> list[dict[str, Any]]:
     return list(found["rows"] if isinstance(found, dict) else found)
 
 
+_DIRECTORIES = re.compile(r"(?<![\w>.-])/(?:[\w.+-]+/)+")   # of the machine that it was found on
+
+
 def _mistake(row: dict[str, Any]) -> dict[str, Any]:
     patch = row.get("patch") or f"- {row.get('was', '')}\n+ {row.get('now', '')}"
-    return {**row, "patch": patch, "caught_by": row.get("caught_by") or "", "after_states": row.get("after_states")}
+    note = _DIRECTORIES.sub("", row.get("note") or "")
+    return {**row, "note": note, "patch": patch, "caught_by": row.get("caught_by") or "",
+            "after_states": row.get("after_states")}
 
 
 def _scopes(path: str) -> Iterator[dict[str, Any]]:

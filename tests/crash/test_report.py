@@ -263,3 +263,10 @@ def test_a_power_cut_is_told_from_its_recording():
         ("lost", "1 of 2 unflushed writes"), ("lost", "4096 bytes at 0x2000"), ("recovery", "sweep x"),
         ("verdict", "rolled-back"),
     ]
+
+
+def test_what_noticed_a_mistake_is_told_without_the_directories_of_the_machine():
+    from crash.report.gather import _mistake
+
+    row = {"name": "a", "note": "tests/test_a.py::test_b: /home/me/src/tests/test_a.py:29: no /tmp/x1/store; layers/x"}
+    assert _mistake(row)["note"] == "tests/test_a.py::test_b: test_a.py:29: no store; layers/x"
