@@ -110,17 +110,16 @@ def has_trusted_xattrs() -> bool:
     Without it they are invisible, and no error says so. In a user namespace nobody has it (xattr(7)).
     """
     try:
-        fd = os.memfd_create("xattr-probe")
+        probe = open(os.memfd_create("xattr-probe"), "rb", buffering=0)  # noqa: SIM115 - closed below, or when it is forgotten
     except OSError:
         return _is_initial_root()
-    try:
-        os.setxattr(fd, "trusted.probe", b"")
-    except PermissionError:
-        return False
-    except OSError:  # a kernel whose tmpfs has no such attributes
-        return _is_initial_root()
-    finally:
-        os.close(fd)
+    with probe:
+        try:
+            os.setxattr(probe.fileno(), "trusted.probe", b"")
+        except PermissionError:
+            return False
+        except OSError:  # a kernel whose tmpfs has no such attributes
+            return _is_initial_root()
     return True
 
 

@@ -63,6 +63,7 @@ def test_every_tenth_line_of_every_mutating_verb_interrupted(work, record_proper
     ("apply", ("Worker.", "Channel.", "_Hashes.", "_Ahead.", "running")),
     ("stage-many", ("Creator.", "InFlight.", "_Unpacker._start_threads", "_Unpacker.settle", "_Unpacker._write_done")),
     ("apply", ("StagedLayer.", "_fresh", "Handle.hold", "Handle.let_go", "Handle.in_use")),
+    ("stage", ("has_trusted_xattrs",)),
     ("close", ("Handle.", "Journal.", "Engine.", "Descriptor.")),
     ("open", ("Handle.__init__", "Handle._open", "Engine.__init__", "Engine._begin", "enter", "Journal.__init__")),
 ])
