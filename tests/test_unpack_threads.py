@@ -162,6 +162,25 @@ def test_a_thread_that_dies_is_noticed(trees, monkeypatch):
     assert threads() == []
 
 
+@pytest.mark.timeout(60)
+def test_a_thread_that_dies_with_a_batch_in_its_hands_is_noticed_while_the_other_lives(trees, monkeypatch):
+    from layerstore.threads import Channel
+
+    def losing(self, alive):
+        item = taken(self, alive)
+        if item is not None and not lost:
+            lost.append(item)
+            raise MemoryError("after it was taken")
+        return item
+
+    lost = []
+    taken = Channel.get
+    monkeypatch.setattr(Channel, "get", losing)
+    with pytest.raises(MemoryError, match="after it was taken"):
+        trees(0).unpack(MANY)
+    assert threads() == []
+
+
 def test_an_archive_that_turns_out_wrong_ends_the_threads(trees):
     with pytest.raises(ArchiveError):
         trees(0).unpack(MANY + file(b"../x"))

@@ -79,7 +79,10 @@ def unpack(
                 faults.before("unpack.entry")
                 unpacker.add(entry, reader)
                 faults.after("unpack.entry")
-            return unpacker.finish()
+            unpacked = unpacker.finish()
+            threads.close()
+            unpacker.heed_threads()
+            return unpacked
         finally:
             threads.close()
             unpacker.fds.close()
@@ -171,6 +174,11 @@ class _Unpacker(Tree):
     def _make(self, file: NewFile) -> NewFile:
         make(file, self._dress, self._births)
         return file
+
+    def heed_threads(self) -> None:
+        """Raise what a thread ended with although all was made: nothing that was raised is lost."""
+        for creator in self._in_flight.creators:
+            creator.complain()
 
     def _start_threads(self) -> None:
         creators = self._in_flight.creators

@@ -114,7 +114,8 @@ class InFlight:
         if batch.files:
             self._given.append(batch)
             if not self.batches.put(batch, self._alive):
-                raise IoError("the threads that make files ended by themselves")
+                self._check_threads()
+                raise IoError("the threads that make files take no more")
         while len(self._given) > _BATCHES:
             self.wait()
 
@@ -125,15 +126,13 @@ class InFlight:
             try:
                 batch.done.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
-                if not self._alive() and batch.done.empty():
-                    raise IoError("the threads that make files ended by themselves") from None
+                self._check_threads()    # one that ended may have had this batch, and nobody else has it now
             else:
                 break
         self._given.popleft()
         if not batch.files[-1].done:     # not a file that failed, but the thread
-            for creator in self.creators:
-                creator.complain()
-            raise IoError("a thread that makes files ended by itself")
+            self._check_threads()
+            raise IoError("a thread that makes files left some out")
 
     def wait_for_one(self) -> None:
         """Wait for the oldest batch, the one being filled if no other is out."""
@@ -145,7 +144,14 @@ class InFlight:
         self._paths.discard(path)
 
     def _alive(self) -> bool:
-        return any(creator.is_alive() for creator in self.creators)
+        return all(creator.is_alive() for creator in self.creators)
+
+    def _check_threads(self) -> None:
+        """Raise what ended a thread; none ends by itself."""
+        for creator in self.creators:
+            creator.complain()
+            if not creator.is_alive():
+                raise IoError("a thread that makes files ended by itself")
 
 
 class Records:
