@@ -59,6 +59,19 @@ def content(label: str, *, size: int = 3000) -> Content:
     return made
 
 
+def many(label: str, *, files: int = 90) -> Content:
+    """A layer of so many small files that threads help to make them; some take the place of others."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for number in range(files):
+            _add(archive, f"{label}-{number % 3}/{number}", data=_bytes(f"{label}{number}", number))
+        _add(archive, f"{label}-0/0", data=b"instead")
+        _add(archive, f"{label}-1/linked", tarfile.LNKTYPE, target=f"{label}-0/0")
+    made = Content(label, buffer.getvalue())
+    TREES[made.diff_id] = tree_of_tar(made.tar)
+    return made
+
+
 def _add(
     archive: tarfile.TarFile, path: str, kind: bytes = tarfile.REGTYPE, *, data: bytes = b"", mode: int = 0o644,
     target: str = "",

@@ -134,6 +134,19 @@ def test_files_are_made_by_threads_and_the_threads_end(trees, monkeypatch):
     assert threads() == []
 
 
+def test_threads_that_wait_all_hear_of_the_end_and_none_has_to_look_for_it(monkeypatch):
+    from layerstore import threads as module
+
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 3600)   # who had to look would not be back for an hour
+    in_flight = making.InFlight()
+    creators = [making.Creator(in_flight.batches, lambda _file: None) for _ in range(5)]
+    for each in creators:
+        each.start()
+    for each in reversed(creators):   # as an ExitStack does: the end goes to another first
+        each.close()
+    assert threads() == []
+
+
 def test_a_small_layer_needs_no_thread(trees, monkeypatch):
     monkeypatch.setattr(making.Creator, "start", None)   # calling it would fail
     trees(None).unpack(b"".join(file(b"f%d" % n, A) for n in range(60)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import layerstore
 from crash import workloads as w
-from crash.content import Content, content, digest
+from crash.content import Content, content, digest, many
 from crash.lines.crashed import crashed
 from layerstore import LayerSpec, PullOptions, StageOptions, TarDiffer
 from layerstore.model import Descriptor
@@ -21,6 +21,7 @@ from layerstore.testing.ledger import Facts, Ledger, image, layer, name
 
 PROBE = content("probe")
 PROBE_ID = "e" * 64
+MANY = many("many")
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,10 @@ def _discard(store: Store) -> None:
     stage(store, w.TWO).discard()
 
 
+def _many(store: Store) -> None:
+    stage(store, MANY).discard()
+
+
 def _name(store: Store) -> None:
     store.set_name("other", w.BASE_ID, replace=True)
     if "kept" not in {each.name for each in store.leases()}:
@@ -166,6 +171,7 @@ def build(images: w.Images) -> dict[str, Verb]:
     gone = [image(first.id, None), name("app", "image", None), *(layer(i, None) for i in first.layer_ids())]
     made = [
         Verb("stage", w._fresh, _discard),
+        Verb("stage-many", w._fresh, _many),
         Verb("apply", w._fresh, _apply, (layer(w.FIRST_ID, w.ONE.diff_id),)),
         Verb("apply-big", w._fresh, _apply_big, (layer(w.TOP_ID, w.TOP.diff_id), name("top", "layer", w.TOP_ID))),
         Verb("duplicate", w._fresh, _duplicate),

@@ -56,6 +56,7 @@ class Creator(Worker):
                     self._one(file)
             finally:
                 batch.done.put(None)
+        self._batches.end()              # passed on: whoever takes the end may not be whom it was meant for
 
     def _one(self, file: NewFile) -> None:
         if self._stopped:
