@@ -189,6 +189,20 @@ def test_directories_that_names_imply_are_entries_too(tmp_path):
     stopped(tmp_path, names, "max_entries", 3_000)
 
 
+def test_files_whose_headers_are_large_do_not_pile_up_in_memory(tmp_path):
+    """Records wait for files that threads make, and to be compressed: neither for long."""
+    values = b"".join(record(b"SCHILY.xattr.user.x%d" % n, os.urandom(60_000)) for n in range(16))
+
+    def chunks():
+        for n in range(250):
+            yield pax(data=values) + file(b"f%d" % n, b"content")
+        yield END
+
+    error, _, _, used, _ = detonate(tmp_path, chunks, max_xattr_bytes=1 << 40)
+    assert error == "nothing"
+    assert used < MEMORY, f"{used >> 20} MiB of memory"
+
+
 @pytest.mark.parametrize("implied", [False, True], ids=["named", "implied"])
 def test_directories_without_end_are_stopped(tmp_path, implied):
     def chunks():

@@ -221,7 +221,7 @@ def test_few_records_wait_for_a_file_that_is_being_made(trees, monkeypatch):
     def add(self, *args):
         nonlocal most
         added(self, *args)
-        most = max(most, len(self))
+        most = max(most, len(self._waiting))
 
     added = making.Records.add
     monkeypatch.setattr(making.Records, "add", add)

@@ -23,8 +23,8 @@ __all__ = ["PackedWriter", "file_digest", "open_regular", "read_chunks", "read_p
 
 _CHUNK = 1 << 20
 _MAX_RECORD = 32 << 20                   # bytes; names and a whole PAX header of attributes fit many times
-_BATCH = 256                             # records that are compressed at once: the call costs more than a record
-_LARGE = 1 << 16                         # bytes of a record that is not held back
+_BATCH = 256                             # records, or …
+_BATCH_BYTES = 1 << 18                   # … bytes that are compressed at once: the call costs more than a record
 
 
 class PackedWriter:
@@ -50,14 +50,7 @@ class PackedWriter:
         """Add one record: whatever msgpack can hold."""
         self._pack(record)
         self._pending += 1
-        if self._pending >= _BATCH:
-            self._flush()
-
-    def put_bytes(self, data: bytes) -> None:
-        """Add a record that is nothing but *data*."""
-        self._pack(data)
-        self._pending += 1 if len(data) < _LARGE else _BATCH
-        if self._pending >= _BATCH:
+        if self._pending >= _BATCH or self._packer.getbuffer().nbytes >= _BATCH_BYTES:
             self._flush()
 
     def _flush(self) -> None:

@@ -115,7 +115,7 @@ class TarSplitWriter:
         if self._raw:
             joined = b"".join(self._raw)
             for start in range(0, len(joined), _RAW_PIECE):
-                self._file.put_bytes(joined[start : start + _RAW_PIECE])
+                self._file.put(joined[start : start + _RAW_PIECE])
             self._size += len(joined)
             self._raw.clear()
             self._raw_size = 0

@@ -35,7 +35,6 @@ _ALONE = 64                              # files made before threads help: most 
 _CREATORS = 2                            # threads that make files; more wait for Python's lock
 _SMALL = 1 << 18                         # bytes of a file that is handed to them
 _IMPLIED: tuple[int, int, int, int, Mapping[bytes, bytes]] = (0o755, 0, 0, 0, {})   # a directory that only others need
-_MOST_WAITING = 1_024                    # records that wait for a file being made
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,7 @@ class _Unpacker(Tree):
             self.clear_dir(entry, real, node, base)
         what = self._MAKERS[entry.type](self, entry, reader, real, base)
         self.records.add(what, _member(entry, reader.raw_name, join(real, base)))
-        if len(self.records) > _MOST_WAITING:
+        if self.records.are_many():
             self.settle()
 
     def raw(self, data: bytes) -> None:

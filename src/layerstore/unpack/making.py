@@ -24,6 +24,7 @@ _BATCH_BYTES = 1 << 20                   # … but its memory, and …
 _BATCH_DIRS = 8                          # … the directories that it keeps open, are bounded
 _BATCHES = 4                             # handed out and not seen finished
 _MAX_OWNERS = 65_536                     # different uids or gids: they become a field of the layer's row
+_MOST_WAITING = 1_024                    # records that wait for a file being made
 _MUCH_RAW = 1 << 20                      # bytes: of an entry that is no content, or of zeros at the end
 _LOOK_SECONDS = 0.5
 
@@ -161,16 +162,16 @@ class Records:
     def __init__(self, manifest: ManifestWriter, split: TarSplitWriter) -> None:
         self._manifest, self._split = manifest, split
         self._raw: list[bytes] = []
-        self._raw_size = 0
+        self._raw_size = self._waiting_size = 0
         # bytes of the stream before the member's data, what is recorded of it, and the member
         self._waiting: deque[tuple[bytes, ManifestEntry | NewFile | None, Member]] = deque()
         self.entries = self.unset = 0
         self.uids: set[int] = set()
         self.gids: set[int] = set()
 
-    def __len__(self) -> int:
-        """How many entries wait to be written."""
-        return len(self._waiting)
+    def are_many(self) -> bool:
+        """Whether so much waits for a file being made that all is to be settled: entries, or bytes of their headers."""
+        return len(self._waiting) >= _MOST_WAITING or self._waiting_size >= _MUCH_RAW
 
     def raw(self, data: bytes) -> bool:
         """Bytes of the stream that are no file's content; they belong before the next entry's data.
@@ -186,6 +187,7 @@ class Records:
         raw = self._take_raw()
         if self._waiting or type(what) is NewFile:
             self._waiting.append((raw, what, member))
+            self._waiting_size += len(raw)
         else:
             self._write(raw, what, member)
 
@@ -202,9 +204,11 @@ class Records:
                     return None
                 if file.error is not None:
                     self._split.raw(raw)
+                    self._waiting_size -= len(raw)
                     waiting[0] = (b"", file, member)
                     return file
                 in_flight.landed(file.path)
+            self._waiting_size -= len(raw)
             self._write(*waiting.popleft())
         return None
 
