@@ -1,8 +1,8 @@
 """Extracting: a chain of layer trees in overlay on-disk form becomes one plain directory. Knows no store.
 
 The merged view is walked from the top: at each path the topmost layer that has something there decides, and
-every file is copied once. The result is that of laying the layers over each other in order, and of an overlay
-mount:
+every file is copied once: its content by ``copying``, its attributes by ``redress``. The result is that of laying the
+layers over each other in order, and of an overlay mount:
 
 * a device 0:0 hides what lower layers have there; an opaque directory hides all that they have beneath it;
 * a directory on a directory merges, with the upper one's owner, mode, times and attributes; all else
@@ -16,9 +16,7 @@ layer, is ever followed. Few descriptors are open at a time, however many layers
 
 Ids are the archive's again, by the inverse of the store's map. Where a layer's maker could not set an owner or make a
 device, what it is meant to be is taken from its record (``meant``). What this process cannot set (owners, devices,
-privileged attributes) is counted, and never fails an extraction. A file whose owner could not be set loses its
-set-user-ID and set-group-ID bits: they were meant for somebody else. Of extended attributes those are copied that a
-layer may carry (``manifest.storable_xattr``).
+privileged attributes) is counted, and never fails an extraction.
 """
 
 from __future__ import annotations
@@ -30,12 +28,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from layerstore import faults, filecaps, fs, kernel
+from layerstore import faults, fs, kernel
+from layerstore.copying import Copier
 from layerstore.dirfds import DIRECTORY, DirFds
 from layerstore.errors import InvalidArgumentError, IoError, PrivilegeError
 from layerstore.idmap import IDENTITY, IdMap
-from layerstore.manifest import storable_xattr
 from layerstore.meant import Meant, Recorded, as_found
+from layerstore.redress import Redresser
 from layerstore.whiteouts import is_whiteout
 
 __all__ = ["ExtractReport", "extract_chain"]
@@ -44,10 +43,6 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_SOURCES = 64                       # descriptors of layers' directories
 _CHUNK = 8 << 20                         # bytes copied between two calls of progress
-_BUFFER = 1 << 20                        # bytes, where the kernel cannot copy by itself
-_SET_ID = stat.S_ISUID | stat.S_ISGID
-_NO_XATTRS = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS})
-_NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 _UNREADABLE = "run as root, or in a user namespace (unshare --user --map-root-user layerstore extract …)"
 _NOT_OURS = "run as root, or extract to a directory of your own"
 
@@ -208,12 +203,11 @@ class _Extractor:
         self._sources = _Sources(diffs)
         self._dest = DirFds(dest_fd)
         self._top_first = tuple(reversed(range(len(diffs))))
-        self._progress = progress
+        self._copier, self._redress = Copier(progress, _CHUNK), Redresser(ids)
         forms = ("trusted", "user") if overlay_form is None else (overlay_form,)
         self._opaque = [f"{form}.overlay.opaque" for form in forms]
         self._links: dict[tuple[int, int, int], bytes | None] = {}  # None: what could not be made
-        self._kernel_copies = True
-        self._entries = self._bytes = self._unset = 0
+        self._entries = 0
         self.at = b""
 
     def run(self) -> ExtractReport:
@@ -227,7 +221,7 @@ class _Extractor:
             todo.extend(self._fill(directory))
         while made:                      # deepest first, and last of all: a mode may forbid to enter
             self._finish_dir(*made.pop())
-        return ExtractReport(self._entries, self._bytes, self._unset)
+        return ExtractReport(self._entries, self._copier.bytes, self._redress.unset)
 
     def close(self) -> None:
         self._sources.close()
@@ -299,7 +293,7 @@ class _Extractor:
         elif meant.kind == stat.S_IFLNK:
             dest = self._dest.get(parent)
             os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=dest)
-            self._dress_path(where, dest, name, meant)
+            self._redress.name(where, dest, name, meant)
         else:
             return self._node(parent, name, meant, where)
         return True
@@ -312,9 +306,9 @@ class _Extractor:
         except PermissionError:
             if meant.kind not in (stat.S_IFCHR, stat.S_IFBLK):
                 raise
-            self._unset += 1
+            self._redress.unset += 1
             return False
-        self._dress_path(where, dest, name, meant)
+        self._redress.name(where, dest, name, meant)
         return True
 
     def _meant(self, layer: int, found: os.stat_result, where: int | bytes) -> Meant:
@@ -327,7 +321,7 @@ class _Extractor:
 
     def _link(self, first: bytes | None, parent: bytes, name: bytes) -> bool:
         if first is None:
-            self._unset += 1
+            self._redress.unset += 1
             return False
         first_parent, _, first_name = first.rpartition(b"/")
         first_fd = os.dup(self._dest.get(first_parent))  # the next directory opened may close this one
@@ -349,7 +343,7 @@ class _Extractor:
     def _finish_dir(self, path: bytes, layer: int) -> None:
         self.at = path
         source = self._sources.get(layer, path)
-        self._dress(source, self._dest.get(path), self._meant(layer, os.fstat(source), source))
+        self._redress.open_file(source, self._dest.get(path), self._meant(layer, os.fstat(source), source))
 
     # -- content ---------------------------------------------------------------------------------------------
 
@@ -361,124 +355,12 @@ class _Extractor:
             dst = os.open(name, _NEW_FILE, 0o600, dir_fd=dest)
             try:
                 if found.st_size:
-                    self._content(src, dst, found)
-                self._dress(src, dst, meant)
+                    self._copier.copy(src, dst, found, self.at)
+                self._redress.open_file(src, dst, meant)
             finally:
                 os.close(dst)
         finally:
             os.close(src)
-
-    def _content(self, src: int, dst: int, found: os.stat_result) -> None:
-        size = found.st_size
-        if found.st_blocks * 512 >= size:
-            self._segment(src, dst, 0, size)
-            return
-        at = 0
-        while at < size:
-            try:
-                start = os.lseek(src, at, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:  # a hole up to the end
-                    break
-                if error.errno != errno.EINVAL:
-                    raise
-                self._segment(src, dst, at, size)  # a file system that does not tell
-                return
-            at = os.lseek(src, start, os.SEEK_HOLE)
-            self._segment(src, dst, start, min(at, size))
-        os.ftruncate(dst, size)
-
-    def _segment(self, src: int, dst: int, start: int, end: int) -> None:
-        """Copy the bytes from *start* to *end*."""
-        while start < end:
-            count = self._some(src, dst, start, min(end - start, _CHUNK))
-            if not count:
-                raise IoError(f"the layer's file {os.fsdecode(self.at)!r} became shorter while it was read")
-            start += count
-            self._bytes += count
-            self._progress(count)
-
-    def _some(self, src: int, dst: int, offset: int, count: int) -> int:
-        if self._kernel_copies:
-            try:
-                copied = os.copy_file_range(src, dst, count, offset, offset)
-            except OSError as error:
-                if error.errno not in _NO_KERNEL_COPY:
-                    raise
-                self._kernel_copies = False  # other file systems, an old kernel: it will not be otherwise
-            else:
-                if copied:               # some kernels say 0 where they cannot: let read(2) decide
-                    return copied
-        data = os.pread(src, min(count, _BUFFER), offset)
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(dst, view, offset)
-            view, offset = view[written:], offset + written
-        return len(data)
-
-    # -- attributes: chown; then xattrs (chown clears capabilities), mode (chown clears setuid), time --------
-
-    def _dress(self, src: int, dst: int, meant: Meant) -> None:
-        owned = self._chown(meant, lambda uid, gid: os.fchown(dst, uid, gid))
-        self._copy_xattrs(src, dst, meant)
-        os.fchmod(dst, _mode(meant, owned=owned))
-        os.utime(dst, ns=(meant.mtime_ns, meant.mtime_ns))
-
-    def _dress_path(self, where: bytes | None, dest: int, name: bytes, meant: Meant) -> None:
-        """The same for what cannot be opened: symbolic links and nodes, just made by us at that name."""
-        owned = self._chown(
-            meant, lambda uid, gid: os.chown(name, uid, gid, dir_fd=dest, follow_symlinks=False)
-        )
-        self._copy_xattrs(where, b"/proc/self/fd/%d/%b" % (dest, name), meant)
-        if meant.kind != stat.S_IFLNK:
-            os.chmod(name, _mode(meant, owned=owned), dir_fd=dest)
-        os.utime(name, ns=(meant.mtime_ns, meant.mtime_ns), dir_fd=dest, follow_symlinks=False)
-
-    def _chown(self, meant: Meant, call: Callable[[int, int], None]) -> bool:
-        if meant.uid is None or meant.gid is None:  # an ID that the store does not map
-            self._unset += 1
-            return False
-        try:
-            call(meant.uid, meant.gid)
-        except OSError as error:
-            # EINVAL: an ID that this user namespace does not map
-            if error.errno not in (errno.EPERM, errno.EINVAL):
-                raise
-            self._unset += 1
-            return False
-        return True
-
-    def _copy_xattrs(self, src: int | bytes | None, dst: int | bytes, meant: Meant) -> None:
-        follow = isinstance(dst, int)    # a descriptor is what it is; a path must not be followed
-        names = _names(src) if src is not None else []
-        for name in names:
-            if storable_xattr(name) and name not in meant.xattrs:
-                assert src is not None
-                value = os.getxattr(src, name, follow_symlinks=follow)
-                self._set_xattr(dst, name, filecaps.from_disk(value, self._ids) if name == filecaps.NAME else value)
-        for name, value in meant.xattrs.items():
-            self._set_xattr(dst, name, value)
-
-    def _set_xattr(self, dst: int | bytes, name: bytes, value: bytes) -> None:
-        try:
-            os.setxattr(dst, name, value, follow_symlinks=isinstance(dst, int))
-        except OSError as error:
-            if error.errno not in _NO_XATTRS:
-                raise
-            self._unset += 1
-
-
-def _names(src: int | bytes) -> list[bytes]:
-    try:
-        return [os.fsencode(name) for name in os.listxattr(src, follow_symlinks=isinstance(src, int))]
-    except OSError as error:
-        if error.errno in _NO_XATTRS:
-            return []                    # a file system without them has none to copy
-        raise
-
-
-def _mode(meant: Meant, *, owned: bool) -> int:
-    return meant.mode if owned or meant.kind == stat.S_IFDIR else meant.mode & ~_SET_ID
 
 
 def _join(parent: bytes, name: bytes) -> bytes:

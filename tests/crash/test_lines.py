@@ -119,6 +119,7 @@ def test_a_gate_that_counts_and_does_not_count_back_is_seen(bench, monkeypatch):
         yield
         self._inside.give_back(ticket)
 
+    bench.points("names")   # prepared and counted before the mistake is planted
     monkeypatch.setattr(gate.Gate, "inside", leaking)
     found = aimed(bench, "names", ("ReadTxn.get",), errors=["MemoryError"])
     assert any("stays open" in line for s in found for line in s.violations)
@@ -139,9 +140,9 @@ def test_an_interrupt_that_is_swallowed_is_seen(bench, monkeypatch):
 
 
 def test_a_write_transaction_that_is_not_ended_makes_others_hang_and_that_is_seen(bench, monkeypatch):
+    point = next(p for p in sorted(bench.points("names")) if p.function.startswith("drop_name.<locals>"))
     monkeypatch.setattr(engine.Engine, "_end", lambda self, txn: KEPT.append(txn))
     monkeypatch.setattr(judge, "HANG_SECONDS", 8)
-    point = next(p for p in sorted(bench.points("names")) if p.function.startswith("drop_name.<locals>"))
     assert state_of(bench, Case("names", point, 1, "MemoryError"), "planted", SEED).violations
 
 
