@@ -26,8 +26,9 @@ ORDER = [
     ["staging"],
     ["recover"],
     ["executor", "mounting"],
-    ["recovery", "catalog"],
+    ["recovery", "catalog", "create"],
     ["handle"],
+    ["journaling"],
     ["projection"],
     ["differs", "sources", "overlay", "extract"],
     ["left", "redress"],
@@ -36,10 +37,11 @@ ORDER = [
     ["lifecycle"],
     ["manifest", "records", "tar", "tarsplit"],
     ["packed"],
-    ["copying", "dirfds", "threads", "whiteouts"],
+    ["config", "copying", "dirfds", "threads", "whiteouts"],
     ["compression", "filesystem", "form", "fs", "override"],
     ["states"],
     ["filecaps", "model", "namespace", "observe", "privilege"],
+    ["partial"],
     ["errors", "kernel", "faults", "crc64", "descriptors", "idmap"],
 ]
 RANK = {name: len(ORDER) - n for n, group in enumerate(ORDER) for name in group}

@@ -9,8 +9,9 @@ Layout, top to bottom; a module imports only from below it (a test checks):
 ``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``tar`` ``compression`` ·
 ``dress`` ``override`` (into a tree), ``copying`` ``redress`` ``meant`` (out of it; what may not be set) ·
 ``idmap`` ``filecaps`` ``privilege`` ``namespace`` (whose it is, and what this process may do) ·
-``handle`` ``form`` ``fs`` ``kernel`` ``faults`` · ``model`` ``errors`` ``observe``. ``layerjournal`` is the write-ahead
-journal, a library of its own. ``testing`` is for those who crash-test; nothing imports it.
+``create`` · ``handle`` over ``journaling`` ``config`` · ``form`` ``fs`` ``kernel`` ``faults`` · ``model``
+``partial`` ``errors`` ``observe``. ``layerjournal`` is the write-ahead journal, a library of its own. ``testing`` is
+for those who crash-test; nothing imports it.
 """
 
 from __future__ import annotations

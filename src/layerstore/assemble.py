@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from layerstore import fs
-from layerstore.descriptors import Descriptor
-from layerstore.dirfds import DIRECTORY, DirFds
+from layerstore.descriptors import DIRECTORY, Descriptor
+from layerstore.dirfds import DirFds
 from layerstore.errors import DamagedError
 from layerstore.packed import open_regular
 from layerstore.tarsplit import KEPT, NAME, End, Kept, Member, read_tar_split

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from layerstore import catalog, fs, records
 from layerstore.errors import DamagedError, LayerDamagedError, LayerstoreError, UnknownLayerError
-from layerstore.handle import Handle, journal_errors
+from layerstore.handle import Handle
 from layerstore.holds import ReaderLock
+from layerstore.journaling import journal_errors
 from layerstore.model import Layer
 from layerstore.recover import dry_run
 from layerstore.verify import Problem, tree_problems
@@ -64,7 +65,7 @@ def check(handle: Handle, *, content: bool) -> CheckReport:
 
 
 def _journal(handle: Handle) -> Iterator[Finding]:
-    with journal_errors(handle):
+    with journal_errors(handle.set_poison):
         report = handle.journal.verify()
     for finding in report.findings:
         yield Finding(f"journal-{finding.code}", f"record {finding.seq}", finding.message)

@@ -13,7 +13,8 @@ from typing import Any
 
 from layerstore import fs
 from layerstore.errors import LayerstoreError, PrivilegeError
-from layerstore.handle import Handle, journal_errors
+from layerstore.handle import Handle
+from layerstore.journaling import journal_errors
 from layerstore.lifecycle import fire, state_of
 from layerstore.states import HOLDS_MARK, Kind, State, Trigger
 
@@ -45,13 +46,13 @@ def checkpoint(handle: Handle, *, archive: bool | None = None) -> CheckpointRepo
         # a descriptor of the handle's own, opened before its first write
         handle.sync(handle.sync_fd, point="checkpoint.sync")
 
-    with journal_errors(handle):
+    with journal_errors(handle.set_poison):
         made = handle.journal.checkpoint(sync, _held_back)
     handle.checkpointed_at = made.seq   # an open transaction may hold the mark: then do not try again at once
     emptied, left = empty_gone(handle, made.low_water)
     segment = None
     if archive or (archive is None and _long(handle, made.low_water)):
-        with journal_errors(handle):
+        with journal_errors(handle.set_poison):
             segment = handle.journal.archive()
     if left is not None:   # all else is done
         raise left

@@ -1,13 +1,17 @@
 """Open descriptors that have an owner from the first moment, so that an interrupt at any line leaks none.
 
 An ``os.open`` whose result is a mere number is lost if KeyboardInterrupt or MemoryError comes between it and the
-``try`` that would close it, or in the ``finally`` itself. Nothing belongs here but opening and closing.
+``try`` that would close it, or in the ``finally`` itself. Nothing belongs here but opening and closing,
+and the two ways of opening that everything uses: a directory, and a file that is not there yet; neither follows links.
 """
 
 from __future__ import annotations
 
 import os
 from typing import Self
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Descriptor:
@@ -48,4 +52,4 @@ class Descriptor:
         self.close()
 
 
-__all__ = ["Descriptor"]
+__all__ = ["DIRECTORY", "NEW_FILE", "Descriptor"]

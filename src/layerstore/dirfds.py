@@ -9,18 +9,14 @@ leave the tree, whatever symbolic links are in it (ADR 0011).
 from __future__ import annotations
 
 import errno
-import os
 from collections import OrderedDict
 
 from layerstore import kernel
-from layerstore.descriptors import Descriptor
+from layerstore.descriptors import DIRECTORY, Descriptor
 
 __all__ = ["DIRECTORY", "DirFds"]
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CAPACITY = 96                           # descriptors: a process has 1024 by default, for several layers
-
-
 _WAY = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_XDEV
 _REFUSED = frozenset({errno.ENOSYS, errno.EPERM})   # an old kernel, or a sandbox: opening a directory gives no EPERM
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from layerstore import filecaps, override
-from layerstore.descriptors import Descriptor
+from layerstore.descriptors import NEW_FILE, Descriptor
 from layerstore.idmap import IDENTITY, IdMap, Range
 from layerstore.manifest import (
     MODE,
@@ -36,7 +36,6 @@ _SAFE_SECONDS = 1 << 31                  # every file system holds times this fa
 _XATTR_UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS})
 _XATTR_TOO_LARGE = frozenset({errno.E2BIG, errno.ERANGE})
 _ROOM = 1 << 20                          # free bytes, with which a file system is not what is full
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class Dresser:
@@ -94,7 +93,7 @@ class Dresser:
 
         Else nothing is made, and the bits are without OVERRIDE. FileExistsError if something is there.
         """
-        with Descriptor(base, _NEW_FILE, dir_fd=dir_fd) as fd:
+        with Descriptor(base, NEW_FILE, dir_fd=dir_fd) as fd:
             if not override.write(fd, entry):
                 os.unlink(base, dir_fd=dir_fd)
                 return NODE

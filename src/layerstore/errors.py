@@ -23,6 +23,7 @@
     │   ├── SizeMismatchError          more or fewer bytes than were promised
     │   ├── LimitExceededError         a configured limit on entries, bytes, lengths … was passed
     │   ├── SourceError                an image source that is missing, malformed or incomplete
+    │   │   └── RangesUnsupportedError    of this blob only the whole can be had
     │   ├── UnsupportedMediaTypeError  a manifest, config or layer of a type we do not know
     │   └── NoMatchingPlatformError    an index without an image for this platform
     ├── DamagedError                the store itself is damaged
@@ -55,7 +56,7 @@ __all__ = [
     "HostError", "InUseError", "InputError", "InvalidArgumentError", "IoError", "JournalDamagedError",
     "LayerDamagedError", "LayerstoreError", "LimitExceededError", "NoMatchingPlatformError", "NoSpaceError",
     "OutcomeError", "OutcomeUnknownError", "ParentUnavailableError", "PendingError", "PidNamespaceError",
-    "PoisonedError", "PrivilegeError", "ReadOnlyError", "SizeMismatchError", "SourceError",
+    "PoisonedError", "PrivilegeError", "RangesUnsupportedError", "ReadOnlyError", "SizeMismatchError", "SourceError",
     "StagedHandleError", "UnknownImageError", "UnknownLayerError", "UnknownMountError",
     "UnsafeFilesystemError", "UnsupportedFormatError", "UnsupportedMediaTypeError",
 ]
@@ -173,6 +174,10 @@ class LimitExceededError(InputError):
 
 class SourceError(InputError):
     default_hint = "check the path and that the image in it is complete"
+
+
+class RangesUnsupportedError(SourceError):
+    default_hint = "read the whole blob"
 
 
 class UnsupportedMediaTypeError(InputError):

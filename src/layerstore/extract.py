@@ -30,7 +30,8 @@ from dataclasses import dataclass
 
 from layerstore import faults, fs, kernel
 from layerstore.copying import Copier
-from layerstore.dirfds import DIRECTORY, DirFds
+from layerstore.descriptors import DIRECTORY, NEW_FILE
+from layerstore.dirfds import DirFds
 from layerstore.errors import InvalidArgumentError, IoError, PrivilegeError
 from layerstore.idmap import IDENTITY, IdMap
 from layerstore.meant import Meant, Recorded, as_found
@@ -40,7 +41,6 @@ from layerstore.whiteouts import is_whiteout
 __all__ = ["ExtractReport", "extract_chain"]
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: should it be a fifo after all
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_SOURCES = 64                       # descriptors of layers' directories
 _CHUNK = 8 << 20                         # bytes copied between two calls of progress
 _UNREADABLE = "run as root, or in a user namespace (unshare --user --map-root-user layerstore extract …)"
@@ -352,7 +352,7 @@ class _Extractor:
         try:
             if not os.path.samestat(os.fstat(src), found):
                 raise IoError(f"the layer's file {os.fsdecode(self.at)!r} was replaced while it was read")
-            dst = os.open(name, _NEW_FILE, 0o600, dir_fd=dest)
+            dst = os.open(name, NEW_FILE, 0o600, dir_fd=dest)
             try:
                 if found.st_size:
                     self._copier.copy(src, dst, found, self.at)

@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from layerstore import faults, kernel, namespace
-from layerstore.descriptors import Descriptor
+from layerstore.descriptors import DIRECTORY, NEW_FILE, Descriptor
 from layerstore.errors import BusyError, HostError, IoError, NoSpaceError, PrivilegeError, ReadOnlyError
 
-_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _POLL_SECONDS = 0.01
 _PIECE = 1 << 20
 TXID_FILE = "txid"
@@ -53,7 +52,7 @@ def host_error(error: OSError, doing: str) -> HostError:
 
 
 def open_dir(name: str, dir_fd: int | None = None) -> Descriptor:
-    return Descriptor(name, _DIR, dir_fd=dir_fd)
+    return Descriptor(name, DIRECTORY, dir_fd=dir_fd)
 
 
 def exists(dir_fd: int, name: str) -> bool:
@@ -78,8 +77,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 def write_new(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = False) -> None:
     """Create *name* with *data*; it must not exist. With *sync* the file (not its directory) is fsynced."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with faults.point(point), Descriptor(name, flags, dir_fd=dir_fd) as fd:
+    with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
         write_all(fd, data)
         if sync:
             _sync(fd)
@@ -197,12 +195,12 @@ def _remove(dir_fd: int, name: bytes, *, is_dir: bool) -> None:
             os.unlink(name, dir_fd=dir_fd)
         return
     try:
-        directory = Descriptor(name, _DIR, dir_fd=dir_fd)
+        directory = Descriptor(name, DIRECTORY, dir_fd=dir_fd)
     except FileNotFoundError:   # somebody else is removing the same garbage
         return
     except PermissionError:  # a layer may hold directories of mode 0 that an ordinary user made
         os.chmod(name, 0o700, dir_fd=dir_fd)
-        directory = Descriptor(name, _DIR, dir_fd=dir_fd)
+        directory = Descriptor(name, DIRECTORY, dir_fd=dir_fd)
     with directory as fd:
         # depth is bounded by Limits.max_depth plus the store's own levels, so recursion and descriptors are too
         with os.scandir(fd) as entries:
@@ -258,7 +256,7 @@ class TreeLock(Descriptor):
         self.thread = threading.get_ident()   # who took it
         self.txid: str | None = None          # of the tree, once it is known
         _locks.add(self)
-        super().__init__(name, _DIR, dir_fd=dir_fd)
+        super().__init__(name, DIRECTORY, dir_fd=dir_fd)
 
 
 def _after_fork_in_child() -> None:
@@ -268,6 +266,20 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def lock_root(fd: int, *, exclusive: bool) -> None:
+    """Lock a store's root, open as *fd*, until that is closed. BusyError if it cannot be had within a minute."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise BusyError("the store is being created, moved or rebuilt by another process") from None
+            time.sleep(0.01)
+        else:
+            return
 
 
 def lock_tree(

@@ -1,37 +1,25 @@
 """An open store: its descriptors, journal, locks and poison. The verbs are functions over a ``Handle``.
 
-Opening and creating belong here, and the guards that every verb passes: closed, forked, read-only, poisoned. Not
-here: what a verb does, and recovery.
-
-Creating, in order, and what a crash in each gap leaves:
-
-1. the root directory, locked exclusively  – an empty directory, which the next create takes over
-2. its subdirectories                      – the same
-3. ``journal/`` (made aside and renamed)   – a root without ``store.json``: the next create goes on from here
-4. everything fsynced
-5. ``store.json`` (aside, fsynced, renamed) and the root fsynced – a store
+Opening belongs here, and the guards that every verb passes: closed, forked, read-only, poisoned. Not here: what a
+verb does, creating (``create``), and recovery.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import secrets
 import threading
-import time
-import uuid as uuid_module
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import count
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import layerjournal
-from layerjournal import Journal, ReadTxn, WriteTxn
+from layerjournal import ReadTxn, WriteTxn
 from layerjournal.gate import Gate
-from layerstore import faults, filesystem, fs, idmap
+from layerstore import filesystem, fs, idmap
+from layerstore.config import read_config
 from layerstore.descriptors import Descriptor
 from layerstore.errors import (
     AlreadyOpenError,
@@ -39,29 +27,18 @@ from layerstore.errors import (
     ClosedError,
     DamagedError,
     ForkedError,
-    HostError,
-    InvalidArgumentError,
-    IoError,
-    JournalDamagedError,
     LayerstoreError,
-    NoSpaceError,
     OutcomeUnknownError,
-    PidNamespaceError,
     PoisonedError,
     ReadOnlyError,
-    UnsupportedFormatError,
 )
-from layerstore.form import Form
 from layerstore.idmap import IDENTITY, IdMap
+from layerstore.journaling import journal_errors, open_journal
 from layerstore.observe import Observer, Silent, barrier
 from layerstore.privilege import own_map
-from layerstore.projection import CatalogProjector
 
 T = TypeVar("T")
 
-MAGIC = "layerstore"
-FORMAT = (1, 0)
-KNOWN_FEATURES = frozenset({"id-map"})
 DIRECTORIES = ("layers", "staging", "trash", "quarantine", "images", "uppers")
 
 # what this process has open is what of these is not closed: an opening that was interrupted leaves nothing in it
@@ -112,18 +89,16 @@ class Handle:
             raise AlreadyOpenError(f"this process already has the store at {self.root} open")
         self.filesystem = filesystem.probe(self.root_fd, allow=allow)
         if not self.readonly or not _is_read_only(self.root_fd):
-            _lock_root(self.root_fd, fcntl.LOCK_SH)
-        self.config = _read_config(self.root_fd, self.root, readonly=self.readonly)
+            fs.lock_root(self.root_fd, exclusive=False)
+        self.config = read_config(self.root_fd, self.root, readonly=self.readonly)
         for name in DIRECTORIES:
             self.dirs[name] = self._own(fs.open_dir(name, self.root_fd))
         self._check_one_filesystem()
         # opened before the first write and kept: a write-back error is reported once per open file description
         self.sync_fd = self._own(fs.open_dir(".", self.root_fd))
-        with journal_errors(self):
-            self.journal = Journal.open(
-                os.path.join(self.root, "journal"), CatalogProjector(), readonly=self.readonly,
-                clock=self.clock, hook=_fault_hook,
-            )
+        with journal_errors(self.set_poison):
+            path = os.path.join(self.root, "journal")
+            self.journal = open_journal(path, readonly=self.readonly, clock=self.clock)
         if self.journal.uuid != self.config["uuid"]:
             raise DamagedError(f"journal {self.journal.uuid} does not belong to store {self.config['uuid']}")
         _handles.add(self)
@@ -184,14 +159,14 @@ class Handle:
             self.check_writable()
             return fn(txn)
 
-        with journal_errors(self), barrier(self.observer, f"txn.{label}"):
+        with journal_errors(self.set_poison), barrier(self.observer, f"txn.{label}"):
             return self.journal.update(label, guarded)
 
     @contextmanager
     def read(self) -> Iterator[ReadTxn]:
         """A consistent snapshot of the catalog. Takes no lock that a writer holds."""
         self.check_usable()
-        with journal_errors(self), self.journal.read() as txn:
+        with journal_errors(self.set_poison), self.journal.read() as txn:
             yield txn
 
     # -- barriers ------------------------------------------------------------------------------------------------
@@ -299,103 +274,6 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def create(root: str, *, form: Form, allow_filesystem: tuple[str, ...], clock: Callable[[], int]) -> None:
-    """Make an empty store at *root* if there is none; safe against another process doing the same.
-
-    Durability: when it returns, the empty store is on disk. A crash before leaves what the next create completes.
-    """
-    try:
-        os.makedirs(root, mode=0o700, exist_ok=True)
-        with fs.open_dir(root) as root_fd:
-            _create(root_fd, root, form, allow_filesystem, clock)
-    except OSError as error:
-        raise fs.host_error(error, f"creating a store at {root}") from error
-
-
-def _create(
-    root_fd: int, root: str, form: Form, allow_filesystem: tuple[str, ...], clock: Callable[[], int],
-) -> None:
-    if fs.exists(root_fd, "store.json"):
-        return
-    ids = form.id_map()
-    filesystem.probe(root_fd, allow=allow_filesystem)
-    _lock_root(root_fd, fcntl.LOCK_EX)
-    if fs.exists(root_fd, "store.json"):
-        return
-    strangers = set(fs.names_in(root_fd)) - {*DIRECTORIES, "journal", ".store.json.new"}
-    if strangers and not all(n.startswith((".probe-", "journal.", ".journal")) for n in strangers):
-        raise InvalidArgumentError(
-            f"{root} is neither a store nor empty: it holds {', '.join(sorted(strangers)[:3])}",
-            hint="name an empty or absent directory",
-        )
-    filesystem.probe(root_fd, allow=allow_filesystem, functional=True)
-    # a store with a map is for user namespaces, where trusted.* cannot be read
-    trusted = ids is None and filesystem.takes_trusted(root_fd)
-    config = {"overlay_form": form.overlay or ("trusted" if trusted else "user"), **({"id_map": ids} if ids else {})}
-    _make(root_fd, root, config, clock)
-
-
-def _make(root_fd: int, root: str, own: dict[str, Any], clock: Callable[[], int]) -> None:
-    for name in fs.names_in(root_fd):
-        if name.startswith(".probe-"):   # of a create that was killed
-            fs.remove_tree(root_fd, name, point="create.clear")
-    for name in DIRECTORIES:
-        if not fs.exists(root_fd, name):
-            fs.make_dir(root_fd, name, point="create.directory")
-    path = os.path.join(root, "journal")
-    with journal_errors(None):
-        if os.path.isdir(path):
-            journal = Journal.open(path, CatalogProjector(), clock=clock, hook=_fault_hook)
-        else:
-            journal = Journal.create(
-                path, CatalogProjector(), uuid=str(uuid_module.uuid4()), clock=clock, hook=_fault_hook,
-            )
-    with journal:
-        config = {
-            **own, "magic": MAGIC, "uuid": journal.uuid, "format": list(FORMAT),
-            "features": {
-                "compatible": [], "read_only_compatible": [], "incompatible": ["id-map"] if "id_map" in own else [],
-            },
-        }
-    fs.sync_filesystem(root_fd, point="create.sync")
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    fs.replace_file(root_fd, "store.json", text.encode(), point="create.config", sync=True)
-    fs.sync_dir(root_fd, point="create.root.sync")
-    with fs.open_dir(os.path.dirname(os.path.abspath(root))) as parent:
-        fs.sync_dir(parent, point="create.parent.sync")
-
-
-def _read_config(root_fd: int, root: str, *, readonly: bool) -> dict[str, Any]:
-    data = fs.read_file(root_fd, "store.json", maximum=65_536)
-    if data is None:
-        raise InvalidArgumentError(f"{root} is not a layerstore (no store.json)", hint="create one: layerstore.open(root)")
-    try:
-        config: dict[str, Any] = json.loads(data)
-        features = config["features"]
-        if config["magic"] != MAGIC or not isinstance(config["uuid"], str):
-            raise ValueError("not a layerstore's")
-        if config["overlay_form"] not in ("trusted", "user"):
-            raise ValueError(f"overlay_form {config['overlay_form']!r}")
-        if "id_map" in config:
-            for kind in ("uid", "gid"):
-                idmap.checked(config["id_map"][kind])
-        major = int(config["format"][0])
-        unknown = {kind: sorted(set(features[kind]) - KNOWN_FEATURES) for kind in features}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DamagedError(f"{root}/store.json cannot be understood: {error}") from error
-    if major > FORMAT[0] or unknown.get("incompatible"):
-        raise UnsupportedFormatError(
-            f"the store {root} has format {config['format']} and features {unknown.get('incompatible')}; "
-            f"this layerstore reads format {FORMAT[0]}",
-        )
-    if unknown.get("read_only_compatible") and not readonly:
-        raise UnsupportedFormatError(
-            f"the store {root} uses features that this layerstore can only read: {unknown['read_only_compatible']}",
-            hint="open it read-only (readonly=True), or use a newer layerstore",
-        )
-    return config
-
-
 def _identity(fd: int) -> tuple[int, int]:
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
@@ -405,48 +283,4 @@ def _is_read_only(fd: int) -> bool:
     return bool(os.fstatvfs(fd).f_flag & os.ST_RDONLY)
 
 
-def _lock_root(fd: int, mode: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            fcntl.flock(fd, mode | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise BusyError("the store is being created, moved or rebuilt by another process") from None
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _fault_hook(point: str, when: str) -> None:
-    (faults.before if when == "before" else faults.after)(point)
-
-
-@contextmanager
-def journal_errors(handle: Handle | None) -> Iterator[None]:
-    """Translate layerjournal's errors into ours, by the same fault; poison *handle* where it says so."""
-    try:
-        yield
-    except layerjournal.AlreadyOpenError as error:
-        raise AlreadyOpenError(str(error)) from error
-    except layerjournal.ForkedError as error:
-        raise ForkedError(str(error)) from error
-    except layerjournal.PidNamespaceError as error:
-        raise PidNamespaceError(str(error)) from error
-    except layerjournal.BusyError as error:
-        raise BusyError(str(error)) from error
-    except layerjournal.NoSpaceError as error:
-        raise NoSpaceError(str(error)) from error
-    except layerjournal.ReadOnlyError as error:
-        raise ReadOnlyError(str(error)) from error
-    except (layerjournal.OutcomeUnknownError, layerjournal.PoisonedError) as error:
-        if handle is not None:
-            handle.set_poison(str(error))
-        raise OutcomeUnknownError(str(error)) from error
-    except (layerjournal.DamagedError, layerjournal.MissingError) as error:
-        raise JournalDamagedError(str(error)) from error
-    except layerjournal.JournalError as error:
-        raise IoError(str(error)) from error
-
-
-__all__ = ["FORMAT", "Form", "Handle", "HostError", "LayerstoreError", "create", "journal_errors", "new_txid"]
+__all__ = ["DIRECTORIES", "Handle", "new_txid"]

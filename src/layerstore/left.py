@@ -18,8 +18,7 @@ from contextlib import suppress
 
 from layerstore import fs
 from layerstore.assemble import assembled
-from layerstore.descriptors import Descriptor
-from layerstore.dirfds import DIRECTORY
+from layerstore.descriptors import DIRECTORY, Descriptor
 from layerstore.errors import DamagedError
 from layerstore.idmap import IDENTITY, IdMap
 from layerstore.model import DiffOutput

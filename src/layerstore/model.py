@@ -1,6 +1,6 @@
 """The values that layerstore hands out and takes in: frozen, slotted, without behaviour beyond validation.
 
-No I/O and no imports of ours but ``errors``. Digests are ``sha256:<64 hex>``; sizes are bytes; times are
+No I/O and no imports of ours but ``errors`` and ``partial``. Digests are ``sha256:<64 hex>``; sizes are bytes; times are
 nanoseconds since 1970 UTC; layer and image IDs are exactly 64 lowercase hex digits.
 """
 
@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol
 
 from layerstore.errors import InvalidArgumentError
 from layerstore.idmap import IDENTITY, IdMap
+from layerstore.partial import BlobSource, Donors
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _ID = re.compile(r"[0-9a-f]{64}\Z")
@@ -68,8 +69,10 @@ class DiffTarget:
 
     ``dir_fd`` is the transaction's directory (side files such as ``manifest`` go there), ``diff_fd`` the empty
     ``diff/`` below it. ``overlay_form`` is the xattr namespace for opaque directories: ``trusted`` or ``user``.
-    ``progress(n)`` is told of *n* more bytes of the blob read. ``cancelled`` is set when the result is no longer
-    wanted: the differ then raises whatever it likes, soon. ``ids`` says which ids on disk stand for the archive's.
+    ``progress(n)`` is told of *n* more bytes of the blob read, ``spared(n)`` of *n* that need not be, because what is in
+    them is here. ``donors`` has files that need no writing (None: there are none). ``cancelled`` is set when the result
+    is no longer wanted: the differ then raises whatever it likes, soon. ``ids`` says which ids on disk stand for the
+    archive's.
     """
 
     dir_fd: int
@@ -77,6 +80,8 @@ class DiffTarget:
     overlay_form: str = "trusted"
     limits: Limits = field(default_factory=Limits)
     progress: Callable[[int], None] = lambda _n: None
+    spared: Callable[[int], None] = lambda _n: None
+    donors: Donors | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     ids: IdMap = IDENTITY
 
@@ -128,11 +133,15 @@ class Differ(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerSource:
-    """One layer of a source image: its descriptor, the diffID that the config promises, and how to read it."""
+    """One layer of a source image: its descriptor, the diffID that the config promises, and its blob."""
 
     descriptor: Descriptor
     diff_id: str
-    open: Callable[[], BinaryIO]        # a fresh, independent stream of the blob, from its first byte
+    blob: BlobSource
+
+    def open(self) -> BinaryIO:
+        """A fresh, independent stream of the blob, from its first byte."""
+        return self.blob.open()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from layerstore.dirfds import DIRECTORY
+from layerstore.descriptors import DIRECTORY
 from layerstore.errors import SourceError
 from layerstore.manifest import storable_xattr
 from layerstore.whiteouts import is_whiteout

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import msgpack
 
 from layerstore.compression import ZstdWriter, decompressed
-from layerstore.descriptors import Descriptor
+from layerstore.descriptors import NEW_FILE, Descriptor
 from layerstore.errors import CompressionError, DamagedError, LimitExceededError
 from layerstore.model import Limits
 
@@ -35,8 +35,7 @@ class PackedWriter:
 
     def __init__(self, dir_fd: int, name: str, magic: str, version: int) -> None:
         def make(name: str, _flags: int) -> int:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            return os.open(name, flags, 0o600, dir_fd=dir_fd)
+            return os.open(name, NEW_FILE, 0o600, dir_fd=dir_fd)
 
         self._file = open(name, "wb", buffering=_CHUNK, opener=make)  # noqa: SIM115 - closed by finish and abandon
         self._hash = hashlib.sha256()

@@ -11,10 +11,12 @@ from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
 from layerstore import apply, catalog, check, checkpoint, delete, export, gc, holds, mount, pull, recover, stage
+from layerstore.create import create as create_store
 from layerstore.errors import LayerstoreError, NoSpaceError, UnknownImageError
 from layerstore.extract import ExtractReport
+from layerstore.form import Form
 from layerstore.fs import host_error
-from layerstore.handle import Form, Handle, create
+from layerstore.handle import Handle
 from layerstore.model import Differ, Image, Layer, Lease, Mount, StageOptions, check_digest, check_id
 from layerstore.observe import Observer
 from layerstore.records import read as read_record
@@ -61,7 +63,7 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
     path = os.path.abspath(os.fspath(root))
     if create and not readonly:
         form = Form(overlay_form, uid_map, gid_map)
-        _create(path, form=form, allow_filesystem=tuple(allow_filesystem), clock=clock)
+        create_store(path, form=form, allow_filesystem=tuple(allow_filesystem), clock=clock)
     try:
         handle = Handle(path, readonly=readonly, allow_filesystem=tuple(allow_filesystem), observer=observer, clock=clock)
     except FileNotFoundError as error:
@@ -76,9 +78,6 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
             raise host_error(error, f"recovering the store at {path}") from error
         raise
     return Store(handle, report)
-
-
-_create = create
 
 
 class UnknownStoreError(UnknownImageError):

@@ -11,11 +11,10 @@ import errno
 import os
 import stat
 
-from layerstore.descriptors import Descriptor
+from layerstore.descriptors import NEW_FILE, Descriptor
 
 __all__ = ["is_whiteout", "make"]
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MARKS = (b"trusted.overlay.whiteout", b"user.overlay.whiteout")
 _ABSENT = frozenset({errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.EACCES})
 
@@ -34,7 +33,7 @@ def make(name: bytes, dir_fd: int, overlay_form: str) -> bool:
 
 
 def _make_file(name: bytes, dir_fd: int, attribute: str) -> None:
-    with Descriptor(name, _NEW, dir_fd=dir_fd) as fd:
+    with Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
         try:
             os.setxattr(fd, attribute, b"y")
         except OSError as error:

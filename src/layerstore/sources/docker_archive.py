@@ -21,6 +21,7 @@ from layerstore.compression import detect
 from layerstore.errors import CompressionError, DigestMismatchError, SourceError, UnsupportedMediaTypeError
 from layerstore.model import Descriptor, LayerSource, Limits, SourceImage
 from layerstore.sources.archive import Archive, Member
+from layerstore.sources.blobs import LocalBlob
 from layerstore.sources.documents import (
     OCI_CONFIG,
     OCI_LAYER,
@@ -74,7 +75,8 @@ def resolve(archive: Archive, reference: Reference, platform: Platform | None, l
     layers = []
     for layer, diff_id in zip(saved.layers, config.diff_ids, strict=True):
         blob = _describe(archive, layer, diff_id, known)
-        layers.append(LayerSource(blob, diff_id, _opener(archive, layer)))
+        stored = LocalBlob(_opener(archive, layer), blob.size, f"{layer} in {archive.label}")
+        layers.append(LayerSource(blob, diff_id, stored))
     blobs = [layer.descriptor for layer in layers]
     check_pairs([blob.digest for blob in blobs], config.diff_ids, f"the image {name or saved.config}")
     manifest = _manifest(Descriptor(OCI_CONFIG, config_digest, len(config_bytes)), blobs)

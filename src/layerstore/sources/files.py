@@ -6,7 +6,6 @@ Both kinds answer to the protocol ``Files``; the rules of OCI and Docker stand e
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -18,10 +17,11 @@ from layerstore.errors import (
     SourceError,
 )
 from layerstore.model import Descriptor, Limits
+from layerstore.sources.blobs import LocalBlob
 from layerstore.sources.documents import check_sha256
 
 __all__ = [
-    "Files", "Opened", "check_blob", "closed", "digest_of", "layer_opener", "read_blob", "read_document",
+    "Files", "Opened", "check_blob", "closed", "digest_of", "layer_blob", "read_blob", "read_document",
 ]
 
 _CHUNK = 1 << 20
@@ -82,9 +82,9 @@ def check_blob(files: Files, blob: Descriptor, what: str) -> None:
     _open_blob(files, blob, what).stream.close()
 
 
-def layer_opener(files: Files, blob: Descriptor, what: str) -> Callable[[], BinaryIO]:
-    """The ``open`` of a LayerSource: each call gives a fresh stream of the blob, not yet verified."""
-    return lambda: _open_blob(files, blob, what).stream
+def layer_blob(files: Files, blob: Descriptor, what: str) -> LocalBlob:
+    """The blob of a LayerSource."""
+    return LocalBlob(lambda: _open_blob(files, blob, what).stream, blob.size, f"{what} in {files.label}")
 
 
 def digest_of(stream: BinaryIO) -> str:

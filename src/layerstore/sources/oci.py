@@ -23,7 +23,7 @@ from layerstore.sources.documents import (
     show,
     show_list,
 )
-from layerstore.sources.files import Files, check_blob, layer_opener, read_blob, read_document
+from layerstore.sources.files import Files, check_blob, layer_blob, read_blob, read_document
 from layerstore.sources.platforms import Platform, best, check_config, this_machine
 from layerstore.sources.reference import Reference, suggested_name
 
@@ -121,7 +121,7 @@ def _image(
     layers = []
     for n, (layer, diff_id) in enumerate(zip(manifest.layers, config.diff_ids, strict=True)):
         check_blob(files, layer, f"layer {n}")
-        layers.append(LayerSource(layer, diff_id, layer_opener(files, layer, f"layer {n}")))
+        layers.append(LayerSource(layer, diff_id, layer_blob(files, layer, f"layer {n}")))
     return SourceImage(
         manifest_bytes, found.digest, found.media_type, config_bytes, manifest.config.digest, tuple(layers),
         name,

@@ -17,13 +17,12 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from layerstore.descriptors import Descriptor
+from layerstore.descriptors import NEW_FILE, Descriptor
 from layerstore.dress import Dresser
 from layerstore.tar import Entry
 
 __all__ = ["Births", "NewFile", "make", "make_from"]
 
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _BORN = 0o777                            # of a mode: what open(2) sets, and no later write or chown takes away
 _ZEROS = memoryview(bytes(1 << 20))
 
@@ -70,7 +69,7 @@ class NewFile:
 def make(file: NewFile, dress: Dresser, births: Births) -> None:
     """Make *file*; OSError as the system has it, FileExistsError above all."""
     entry = file.entry
-    with Descriptor(file.name, _NEW_FILE, births.mode(entry), dir_fd=file.dir_fd) as fd:
+    with Descriptor(file.name, NEW_FILE, births.mode(entry), dir_fd=file.dir_fd) as fd:
         born = births.of(fd, entry)
         _write(fd, file.data)
         file.digest = hashlib.sha256(file.data).digest()
@@ -83,7 +82,7 @@ def make_from(
 ) -> tuple[bytes, int]:
     """Make a file of pieces; digest and bits of what could not be set. *check* is called between them, and may raise."""
     digest = hashlib.sha256()
-    with Descriptor(name, _NEW_FILE, births.mode(entry), dir_fd=dir_fd) as fd:
+    with Descriptor(name, NEW_FILE, births.mode(entry), dir_fd=dir_fd) as fd:
         born = births.of(fd, entry)
         if entry.sparse is not None:
             _write_sparse(fd, entry, data, digest, check)

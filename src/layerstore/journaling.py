@@ -1,0 +1,68 @@
+"""The store's journal: how it is opened and made, and what its errors become.
+
+Not here: what is written into it (``lifecycle``), and when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import layerjournal
+from layerjournal import Journal
+from layerstore import faults
+from layerstore.errors import (
+    AlreadyOpenError,
+    BusyError,
+    ForkedError,
+    IoError,
+    JournalDamagedError,
+    NoSpaceError,
+    OutcomeUnknownError,
+    PidNamespaceError,
+    ReadOnlyError,
+)
+from layerstore.projection import CatalogProjector
+
+__all__ = ["create_journal", "journal_errors", "open_journal"]
+
+
+def open_journal(path: str, *, readonly: bool = False, clock: Callable[[], int]) -> Journal:
+    """The journal in the directory *path*; its own errors, untranslated."""
+    return Journal.open(path, CatalogProjector(), readonly=readonly, clock=clock, hook=_fault_hook)
+
+
+def create_journal(path: str, *, uuid: str, clock: Callable[[], int]) -> Journal:
+    """A new one. Durability: it is on disk, whole, when this returns; a crash before leaves none."""
+    return Journal.create(path, CatalogProjector(), uuid=uuid, clock=clock, hook=_fault_hook)
+
+
+def _fault_hook(point: str, when: str) -> None:
+    (faults.before if when == "before" else faults.after)(point)
+
+
+@contextmanager
+def journal_errors(set_poison: Callable[[str], None] | None) -> Iterator[None]:
+    """Translate layerjournal's errors into ours, by the same fault; tell *set_poison* where the handle is good no more."""
+    try:
+        yield
+    except layerjournal.AlreadyOpenError as error:
+        raise AlreadyOpenError(str(error)) from error
+    except layerjournal.ForkedError as error:
+        raise ForkedError(str(error)) from error
+    except layerjournal.PidNamespaceError as error:
+        raise PidNamespaceError(str(error)) from error
+    except layerjournal.BusyError as error:
+        raise BusyError(str(error)) from error
+    except layerjournal.NoSpaceError as error:
+        raise NoSpaceError(str(error)) from error
+    except layerjournal.ReadOnlyError as error:
+        raise ReadOnlyError(str(error)) from error
+    except (layerjournal.OutcomeUnknownError, layerjournal.PoisonedError) as error:
+        if set_poison is not None:
+            set_poison(str(error))
+        raise OutcomeUnknownError(str(error)) from error
+    except (layerjournal.DamagedError, layerjournal.MissingError) as error:
+        raise JournalDamagedError(str(error)) from error
+    except layerjournal.JournalError as error:
+        raise IoError(str(error)) from error

@@ -1,0 +1,70 @@
+"""What a partial pull goes by: a blob that can be read in parts, and content that this machine has already.
+
+Protocols only, so that sources, differs and the store can be written without knowing each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol
+
+from layerstore.descriptors import Descriptor
+
+__all__ = ["BlobSource", "Donors", "Finder", "Place"]
+
+
+class BlobSource(Protocol):
+    """A layer's blob, readable from any place in it and by any number of threads. Nothing that it gives is verified.
+
+    ``label`` says in messages what is read (never with credentials). ``size`` is bytes. ``remote`` says that reading it
+    costs something, so that what was read is worth keeping for a second try.
+    """
+
+    label: str
+    size: int
+    remote: bool
+
+    def open(self, offset: int = 0) -> BinaryIO:
+        """A fresh, independent stream from byte *offset* to the end. SourceError, here or while it is read."""
+
+    def ranges(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        """The bytes of *wanted*: (start, length) pairs in bytes, ascending, apart, and within the blob.
+
+        Yields (offset, piece) in ascending order, pieces of at most 1 MiB, none of them across two pairs; together
+        exactly what is wanted. RangesUnsupportedError, before the first piece, where only the whole can be had;
+        SourceError.
+        """
+
+
+class Place(Protocol):
+    """Content that is here, in a committed layer that cannot be deleted meanwhile. ``size`` is bytes."""
+
+    size: int
+
+    def read(self) -> Iterator[bytes]:
+        """Its bytes, the first only when all were found to have the digest; else DamagedError, and ``check`` is told."""
+
+    def clone(self) -> Descriptor | None:
+        """A new file without a name, beside the layer being staged, that shares its blocks; read and found right.
+
+        None where that cannot be done, or costs more than it saves. DamagedError as ``read``.
+        """
+
+
+class Finder(Protocol):
+    """Finds content among the layers that are here."""
+
+    def find(self, wanted: Collection[bytes]) -> AbstractContextManager[Mapping[bytes, Place]]:
+        """Where content with the *wanted* digests (sha256, 32 bytes each; of whole files, or of chunks of files) is.
+
+        What is not found is left out. The places are good until the context is left; nothing waits for them but the
+        deletion of the layers that they are in.
+        """
+
+
+class Donors(Protocol):
+    """Files that have their content already, for the unpacker to give a name rather than write what it reads."""
+
+    def take(self, path: bytes) -> Descriptor | None:
+        """The nameless file that the archive's next file *path* is to become, once; None: it is written as usual."""
