@@ -24,6 +24,25 @@ def store(root):
         yield opened
 
 
+@pytest.fixture
+def home():
+    """A directory of the ordinary user's, on a disk."""
+    from namespaces import users_directory
+
+    with users_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def armed():
+    """Installs a hook at the fault points for the length of a test."""
+    from layerstore import faults
+
+    previous = faults.install(None)
+    yield faults.install
+    faults.install(previous)
+
+
 def pytest_collection_modifyitems(items):
     if os.geteuid() != 0:
         for item in items:

@@ -33,6 +33,12 @@ def add(store, spec=None, **options):
         return store.apply_staged_layer(staged, **options)
 
 
+def put_layer(root, data, **options):
+    """Store the tar *data* as a layer of the store at *root*; its ID."""
+    with layerstore.open(root, **options) as store, store.stage(TarDiffer(data)) as staged:
+        return store.apply_staged_layer(staged).id
+
+
 def image(tmp_path, *, layers=3, name="image", tag="latest", compression=("gzip", "zstd", "none"), salt=""):
     """A small image of several layers, the last with a whiteout."""
     specs = [{f"layer{n}": f"{salt}{n}".encode(), "shared/file": f"from {n}{salt}".encode()} for n in range(layers)]

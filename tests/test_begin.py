@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from layerstore import errors, faults
+from layerstore import errors
 from layerstore.begin import Want, begin
 from layerstore.staging import discard
 from storekit import failing_at, observed, states, tree_names
@@ -41,13 +41,6 @@ class Other:
 @pytest.fixture
 def handle(store):
     return store._handle
-
-
-@pytest.fixture
-def hook():
-    previous = faults.install(None)
-    yield faults.install
-    faults.install(previous)
 
 
 def test_all_that_are_free_are_begun_in_one_transaction(store, handle, root):
@@ -89,7 +82,7 @@ def test_the_same_content_twice_is_made_twice(handle):
     discard(handle, *trees, *again)
 
 
-def test_a_race_that_is_lost_concerns_that_content_and_what_comes_after_it_only(store, handle, root, hook):
+def test_a_race_that_is_lost_concerns_that_content_and_what_comes_after_it_only(store, handle, root, armed):
     others, made = [], []
 
     def quicker(name, when):
@@ -98,16 +91,16 @@ def test_a_race_that_is_lost_concerns_that_content_and_what_comes_after_it_only(
             if len(made) == 3:   # all have their directories, none its row
                 others.append(Other(handle, "b"))
 
-    hook(quicker)
+    armed(quicker)
     trees = begin(handle, wants("a", "b", "c"), ordered=True)
-    hook(None)
+    armed(None)
     assert keys(trees) == ["a"]
     assert len(tree_names(root, "staging")) == len(states(store)) == 2, "nothing is left of what was too late"
     others[0].give_up()
     discard(handle, *trees)
 
 
-def test_a_race_that_is_lost_at_the_first_is_waited_for(handle, hook):
+def test_a_race_that_is_lost_at_the_first_is_waited_for(handle, armed):
     others = []
 
     def quicker(name, when):
@@ -116,7 +109,7 @@ def test_a_race_that_is_lost_at_the_first_is_waited_for(handle, hook):
             others[0] = Other(handle, "a")
             threading.Timer(0.3, others[0].give_up).start()
 
-    hook(quicker)
+    armed(quicker)
     (tree,) = begin(handle, wants("a"), ordered=True)
     assert tree.content_key == "a"
     discard(handle, tree)

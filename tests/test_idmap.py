@@ -6,8 +6,8 @@ import stat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from namespaces import FULL, NEWNS, PRIVATE, SUBIDS, in_namespace, users_directory
-from storekit import digest, in_child
+from namespaces import FULL, NEWNS, PRIVATE, SUBIDS, in_namespace
+from storekit import digest, in_child, put_layer
 from tarmaker import END, directory, file, header, pax, symlink
 from treediff import assert_same
 
@@ -30,15 +30,8 @@ ODD = file(b"odd", b"x", uid=1500, gid=3, mode=0o4755) + END
 needs_root = pytest.mark.root
 
 
-@pytest.fixture
-def home():
-    with users_directory() as path:
-        yield path
-
-
 def put(root, data=LAYER, **options):
-    with layerstore.open(root, **options) as store, store.stage(TarDiffer(data)) as staged:
-        return store.apply_staged_layer(staged).id
+    return put_layer(root, data, **options)
 
 
 def owners(root, layer, *names):

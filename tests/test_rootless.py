@@ -4,8 +4,8 @@ import os
 import stat
 
 import pytest
-from namespaces import GROUP, USER, as_user, users_directory
-from storekit import digest
+from namespaces import GROUP, USER, as_user
+from storekit import digest, put_layer
 from tarmaker import END, directory, file, hardlink, header, pax, symlink
 from treediff import assert_same
 
@@ -29,16 +29,8 @@ LAYER = (
 needs_root = pytest.mark.root
 
 
-@pytest.fixture
-def home():
-    with users_directory() as path:
-        yield path
-
-
 def put(root, data=LAYER, **options):
-    """Store *data* as a layer; its ID."""
-    with layerstore.open(root, **options) as store, store.stage(TarDiffer(data)) as staged:
-        return store.apply_staged_layer(staged).id
+    return put_layer(root, data, **options)
 
 
 def exported(root, layer_id):

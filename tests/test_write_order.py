@@ -28,14 +28,6 @@ def at(point, when, do):
     return hook
 
 
-@pytest.fixture
-def armed():
-    """Install a hook for the length of a test."""
-    previous = faults.install(None)
-    yield faults.install
-    faults.install(previous)
-
-
 def test_a_deletion_is_recorded_as_gone_only_when_its_tree_is_in_trash(store, root, armed):
     layer, seen = add(store), []
     armed(at("txn.delete.gone", "before", lambda: seen.append(tree_names(root, "trash"))))
