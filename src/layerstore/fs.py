@@ -138,6 +138,23 @@ def unlink(dir_fd: int, name: str, *, point: str) -> None:
         os.unlink(name, dir_fd=dir_fd)
 
 
+def clone_nameless(source: int, dir_fd: int, *, point: str) -> Descriptor:
+    """A new file without a name on *dir_fd*'s file system, open for reading and writing, that shares *source*'s blocks.
+
+    OSError where the file system cannot do that (EOPNOTSUPP, EINVAL, ENOTTY, EXDEV …). Closed without a name, it is gone.
+    """
+    with faults.point(point):
+        made = Descriptor(".", os.O_TMPFILE | os.O_RDWR, dir_fd=dir_fd)
+        fcntl.ioctl(made.fd, kernel.FICLONE, source)
+        return made
+
+
+def link_nameless(fd: int, dir_fd: int, name: bytes, *, point: str) -> None:
+    """Give a file that has no name one. FileExistsError if it is taken."""
+    with faults.point(point):
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=dir_fd, follow_symlinks=True)
+
+
 def sync_filesystem(fd: int, *, point: str) -> None:
     """One syncfs for everything dirty on *fd*'s file system. An error is reported once per descriptor: never retry."""
     with faults.point(point):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from layerstore.descriptors import Descriptor
 
-__all__ = ["BlobSource", "Donors", "Finder", "Place"]
+__all__ = ["BlobSource", "Digests", "Donor", "Donors", "Finder", "Place"]
 
 
 class BlobSource(Protocol):
@@ -63,8 +63,32 @@ class Finder(Protocol):
         """
 
 
+class Donor(NamedTuple):
+    """A file without a name, of *size* bytes that have that digest (32 bytes): it was made here, and read."""
+
+    file: Descriptor
+    size: int
+    sha256: bytes
+
+
 class Donors(Protocol):
     """Files that have their content already, for the unpacker to give a name rather than write what it reads."""
 
-    def take(self, path: bytes) -> Descriptor | None:
-        """The nameless file that the archive's next file *path* is to become, once; None: it is written as usual."""
+    def take(self, path: bytes) -> Donor | None:
+        """What the archive's next file *path*, as the archive calls it, is to become, once; None: it is written."""
+        ...
+
+
+class Digests(Protocol):
+    """Told by differs what content a layer has, so that later ones find it. For one thread."""
+
+    def add_file(self, path: bytes, size: int, sha256: bytes) -> None:
+        """The regular file *path* of the tree has *size* bytes with that digest. ``unpack`` says it of each."""
+        ...
+
+    def add_chunk(self, path: bytes, offset: int, length: int, sha256: bytes) -> None:
+        """*length* bytes at *offset* of the file *path* have that digest: for who knows of smaller pieces than files.
+
+        Chunks of one file together; at any time, before or after the file itself, but from the thread that unpacks.
+        """
+        ...

@@ -23,6 +23,7 @@ from typing import Any
 from layerstore import fs, staging
 from layerstore.begin import Want, begin
 from layerstore.descriptors import Descriptor
+from layerstore.digests import DigestsWriter
 from layerstore.errors import DigestMismatchError, LayerstoreError, StagedHandleError
 from layerstore.handle import Handle
 from layerstore.model import Differ, DiffOutput, DiffTarget, Limits, StageOptions
@@ -126,12 +127,13 @@ def fill(
     try:
         # its own descriptor: nobody can close it under the differ
         with Descriptor.duplicate(handle.lock_fd(tree.txid)) as lock_fd:
-            with fs.open_dir("diff", lock_fd) as diff_fd:
+            with fs.open_dir("diff", lock_fd) as diff_fd, DigestsWriter(lock_fd) as digests:
                 target = DiffTarget(
                     dir_fd=lock_fd, diff_fd=diff_fd, overlay_form=handle.overlay_form, limits=limits, progress=progress,
-                    ids=handle.ids, **({} if cancelled is None else {"cancelled": cancelled}),
+                    ids=handle.ids, digests=digests, **({} if cancelled is None else {"cancelled": cancelled}),
                 )
                 output = differ.apply_diff(target)
+                digests.finish()
             write_output(handle, tree, lock_fd, output)
     except BaseException as error:
         with suppress(LayerstoreError):

@@ -25,6 +25,7 @@ written down of them keeps the archive's order, so tree, manifest and tar-split 
 
     entries   what each kind of entry does       tree      where it goes, and what must make room
     files     one regular file, made             making    files being made by threads, and the record in order
+    donated   one that has its content already
 """
 
 from layerstore.unpack.entries import Unpacked, unpack

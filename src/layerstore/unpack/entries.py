@@ -20,6 +20,7 @@ from layerstore.model import DiffTarget
 from layerstore.tar import Entry, TarReader, os_text
 from layerstore.tarsplit import Member, TarSplitWriter
 from layerstore.threads import running
+from layerstore.unpack.donated import check_donor, link_in
 from layerstore.unpack.files import Births, NewFile, make, make_from
 from layerstore.unpack.making import Creator, InFlight, Records, record_of
 from layerstore.unpack.tree import Dir, Tree, deepest_first, join
@@ -69,7 +70,7 @@ def unpack(
     removed.
     """
     writer, split = ManifestWriter(target.dir_fd), TarSplitWriter(target.dir_fd)
-    records = Records(writer, split)
+    records = Records(writer, split, target.digests)
     with ExitStack() as threads:
         unpacker = _Unpacker(target, records, threads, alone)
         try:
@@ -93,7 +94,7 @@ class _Unpacker(Tree):
         super().__init__(target, records)
         self._form = target.overlay_form
         self._opaque_xattr = f"{target.overlay_form}.overlay.opaque"
-        self._cancelled = target.cancelled
+        self._cancelled, self._donors = target.cancelled, target.donors
         self._dress, self._births = Dresser(target.ids), Births()
         self._threads = threads
         if alone is None:
@@ -150,6 +151,11 @@ class _Unpacker(Tree):
 
     def _file(self, entry: Entry, reader: TarReader, real: bytes, base: bytes) -> ManifestEntry | NewFile:
         path = join(real, base)
+        donor = self._donors.take(entry.name) if self._donors is not None else None
+        if donor is not None and entry.sparse is None:
+            digest = check_donor(donor, entry, reader.read_data(entry), self._check_cancelled)
+            unset = self.create(real, base, lambda dir_fd: link_in(donor, dir_fd, base, entry, self._dress))
+            return record_of(entry, path, unset, sha256=digest)
         whole = reader.read_whole() if entry.sparse is None else None
         if whole is None:
             digest, unset = self.create(real, base, lambda dir_fd: make_from(

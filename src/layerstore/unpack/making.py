@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from layerstore.errors import ArchiveError, IoError
 from layerstore.manifest import UNSET, ManifestEntry, ManifestWriter, storable_xattr
+from layerstore.partial import Digests
 from layerstore.tar import Entry
 from layerstore.tarsplit import Member, TarSplitWriter
 from layerstore.threads import Channel, Worker
@@ -159,8 +160,8 @@ class InFlight:
 class Records:
     """Manifest and tar-split, written in the archive's order; and what is counted of them."""
 
-    def __init__(self, manifest: ManifestWriter, split: TarSplitWriter) -> None:
-        self._manifest, self._split = manifest, split
+    def __init__(self, manifest: ManifestWriter, split: TarSplitWriter, digests: Digests | None = None) -> None:
+        self._manifest, self._split, self._digests = manifest, split, digests
         self._raw: list[bytes] = []
         self._raw_size = self._waiting_size = 0
         # bytes of the stream before the member's data, what is recorded of it, and the member
@@ -240,6 +241,8 @@ class Records:
         if entry.uid not in self.uids or entry.gid not in self.gids:
             self._new_owner(entry)
         self._manifest.add(entry)
+        if self._digests is not None and entry.sha256 is not None:
+            self._digests.add_file(entry.path, entry.size, entry.sha256)
 
     def _new_owner(self, entry: ManifestEntry) -> None:
         if entry.type in ("hardlink", "whiteout"):   # they have none
