@@ -51,6 +51,7 @@ ONE_MODULE = {
     "zstandard": {"layerjournal.segment", "layerstore.compression"},
     "transitions": {"layerstore.lifecycle"},
     "isal": {"layerstore.compression"},
+    "urllib3": {"layerstore.sources"},
     "fastcrc": {"layerstore.crc64"},
     "click": {"layerstore.cli"},
     "rich": {"layerstore.cli"},

@@ -39,6 +39,8 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.pull import Progress as Progress
     from layerstore.pull import PullOptions as PullOptions
     from layerstore.recover import RecoveryReport as RecoveryReport
+    from layerstore.sources.registry import Credentials as Credentials
+    from layerstore.sources.registry import RegistryOptions as RegistryOptions
     from layerstore.stage import StagedLayer as StagedLayer
     from layerstore.store import Store as Store
     from layerstore.store import open as open  # noqa: A004 - the name that users expect
@@ -51,7 +53,8 @@ _PUBLIC = {
     "Progress": "pull", "Differ": "model", "DiffOutput": "model", "DiffTarget": "model", "Descriptor": "model",
     "Limits": "model", "StageOptions": "model", "Layer": "model", "Image": "model", "Lease": "model",
     "Mount": "model", "default_layer_id": "model", "TarDiffer": "differs", "DirectoryDiffer": "differs",
-    "RecoveryReport": "recover", "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
+    "RecoveryReport": "recover", "Credentials": "sources.registry",
+    "RegistryOptions": "sources.registry", "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - computed from the one table above

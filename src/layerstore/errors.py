@@ -23,7 +23,10 @@
     │   ├── SizeMismatchError          more or fewer bytes than were promised
     │   ├── LimitExceededError         a configured limit on entries, bytes, lengths … was passed
     │   ├── SourceError                an image source that is missing, malformed or incomplete
-    │   │   └── RangesUnsupportedError    of this blob only the whole can be had
+    │   │   ├── RangesUnsupportedError    of this blob only the whole can be had
+    │   │   └── RegistryError             a registry that refuses, or answers what it should not
+    │   │       ├── RegistryAccessError       credentials are missing, or do not suffice
+    │   │       └── RegistryUnavailableError  it cannot be reached, or failed at every try
     │   ├── UnsupportedMediaTypeError  a manifest, config or layer of a type we do not know
     │   └── NoMatchingPlatformError    an index without an image for this platform
     ├── DamagedError                the store itself is damaged
@@ -56,9 +59,10 @@ __all__ = [
     "HostError", "InUseError", "InputError", "InvalidArgumentError", "IoError", "JournalDamagedError",
     "LayerDamagedError", "LayerstoreError", "LimitExceededError", "NoMatchingPlatformError", "NoSpaceError",
     "OutcomeError", "OutcomeUnknownError", "ParentUnavailableError", "PendingError", "PidNamespaceError",
-    "PoisonedError", "PrivilegeError", "RangesUnsupportedError", "ReadOnlyError", "SizeMismatchError", "SourceError",
-    "StagedHandleError", "UnknownImageError", "UnknownLayerError", "UnknownMountError",
-    "UnsafeFilesystemError", "UnsupportedFormatError", "UnsupportedMediaTypeError",
+    "PoisonedError", "PrivilegeError", "RangesUnsupportedError", "ReadOnlyError", "RegistryAccessError",
+    "RegistryError", "RegistryUnavailableError", "SizeMismatchError", "SourceError", "StagedHandleError",
+    "UnknownImageError", "UnknownLayerError", "UnknownMountError", "UnsafeFilesystemError",
+    "UnsupportedFormatError", "UnsupportedMediaTypeError",
 ]
 
 
@@ -178,6 +182,28 @@ class SourceError(InputError):
 
 class RangesUnsupportedError(SourceError):
     default_hint = "read the whole blob"
+
+
+class RegistryError(SourceError):
+    """A registry refuses, or answers what it should not.
+
+    ``status`` is the HTTP status (None: there was no answer), ``url`` what was asked for (by GET, or POST for a token),
+    without its query.
+    """
+
+    default_hint = "check the reference; if it is right, ask who runs the registry"
+
+    def __init__(self, what: str, *, status: int | None = None, url: str, hint: str | None = None) -> None:
+        super().__init__(what, hint=hint)
+        self.status, self.url = status, url
+
+
+class RegistryAccessError(RegistryError):
+    default_hint = "log in (skopeo login, podman login, docker login), or give --creds"
+
+
+class RegistryUnavailableError(RegistryError):
+    default_hint = "check the host and the network, then try again: what is here already is kept"
 
 
 class UnsupportedMediaTypeError(InputError):

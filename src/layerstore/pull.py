@@ -31,6 +31,7 @@ from layerstore.handle import Handle
 from layerstore.holds import ReaderLock, set_name
 from layerstore.model import Image, LayerSource, Limits, SourceImage, default_layer_id
 from layerstore.sources import open_source
+from layerstore.sources.registry import RegistryOptions
 from layerstore.stage import StagedLayer, fill
 from layerstore.staging import Staging, discard, leave, seal
 from layerstore.states import State
@@ -64,6 +65,7 @@ class PullOptions:
 
     ``seal_every`` seconds, what is finished is made durable by a sync of its own, so that a loss of power in the middle
     of a long pull does not cost it; None: once, at the end, together with everything else. 0: each as it is finished.
+    ``registry`` says how to speak with one, and as whom.
     """
 
     workers: int = 2
@@ -71,6 +73,7 @@ class PullOptions:
     replace_names: bool = False
     limits: Limits = field(default_factory=Limits)
     seal_every: float | None = None
+    registry: RegistryOptions = field(default_factory=RegistryOptions)
 
 
 @dataclass(slots=True)
@@ -91,7 +94,9 @@ def pull(
 ) -> Image:
     """Pull *reference*; the verb behind ``Store.pull``. *names* None: the source's own suggestion."""
     handle.check_writable()
-    with open_source(reference, platform=options.platform, limits=options.limits) as source:
+    with open_source(
+        reference, platform=options.platform, limits=options.limits, registry=options.registry,
+    ) as source:
         wanted = source.resolve()
         if names is None:
             names = [wanted.name] if wanted.name is not None else []

@@ -201,7 +201,7 @@ class Store:
         self, source: str, *, names: Sequence[str] | None = None, options: pull.PullOptions | None = None,
         progress: pull.Progress | None = None,
     ) -> Image:
-        """Pull an image: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]`` or ``docker-archive:FILE[:TAG]``.
+        """Pull an image: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:TAG]``, ``docker://HOST/…``.
 
         Args:
             source: where from.
@@ -213,7 +213,8 @@ class Store:
             The image; ``created`` is False if it was there.
 
         Raises:
-            SourceError, DigestMismatchError … for bad content; DuplicateNameError; HostError; PendingError.
+            SourceError (RegistryError, …), DigestMismatchError … for bad content; DuplicateNameError; HostError;
+            PendingError.
 
         Durability: image and layers are on disk and visible, together, when this returns, by one syncfs and three
         durable transactions. A crash before leaves the image absent. Finished layers are there for the next pull after a

@@ -17,10 +17,12 @@ import click
 
 from layerstore import __version__
 from layerstore.cli import output
+from layerstore.cli.registry import registry_options
 from layerstore.errors import CallerError, DamagedError, InvalidArgumentError, LayerDamagedError, LayerstoreError
 
 if TYPE_CHECKING:
     from layerstore.model import Limits
+    from layerstore.sources.registry import RegistryOptions
     from layerstore.store import Store
 
 OK, FAILED, USAGE, DAMAGE = 0, 1, 2, 3
@@ -135,19 +137,22 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.option("--platform", help="os/arch[/variant] to choose from an index (default: this machine's).")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Layers staged at once.")
 @click.option("--replace", is_flag=True, help="Move names that belong to another image.")
+@registry_options
 @limit_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 @json_option
 @click.pass_obj
 def pull(
     settings: _Settings, source: str, names: tuple[str, ...], platform: str | None, workers: int, replace: bool,
-    limits: tuple[str, ...], quiet: bool, as_json: bool,
+    registry: RegistryOptions, limits: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:
-    """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:TAG]."""
+    """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG] or docker://HOST/REPO[:TAG|@DIGEST]."""
     from layerstore.cli import terminal  # noqa: PLC0415
     from layerstore.pull import PullOptions  # noqa: PLC0415
 
-    options = PullOptions(workers=workers, platform=platform, replace_names=replace, limits=_limits(limits))
+    options = PullOptions(
+        workers=workers, platform=platform, replace_names=replace, limits=_limits(limits), registry=registry,
+    )
     with settings.open(write=True) as store, terminal.PullProgress(quiet=quiet or as_json) as progress:
         image = store.pull(source, names=names or None, options=options, progress=progress)
     if as_json:

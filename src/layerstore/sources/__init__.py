@@ -1,4 +1,4 @@
-"""Where images come from: layouts and archives on this machine, opened by reference. Nothing is written.
+"""Where images come from: layouts and archives on this machine, and registries, opened by reference. Nothing is written.
 
 ::
 
@@ -15,25 +15,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from layerstore.model import Limits, SourceImage
 from layerstore.sources import docker_archive, oci
 from layerstore.sources.archive import Archive
-from layerstore.sources.files import Files
 from layerstore.sources.layout import Layout
-from layerstore.sources.platforms import parse_platform
+from layerstore.sources.platforms import Platform, parse_platform
 from layerstore.sources.reference import parse_reference
+from layerstore.sources.registry import RegistryOptions, connect
+from layerstore.sources.registry.names import PREFIX, parse_name
+
+if TYPE_CHECKING:
+    from layerstore.sources.registry.client import Client
 
 __all__ = ["ImageSource", "open_source"]
+
+
+class _Opened(Protocol):
+    def close(self) -> None: ...
 
 
 class ImageSource:
     """An open source. Safe to use from several threads; leaving its ``with`` closes it."""
 
-    def __init__(self, reference: str, files: Files, resolver: Callable[[], SourceImage]) -> None:
+    def __init__(self, reference: str, opened: _Opened, resolver: Callable[[], SourceImage]) -> None:
         self.reference = reference
-        self._files, self._resolver = files, resolver
+        self._opened, self._resolver = opened, resolver
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came over the network so far, whatever they were good for. 0 for sources on this machine."""
+        return getattr(self._opened, "fetched", 0)
 
     def resolve(self) -> SourceImage:
         """Find the image that the reference means and verify its manifest and config.
@@ -41,13 +54,13 @@ class ImageSource:
         Its layers' ``open`` works until the source is closed; streams already open go on. Each gives the
         blob as stored, and raises SourceError when the file ends early. Raises SourceError (missing,
         malformed, ambiguous), NoMatchingPlatformError, UnsupportedMediaTypeError, DigestMismatchError,
-        SizeMismatchError, LimitExceededError, ClosedError.
+        SizeMismatchError, LimitExceededError, ClosedError; of registries, RegistryError and its kinds.
         """
         return self._resolver()
 
     def close(self) -> None:
-        """Let go of the file or directory. Calling it again does nothing."""
-        self._files.close()
+        """Let go of the file, directory or connections. Calling it again does nothing."""
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +71,9 @@ class ImageSource:
         self.close()
 
 
-def open_source(reference: str, *, platform: str | None = None, limits: Limits | None = None) -> ImageSource:
+def open_source(
+    reference: str, *, platform: str | None = None, limits: Limits | None = None, registry: RegistryOptions | None = None,
+) -> ImageSource:
     """Open the source that *reference* names.
 
     The source is to be closed, or used as a context manager. Raises InvalidArgumentError for a reference or
@@ -66,15 +81,20 @@ def open_source(reference: str, *, platform: str | None = None, limits: Limits |
 
     Args:
         reference: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]`` or ``docker-archive:FILE[:REPOSITORY:TAG]``
-            (there, ``@n`` is the image at position n). Without a tag there must be one image only.
+            (there, ``@n`` is the image at position n). Without a tag there must be one image only. Or
+            ``docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]``; there, ``latest`` is the tag when none is written.
         platform: ``os/arch[/variant]``, which the image must then be for; None: where there is a choice, the
             running machine's.
         limits: ``max_manifest_json`` bounds each document in bytes, the others an archive's index.
+        registry: how to speak with a registry, and as whom.
 
     """
-    parsed = parse_reference(reference)
     wanted = parse_platform(platform) if platform is not None else None
     bounds = limits or Limits()
+    if isinstance(reference, str) and reference.startswith(PREFIX):
+        client = connect(parse_name(reference), registry or RegistryOptions())
+        return ImageSource(reference, client, lambda: _resolve_there(client, wanted, bounds))
+    parsed = parse_reference(reference)
     if parsed.kind == "oci":
         layout = Layout(parsed.path)
         return ImageSource(reference, layout, lambda: oci.resolve(layout, parsed, wanted, bounds))
@@ -82,3 +102,9 @@ def open_source(reference: str, *, platform: str | None = None, limits: Limits |
     if parsed.kind == "oci-archive":
         return ImageSource(reference, archive, lambda: oci.resolve(archive, parsed, wanted, bounds))
     return ImageSource(reference, archive, lambda: docker_archive.resolve(archive, parsed, wanted, bounds))
+
+
+def _resolve_there(client: Client, platform: Platform | None, limits: Limits) -> SourceImage:
+    from layerstore.sources.registry.resolve import resolve  # noqa: PLC0415 - imports urllib3, as the client did
+
+    return resolve(client, platform, limits)

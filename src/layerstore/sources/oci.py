@@ -1,16 +1,18 @@
 """From an OCI layout (in a directory or an archive) to one image: which manifest is meant, and is it whole.
 
-Every document is checked by size and digest before it is parsed; layers are checked to be there, and not
-read. Source: OCI image-spec 1.1, image-layout.md and image-index.md; Docker's schema 2 documents are taken
-as well.
+Registries hold the same documents, and have only other ways to them: ``Documents``. Every document is checked by size
+and digest before it is parsed; a layout's layers are checked to be there, and not read. Source: OCI image-spec 1.1,
+image-layout.md and image-index.md; Docker's schema 2 documents are taken as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from layerstore.errors import NoMatchingPlatformError, SourceError, UnsupportedMediaTypeError
-from layerstore.model import LayerSource, Limits, SourceImage
+from layerstore.model import Descriptor, LayerSource, Limits, SourceImage
+from layerstore.partial import BlobSource
 from layerstore.sources.documents import (
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -27,9 +29,40 @@ from layerstore.sources.files import Files, check_blob, layer_blob, read_blob, r
 from layerstore.sources.platforms import Platform, best, check_config, this_machine
 from layerstore.sources.reference import Reference, suggested_name
 
-__all__ = ["resolve"]
+__all__ = ["Documents", "resolve", "resolve_from"]
 
 _MAX_DEPTH = 4   # indexes below index.json; two are seen in the field
+
+
+class Documents(Protocol):
+    """Where documents and layers are had by their descriptors. ``label`` says in messages whose they are."""
+
+    label: str
+
+    def manifest(self, found: Descriptor, what: str) -> bytes:
+        """An index or manifest, its size and digest verified."""
+
+    def config(self, found: Descriptor, what: str) -> bytes:
+        """A config, its size and digest verified."""
+
+    def layer(self, found: Descriptor, what: str) -> BlobSource:
+        """A layer's blob, of which nothing is verified."""
+
+
+class _InFiles:
+    """Implements ``Documents``: a layout has no other place for a manifest than for any blob."""
+
+    def __init__(self, files: Files, limits: Limits) -> None:
+        self._files, self._limits, self.label = files, limits, files.label
+
+    def manifest(self, found: Descriptor, what: str) -> bytes:
+        return read_blob(self._files, found, what, self._limits)
+
+    config = manifest
+
+    def layer(self, found: Descriptor, what: str) -> BlobSource:
+        check_blob(self._files, found, what)
+        return layer_blob(self._files, found, what)
 
 
 def resolve(files: Files, reference: Reference, platform: Platform | None, limits: Limits) -> SourceImage:
@@ -45,7 +78,12 @@ def resolve(files: Files, reference: Reference, platform: Platform | None, limit
     name = suggested_name(reference, entries[0].tag)
     # what a tag stands for alone is meant; the machine's platform decides only where there is a choice
     chosen = entries[0] if len(entries) == 1 else _for_platform(entries, platform, what)
-    return _image(files, _descend(files, chosen, platform, limits), platform, limits, name)
+    return resolve_from(_InFiles(files, limits), chosen, platform, name)
+
+
+def resolve_from(documents: Documents, chosen: Listed, platform: Platform | None, name: str | None) -> SourceImage:
+    """The image that *chosen*, an index or a manifest, stands for. Raises as ``resolve``."""
+    return _image(documents, _descend(documents, chosen, platform), platform, name)
 
 
 def _tagged(listed: Sequence[Listed], tag: str | None, what: str) -> list[Listed]:
@@ -86,42 +124,39 @@ def _for_platform(entries: Sequence[Listed], platform: Platform | None, what: st
     raise NoMatchingPlatformError(f"{what} has no image for {wanted}, but for {there}")
 
 
-def _descend(files: Files, chosen: Listed, platform: Platform | None, limits: Limits) -> Listed:
+def _descend(documents: Documents, chosen: Listed, platform: Platform | None) -> Listed:
     """Follow nested indexes to what is none."""
     for _ in range(_MAX_DEPTH):
         found = chosen.descriptor
         if found.media_type not in INDEX_TYPES:
             return chosen
-        what = f"the index {found.digest} of {files.label}"
-        listed = parse_index(read_blob(files, found, what, limits), found.media_type, what)
+        what = f"the index {found.digest} of {documents.label}"
+        listed = parse_index(documents.manifest(found, what), found.media_type, what)
         if not listed:
             raise SourceError(f"{what} lists no image")
         chosen = _for_platform(listed, platform, what)
     if chosen.descriptor.media_type in INDEX_TYPES:
-        raise SourceError(f"{files.label} nests more than {_MAX_DEPTH} indexes")
+        raise SourceError(f"{documents.label} nests more than {_MAX_DEPTH} indexes")
     return chosen
 
 
-def _image(
-    files: Files, chosen: Listed, platform: Platform | None, limits: Limits, name: str | None
-) -> SourceImage:
+def _image(documents: Documents, chosen: Listed, platform: Platform | None, name: str | None) -> SourceImage:
     found = chosen.descriptor
     if found.media_type not in MANIFEST_TYPES:
         raise UnsupportedMediaTypeError(
-            f"{found.digest} of {files.label} is no image manifest but of the type {show(found.media_type)}"
+            f"{found.digest} of {documents.label} is no image manifest but of the type {show(found.media_type)}"
         )
-    what = f"the manifest {found.digest} of {files.label}"
-    manifest_bytes = read_blob(files, found, what, limits)
+    what = f"the manifest {found.digest} of {documents.label}"
+    manifest_bytes = documents.manifest(found, what)
     manifest = parse_manifest(manifest_bytes, found.media_type, what)
-    config_what = f"the config {manifest.config.digest} of {files.label}"
-    config_bytes = read_blob(files, manifest.config, config_what, limits)
+    config_what = f"the config {manifest.config.digest} of {documents.label}"
+    config_bytes = documents.config(manifest.config, config_what)
     config = parse_config(config_bytes, config_what)
-    check_config(platform, config.platform, files.label)
+    check_config(platform, config.platform, documents.label)
     check_pairs([layer.digest for layer in manifest.layers], config.diff_ids, what)
     layers = []
     for n, (layer, diff_id) in enumerate(zip(manifest.layers, config.diff_ids, strict=True)):
-        check_blob(files, layer, f"layer {n}")
-        layers.append(LayerSource(layer, diff_id, layer_blob(files, layer, f"layer {n}")))
+        layers.append(LayerSource(layer, diff_id, documents.layer(layer, f"layer {n}")))
     return SourceImage(
         manifest_bytes, found.digest, found.media_type, config_bytes, manifest.config.digest, tuple(layers),
         name,

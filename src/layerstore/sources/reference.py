@@ -1,4 +1,4 @@
-"""Image references as users write them, and the names that follow from them.
+"""References to images on this machine, as users write them, and the names that follow from them.
 
 ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REPOSITORY:TAG]``. Pure functions over
 text. The path ends at the first colon, as everywhere in the field (containers/image, oci/internal
@@ -16,7 +16,10 @@ from layerstore.errors import InvalidArgumentError
 __all__ = ["Reference", "parse_reference", "suggested_name", "usable_name"]
 
 KINDS = ("oci", "oci-archive", "docker-archive")
-_FORMS = "write oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:REPOSITORY:TAG]"
+_FORMS = (
+    "write oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REPOSITORY:TAG] or "
+    "docker://HOST/REPOSITORY[:TAG|@DIGEST]"
+)
 _TAG = re.compile(r"[!-~]{1,255}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}\Z")   # what the store takes as a name
 _ID = re.compile(r"[0-9a-f]{64}\Z")

@@ -1,0 +1,177 @@
+"""A layer's blob in a registry: whole, from any byte on, and in ranges; resumed where a connection broke.
+
+Nothing is verified here but that the server answers what it was asked: the differ checks digests, whatever came from
+how many connections. A server that ignores ``Range`` is put up with in a stream, by reading again what was had;
+in ``ranges`` it is RangesUnsupportedError. ``Content-Encoding`` is not looked at and never undone: the digest is that of
+the bytes as stored.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from layerstore.errors import RangesUnsupportedError, RegistryError, SizeMismatchError
+from layerstore.sources.registry.client import Attempts, Client
+from layerstore.sources.registry.failures import Broken
+from layerstore.sources.registry.multipart import PIECE, Odd, boundary_of, content_range, parts, pieces
+from layerstore.sources.registry.transport import Reply
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+__all__ = ["RegistryBlob"]
+
+_BUFFER = 128 << 10
+_RANGES = 128            # in one request: Apache answers 200 at most, and then all of the blob
+_HEADER = 3 << 10        # bytes of the header that asks for them: servers take 8 KiB of all headers
+_TOO_MANY = (400, 413, 414, 416, 431)
+
+
+class RegistryBlob:
+    """Implements ``BlobSource``. One request is under way for each stream or iterator that is being read."""
+
+    remote = True
+
+    def __init__(self, client: Client, digest: str, size: int, label: str) -> None:
+        self._client, self._digest, self.size, self.label = client, digest, size, label
+
+    def open(self, offset: int = 0) -> BinaryIO:
+        """As in ``BlobSource``. Nothing is asked for before the first read."""
+        return cast("BinaryIO", io.BufferedReader(_Stream(self, offset, self._client.attempts()), _BUFFER))
+
+    def ranges(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        """As in ``BlobSource``: many in one request where the server can, else a request for each."""
+        attempts = self._client.attempts()
+        todo = deque((start, start + length) for start, length in wanted if length)
+        begun = False
+        while todo:
+            try:
+                for at, piece in self._some(_batch(todo) if self._client.together else [todo[0]], attempts, begun=begun):
+                    begun = True
+                    _start, end = todo.popleft()
+                    if at + len(piece) < end:
+                        todo.appendleft((at + len(piece), end))
+                    attempts.progress(len(piece))
+                    yield at, piece
+            except Odd:
+                self._client.together = False
+            except Broken as broken:
+                attempts.failed(broken)
+
+    def reply_from(self, start: int, attempts: Attempts) -> Reply:
+        """A reply whose next byte is the blob's byte *start* and whose last is the blob's. To be closed."""
+        reply = self._get([(start, self.size)] if start else [], attempts)
+        try:
+            if reply.status == 206:
+                self._check_range(reply, start, self.size)
+            else:
+                self._check_whole(reply)
+                for _at, piece in pieces(reply, 0, start, reply.url):
+                    del piece
+        except BaseException:
+            reply.close()
+            raise
+        return reply
+
+    def _get(self, ranges: Sequence[tuple[int, int]], attempts: Attempts) -> Reply:
+        asked = {"Range": "bytes=" + ",".join(f"{start}-{end - 1}" for start, end in ranges)} if ranges else {}
+        accept = (200, 206, *_TOO_MANY) if len(ranges) > 1 else (200, 206)
+        return self._client.get(f"blobs/{self._digest}", asked, attempts, accept)
+
+    def _some(self, batch: list[tuple[int, int]], attempts: Attempts, *, begun: bool) -> Iterator[tuple[int, bytes]]:
+        """The first of *batch*, or more of them, in order. Odd: none came, and they are better asked for one by one."""
+        (start, end), alone = batch[0], len(batch) == 1
+        with self._get(batch, attempts) as reply:
+            if reply.status == 206:
+                boundary = boundary_of(reply.header("Content-Type"))
+                if boundary is not None and not alone:
+                    yield from parts(reply, boundary, batch, self.size)
+                    return
+                if not alone and content_range(reply.header("Content-Range"), self.size) != (start, end):
+                    raise Odd
+                self._client.together &= alone   # it takes the first, and forgets the others
+                self._check_range(reply, start, end)
+            elif not alone:
+                raise Odd
+            elif (start, end) != (0, self.size):
+                what = f"the server ignores Range: GET {reply.url}"
+                if begun:
+                    raise RegistryError(f"{what}, after it did not", status=reply.status, url=reply.url)
+                raise RangesUnsupportedError(what)
+            else:
+                self._check_whole(reply)
+            yield from pieces(reply, start, end, reply.url)
+
+    def _check_range(self, reply: Reply, start: int, end: int) -> None:
+        told = content_range(reply.header("Content-Range"), self.size)
+        if told != (start, end) or reply.length not in (None, end - start):
+            raise RegistryError(
+                f"the server answers another range than bytes {start} to {end - 1} of {self.size}: GET {reply.url}",
+                status=reply.status, url=reply.url,
+            )
+
+    def _check_whole(self, reply: Reply) -> None:
+        if reply.length is not None and reply.length != self.size:
+            raise SizeMismatchError(
+                f"{self.label}, the blob {self._digest}", expected=self.size, actual=reply.length,
+            )
+
+
+def _batch(todo: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """As many of the first as fit into one request."""
+    batch: list[tuple[int, int]] = []
+    length = 0
+    for start, end in todo:
+        length += len(f"{start}-{end},")
+        if batch and (len(batch) == _RANGES or length > _HEADER):
+            break
+        batch.append((start, end))
+    return batch
+
+
+class _Stream(io.RawIOBase):
+    """A blob from some byte on, over as many connections as it takes. For one thread at a time."""
+
+    def __init__(self, blob: RegistryBlob, offset: int, attempts: Attempts) -> None:
+        self._blob, self._position, self._attempts = blob, offset, attempts
+        self._reply: Reply | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")[: min(self._blob.size - self._position, PIECE)]
+        if not view:
+            return 0
+        data = self._next(len(view))
+        view[: len(data)] = data
+        self._position += len(data)
+        self._attempts.progress(len(data))
+        if self._position == self._blob.size:
+            self._drop()
+        return len(data)
+
+    def _next(self, count: int) -> bytes:
+        while True:
+            try:
+                if self._reply is None:
+                    self._reply = self._blob.reply_from(self._position, self._attempts)
+                data = self._reply.read(count)
+                if data:
+                    return data
+                raise Broken(f"GET {self._reply.url}: it ended early", self._reply.url)
+            except Broken as broken:
+                self._drop()
+                self._attempts.failed(broken)
+
+    def _drop(self) -> None:
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply.close()
+
+    def close(self) -> None:
+        self._drop()
+        super().close()
