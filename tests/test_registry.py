@@ -230,7 +230,7 @@ def test_one_connection_serves_a_whole_pull_by_one_worker(made, store):
 # -- references -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("rest", [
-    "image", "library/image", "host.test", "host.test/", "host.test/UPPER", "host.test/a:", "host.test/a:t@" + "sha256:" + "0" * 64,
+    "image", "debian", "library/image", "host.test", "host.test/", "host.test/UPPER", "host.test/a:", "host.test/a:t@" + "sha256:" + "0" * 64,
     "host.test/a@sha256:00", "host.test/a@sha512:" + "0" * 128, "host.test/../a", "host.test/a//b", "host.test:x/a",
     "host.test/a?b", "host.test/a:t g", "-host.test/a", "",
 ])

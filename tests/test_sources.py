@@ -92,7 +92,7 @@ def member(name, data=b"", **more):
 
 # -- references ---------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("text", ["", "debian", "docker-archive", "docker://debian", "oci", "oci:", "oci::tag", "oci:dir:", "OCI:dir",
+@pytest.mark.parametrize("text", ["", "debian", "docker-archive", "oci", "oci:", "oci::tag", "oci:dir:", "OCI:dir",
                                   "oci:dir:a b", "oci:dir:\n", "oci:di\0r", "dir:x", "oci:x:" + "t" * 256])
 def test_a_text_that_is_no_reference_is_the_callers_error_and_the_hint_lists_the_forms(text):
     with pytest.raises(InvalidArgumentError) as caught:
