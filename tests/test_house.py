@@ -19,6 +19,7 @@ ORDER = [
     ["pull"],
     ["mount"],
     ["check", "export", "gc"],
+    ["dedup"],
     ["holds"],
     ["apply", "delete"],
     ["checkpoint", "stage"],

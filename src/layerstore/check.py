@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from layerstore import catalog, fs, records
+from layerstore.dedup import suspects
 from layerstore.errors import DamagedError, LayerDamagedError, LayerstoreError, UnknownLayerError
 from layerstore.handle import Handle
 from layerstore.holds import ReaderLock
@@ -48,11 +49,15 @@ class CheckReport:
 
 
 def check(handle: Handle, *, content: bool) -> CheckReport:
-    """Check the store. *content* also compares every file of every layer with its manifest."""
+    """Check the store. *content* also compares every file of every layer with its manifest.
+
+    Files that were found rotten while content was taken from them are compared in any case.
+    """
     findings = list(_journal(handle))
     with handle.read() as view:
         layers, images = list(catalog.layers(view)), list(catalog.images(view))
     unread: Counter[str] = Counter()
+    layers.sort(key=lambda layer: not fs.has_entry(handle.dirs["layers"], layer.id, suspects.NAME))   # these first
     for layer in layers:
         findings += _layer(handle, layer, unread, content=content)
     for image in images:
@@ -98,14 +103,13 @@ def _tree(handle: Handle, layer: Layer, unread: Counter[str], *, content: bool) 
                 yield Finding("side-file-wrong", layer.id, "the side file 'layer' does not say what the catalog says")
         except DamagedError as error:
             yield Finding("side-file-damaged", layer.id, str(error))
-        if not content:
-            return
-        yield from _big_data(fd, layer)
+        if content:
+            yield from _big_data(fd, layer)
+        form, ids = handle.overlay_form, handle.ids
         try:
             found = tree_problems(
-                fd, layer.manifest_digest, content=True, overlay_form=handle.overlay_form,
-                tar_split=layer.tar_split_digest, ids=handle.ids,
-            )
+                fd, layer.manifest_digest, content=True, overlay_form=form, tar_split=layer.tar_split_digest, ids=ids,
+            ) if content else suspects.problems(fd, layer.manifest_digest, overlay_form=form, ids=ids)
             for number, problem in enumerate(_readable(found, layer.id, unread)):
                 if number >= MAX_FILES_NAMED:
                     yield Finding("layer-content", layer.id, "… and more")

@@ -15,6 +15,7 @@ import struct
 import sys
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -230,6 +231,12 @@ class Paths:
         self._offsets = _little(array("Q", data[rows * 4 : rows * 12]))
         self._lengths = _little(array("Q", data[rows * 12 : rows * 20]))
         self.names = data[rows * _NUMBERS :].split(b"\0", rows)
+
+    def whole_files(self) -> set[bytes]:
+        """Paths of which it says one thing only: so it knows of no chunks in them."""
+        names = self.names
+        once = (number for number, rows in Counter(self._of).items() if rows == 1 and number < len(names))
+        return {names[number] for number in once if _clean(names[number])}
 
     def row(self, n: int, digest: bytes) -> Found | None:
         """What row *n* says of *digest*; None where it cannot be."""

@@ -51,8 +51,8 @@ class DirFds:
     ENOTDIR, ELOOP for a symbolic link, EACCES.
     """
 
-    def __init__(self, root_fd: int) -> None:
-        self._root_fd = root_fd
+    def __init__(self, root_fd: int, *, capacity: int = _CAPACITY) -> None:
+        self._root_fd, self._capacity = root_fd, capacity
         self._open: OrderedDict[bytes, Descriptor] = OrderedDict()
 
     def get(self, path: bytes) -> int:
@@ -86,7 +86,7 @@ class DirFds:
         return fd
 
     def _evict(self) -> None:
-        if len(self._open) > _CAPACITY:
+        if len(self._open) > self._capacity:
             self._open.popitem(last=False)   # closed when nobody holds it any more
 
     def held(self, path: bytes) -> tuple[int, Descriptor | None]:

@@ -63,6 +63,15 @@ def exists(dir_fd: int, name: str) -> bool:
     return True
 
 
+def has_entry(dir_fd: int, directory: str, name: str) -> bool:
+    """Whether *directory* in *dir_fd* has *name*; False where that cannot be told."""
+    try:
+        os.stat(f"{directory}/{name}", dir_fd=dir_fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
 def make_dir(dir_fd: int, name: str, *, point: str, mode: int = 0o700) -> None:
     with faults.point(point):
         os.mkdir(name, mode, dir_fd=dir_fd)
@@ -97,6 +106,18 @@ def replace_file(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool 
             _sync(fd)
     with faults.point(f"{point}.rename"):
         os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def append(dir_fd: int, name: str, data: bytes, *, point: str) -> None:
+    """Add *data* to the end of *name*, which is made if it is missing. Never synced; a crash may tear it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    with faults.point(point), Descriptor(name, flags, dir_fd=dir_fd) as fd:
+        write_all(fd, data)
+
+
+def size(fd: int) -> int:
+    """The bytes of an open file."""
+    return os.fstat(fd).st_size
 
 
 def read_file(dir_fd: int, name: str, *, maximum: int = 64 << 20) -> bytes | None:

@@ -72,11 +72,11 @@ class ReaderLock:
     """Shared locks on the trees of layers: while held, they can be hidden, but not moved or unlinked.
 
     Held by this process alone, and gone when it dies; a lease is for longer. Takes no lock that a writer holds
-    while it syncs: only a deletion takes the tree's lock exclusively.
+    while it syncs: only a deletion takes the tree's lock exclusively. *wait* seconds for it, then BusyError.
     """
 
-    def __init__(self, handle: Handle, layer_ids: Sequence[str], *, damaged: bool = False) -> None:
-        self._stack = ExitStack()
+    def __init__(self, handle: Handle, layer_ids: Sequence[str], *, damaged: bool = False, wait: float = 30.0) -> None:
+        self._stack, self._wait = ExitStack(), wait
         try:
             for layer_id in layer_ids:
                 self._lock(handle, layer_id, damaged)
@@ -85,7 +85,7 @@ class ReaderLock:
             raise
 
     def _lock(self, handle: Handle, layer_id: str, damaged: bool) -> None:
-        lock = fs.lock_tree(handle.dirs["layers"], layer_id, shared=True, wait=30.0, point="reader.lock")
+        lock = fs.lock_tree(handle.dirs["layers"], layer_id, shared=True, wait=self._wait, point="reader.lock")
         if lock is not None:
             self._stack.enter_context(lock)
         with handle.read() as view:   # looked at again under the lock: it may have been deleted meanwhile

@@ -55,8 +55,13 @@ class Place(Protocol):
 class Finder(Protocol):
     """Finds content among the layers that are here."""
 
-    def find(self, wanted: Collection[bytes]) -> AbstractContextManager[Mapping[bytes, Place]]:
+    def find(
+        self, wanted: Collection[bytes], at: Mapping[bytes, tuple[bytes, int, int]] | None = None,
+    ) -> AbstractContextManager[Mapping[bytes, Place]]:
         """Where content with the *wanted* digests (sha256, 32 bytes each; of whole files, or of chunks of files) is.
+
+        *at* says of chunks where they lie in the layer that is wanted: path, offset and length in bytes. So they are
+        found in layers that know their files' digests only.
 
         What is not found is left out. The places are good until the context is left; nothing waits for them but the
         deletion of the layers that they are in.

@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from layerstore import dirfds, filecaps, override
@@ -60,12 +60,13 @@ class Problem(NamedTuple):
 
 def tree_problems(
     tree_fd: int, digest: str, *, content: bool, overlay_form: str | None = None, tar_split: str | None = None,
-    ids: IdMap = IDENTITY,
+    ids: IdMap = IDENTITY, only: Collection[bytes] | None = None,
 ) -> Iterator[Problem]:
     """What is wrong with a layer's directory (``manifest``, ``diff/``), given its manifest's *digest*.
 
-    Reads only. *content* also compares every file's bytes. *overlay_form* and *ids* are the store's. *tar_split* is the
-    digest of ``tar-split``, if it has one. DamagedError if manifest or tar-split cannot be decoded.
+    Reads only. *content* also compares every file's bytes; *only* of these paths (None: of all). *overlay_form* and *ids*
+    are the store's. *tar_split* is the digest of ``tar-split``, if it has one. DamagedError if manifest or tar-split
+    cannot be decoded.
     """
     if tar_split is not None:
         try:
@@ -82,16 +83,17 @@ def tree_problems(
         yield _unlooked(b"", error)
         return
     with diff as diff_fd, open_regular(NAME, tree_fd) as manifest_fd:
-        yield from verify_tree(diff_fd, manifest_fd, content=content, overlay_form=overlay_form, ids=ids)
+        yield from verify_tree(diff_fd, manifest_fd, content=content, overlay_form=overlay_form, ids=ids, only=only)
 
 
 def verify_tree(
     diff_fd: int, manifest: str | bytes | int, *, content: bool, overlay_form: str | None = None, ids: IdMap = IDENTITY,
+    only: Collection[bytes] | None = None,
 ) -> Iterator[Problem]:
     """Compare the tree under *diff_fd* with a manifest.
 
     Compared are type, mode, size, mtime, owner, link target, attributes, what is missing, what is too many
-    and, with *content*, every byte. What ``unset`` names is not.
+    and, with *content*, every byte. What ``unset`` names is not. With *only*, of those paths, and nothing is too many.
 
     Reads only, follows nothing. DamagedError if the manifest is malformed.
     """
@@ -100,16 +102,16 @@ def verify_tree(
     sound = True
     try:
         for entry in final_entries(manifest):
-            if entry.unset & NODE and not entry.unset & OVERRIDE:
+            if (entry.unset & NODE and not entry.unset & OVERRIDE) or (only is not None and entry.path not in only):
                 continue
             present += 1
             for problem in _problems(fds, entry, content=content, form=overlay_form, ids=ids):
                 sound = False
                 yield problem
-            if entry.type == "dir" and sound:
+            if entry.type == "dir" and sound and only is None:
                 listed += len(os.listdir(fds.get(entry.path)))
         # else nothing can be too many, and no paths need to be remembered
-        if not sound or listed + 1 > present:
+        if only is None and (not sound or listed + 1 > present):
             yield from _surplus(fds, {entry.path for entry in final_entries(manifest)})
     finally:
         fds.close()

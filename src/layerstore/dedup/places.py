@@ -1,0 +1,189 @@
+"""Content in committed layers: a ``Source`` is a layer that is held, a ``LayerPlace`` one piece of a file in it.
+
+Nothing is handed out before it was found to have its digest. What has not is told apart: a hint that lied costs a
+fetch; a file that is not what its manifest says is noted for ``check``.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from layerstore import catalog, fs
+from layerstore.dedup import suspects
+from layerstore.descriptors import DIRECTORY, Descriptor
+from layerstore.digests import Found
+from layerstore.dirfds import DirFds
+from layerstore.errors import DamagedError, LayerstoreError
+from layerstore.handle import Handle
+from layerstore.holds import ReaderLock
+from layerstore.packed import open_regular
+
+__all__ = ["Cloning", "LayerPlace", "Source"]
+
+_PIECE = 1 << 20                         # bytes read at once; what has not more is read once, and kept until it is hashed
+_DIRECTORIES = 2                         # kept open in one layer: content is asked for in the order of its paths
+_FAILURES = 8                            # so many places of a layer that were not what was said, and it is believed no more
+_CLONED_FROM = 1 << 16                   # bytes: what is smaller is written (docs/dedup.md has the numbers)
+_CANNOT = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EISDIR})
+
+
+class Cloning:
+    """Whether this file system lets files share blocks: not known until it was asked once."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self.possible = True
+
+    def clone(self, fd: int) -> Descriptor | None:
+        """A nameless file beside the trees being staged that shares the blocks of *fd*; None if it is not to be had."""
+        if not self.possible:
+            return None
+        try:
+            return fs.clone_nameless(fd, self._handle.dirs["staging"], point="dedup.clone")
+        except OSError as error:         # whatever it is: who writes the file instead is told of what is really wrong
+            if error.errno in _CANNOT:
+                self.possible = False
+            return None
+
+
+class Source:
+    """A committed layer, held by a reader's lock until it is closed. For several threads.
+
+    UnknownLayerError, LayerDamagedError or BusyError if it cannot be held now: nobody waits for a layer to take from.
+    """
+
+    def __init__(self, handle: Handle, layer_id: str, cloning: Cloning) -> None:
+        self.cloning = cloning
+        self._handle, self._layer_id = handle, layer_id
+        self._guard = threading.Lock()
+        self._failures = 0
+        with ExitStack() as stack:
+            stack.enter_context(ReaderLock(handle, [layer_id], wait=0.0))
+            with handle.read() as view:
+                self._manifest_digest = catalog.layer(view, layer_id).manifest_digest
+            self._tree = Descriptor(layer_id, DIRECTORY, dir_fd=handle.dirs["layers"])
+            stack.callback(self._tree.close)
+            self._diff = Descriptor("diff", DIRECTORY, dir_fd=self._tree.fd)
+            stack.callback(self._diff.close)
+            self._fds = DirFds(self._diff.fd, capacity=_DIRECTORIES)
+            stack.callback(self._fds.close)
+            self._stack = stack.pop_all()
+
+    def open(self, path: bytes) -> Descriptor:
+        """The regular file *path*, over no symbolic link. OSError; DamagedError if nothing here is believed."""
+        with self._guard:
+            if self._diff.fd < 0:
+                raise DamagedError(f"layer {self._layer_id} is no longer held")
+            if self._failures >= _FAILURES:
+                raise DamagedError(f"too much of layer {self._layer_id} is not what it is said to be")
+            parent, _, name = path.rpartition(b"/")
+            file = open_regular(name, self._fds.get(parent))
+        if not stat.S_ISREG(os.fstat(file.fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file
+
+    def wrong(self, path: bytes, why: str) -> DamagedError:
+        """*path* was not what was said: note it if the layer itself is damaged. The error to raise."""
+        with self._guard:
+            self._failures += 1
+            believed = self._failures <= _FAILURES
+        if believed:
+            handle = self._handle
+            try:
+                rotten = suspects.is_rotten(
+                    self._tree.fd, self._manifest_digest, path, overlay_form=handle.overlay_form, ids=handle.ids,
+                )
+            except LayerstoreError:      # the manifest is none
+                rotten = True
+            if rotten:
+                suspects.note(self._tree.fd, path)
+        return DamagedError(
+            f"{os.fsdecode(path)} in layer {self._layer_id} {why}", hint="'layerstore check' looks at it first",
+        )
+
+    def close(self) -> None:
+        with self._guard:
+            self._stack.close()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+class LayerPlace:
+    """Where content is: see ``partial.Place``."""
+
+    __slots__ = ("_found", "_source", "size")
+
+    def __init__(self, source: Source, found: Found) -> None:
+        self._source, self._found = source, found
+        self.size = found.length
+
+    def read(self) -> Iterator[bytes]:
+        """See ``partial.Place``. What is larger than a piece is read twice, through one descriptor."""
+        found = self._found
+        with self._open() as fd:
+            if found.length <= _PIECE:
+                data = b"".join(_pieces(fd, found.offset, found.length))
+                self._check(hashlib.sha256(data).digest())
+                yield data
+                return
+            self._check(_digest(fd, found.offset, found.length))
+            yield from _pieces(fd, found.offset, found.length)
+
+    def clone(self) -> Descriptor | None:
+        """See ``partial.Place``. What is hashed is the clone itself: no later change of the layer's file reaches it."""
+        found = self._found
+        if found.offset or found.length < _CLONED_FROM or not self._source.cloning.possible:
+            return None
+        with self._open() as fd:
+            if os.fstat(fd).st_size != found.length:
+                return None              # only a part of the file
+            made = self._source.cloning.clone(fd)
+        if made is None:
+            return None
+        self._check(_digest(made.fd, 0, found.length))
+        return made
+
+    def _open(self) -> Descriptor:
+        found = self._found
+        try:
+            file = self._source.open(found.path)
+        except OSError as error:
+            raise self._source.wrong(found.path, f"cannot be opened: {error.strerror}") from error
+        if os.fstat(file.fd).st_size < found.offset + found.length:
+            raise self._source.wrong(found.path, "is shorter than it was")
+        return file
+
+    def _check(self, digest: bytes) -> None:
+        if digest != self._found.digest:
+            raise self._source.wrong(self._found.path, "has not the content that it is said to have")
+
+
+def _digest(fd: int, offset: int, length: int) -> bytes:
+    digest = hashlib.sha256()
+    for piece in _pieces(fd, offset, length):
+        digest.update(piece)
+    return digest.digest()
+
+
+def _pieces(fd: int, offset: int, length: int) -> Iterator[bytes]:
+    """The bytes there are, in pieces. A read that fails ends them, as the end of the file does: the digest tells."""
+    end = offset + length
+    while offset < end:
+        try:
+            piece = os.pread(fd, min(_PIECE, end - offset), offset)
+        except OSError:
+            return
+        if not piece:
+            return
+        offset += len(piece)
+        yield piece
