@@ -51,8 +51,8 @@ class DirFds:
     ENOTDIR, ELOOP for a symbolic link, EACCES.
     """
 
-    def __init__(self, root_fd: int, *, capacity: int = _CAPACITY) -> None:
-        self._root_fd, self._capacity = root_fd, capacity
+    def __init__(self, root_fd: int, *, capacity: int | None = None) -> None:
+        self._root_fd, self._capacity = root_fd, capacity or _CAPACITY
         self._open: OrderedDict[bytes, Descriptor] = OrderedDict()
 
     def get(self, path: bytes) -> int:
