@@ -33,7 +33,7 @@ ORDER = [
     ["projection"],
     ["differs", "sources", "overlay", "extract"],
     ["left", "redress"],
-    ["unpack", "pack", "verify", "gotarsplit", "meant"],
+    ["unpack", "pack", "verify", "gotarsplit", "meant", "chunked"],
     ["assemble", "dress"],
     ["lifecycle"],
     ["digests", "manifest", "records", "tar", "tarsplit"],

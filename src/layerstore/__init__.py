@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBLIC`` for why they are not
     from layerstore import errors as errors
     from layerstore.apply import LayerSpec as LayerSpec
+    from layerstore.differs import ChunkedDiffer as ChunkedDiffer
     from layerstore.differs import DirectoryDiffer as DirectoryDiffer
     from layerstore.differs import TarDiffer as TarDiffer
     from layerstore.errors import LayerstoreError as LayerstoreError
@@ -53,7 +54,7 @@ _PUBLIC = {
     "Progress": "pull", "Differ": "model", "DiffOutput": "model", "DiffTarget": "model", "Descriptor": "model",
     "Limits": "model", "StageOptions": "model", "Layer": "model", "Image": "model", "Lease": "model",
     "Mount": "model", "default_layer_id": "model", "TarDiffer": "differs", "DirectoryDiffer": "differs",
-    "RecoveryReport": "recover", "Credentials": "sources.registry",
+    "ChunkedDiffer": "differs", "RecoveryReport": "recover", "Credentials": "sources.registry",
     "RegistryOptions": "sources.registry", "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
 }
 

@@ -27,6 +27,7 @@
     │   │   └── RegistryError             a registry that refuses, or answers what it should not
     │   │       ├── RegistryAccessError       credentials are missing, or do not suffice
     │   │       └── RegistryUnavailableError  it cannot be reached, or failed at every try
+    │   ├── TocError                   a table of contents that is malformed, or says what is not so
     │   ├── UnsupportedMediaTypeError  a manifest, config or layer of a type we do not know
     │   └── NoMatchingPlatformError    an index without an image for this platform
     ├── DamagedError                the store itself is damaged
@@ -61,7 +62,7 @@ __all__ = [
     "OutcomeError", "OutcomeUnknownError", "ParentUnavailableError", "PendingError", "PidNamespaceError",
     "PoisonedError", "PrivilegeError", "RangesUnsupportedError", "ReadOnlyError", "RegistryAccessError",
     "RegistryError", "RegistryUnavailableError", "SizeMismatchError", "SourceError", "StagedHandleError",
-    "UnknownImageError", "UnknownLayerError", "UnknownMountError", "UnsafeFilesystemError",
+    "TocError", "UnknownImageError", "UnknownLayerError", "UnknownMountError", "UnsafeFilesystemError",
     "UnsupportedFormatError", "UnsupportedMediaTypeError",
 ]
 
@@ -204,6 +205,10 @@ class RegistryAccessError(RegistryError):
 
 class RegistryUnavailableError(RegistryError):
     default_hint = "check the host and the network, then try again: what is here already is kept"
+
+
+class TocError(InputError):
+    default_hint = "the layer contradicts itself: tell who made the image, or pull another build of it"
 
 
 class UnsupportedMediaTypeError(InputError):

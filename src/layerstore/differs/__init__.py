@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from layerstore.differs.chunked import ChunkedDiffer
 from layerstore.differs.directory import DirectoryDiffer
 from layerstore.differs.tar import TarDiffer
 
-__all__ = ["DirectoryDiffer", "TarDiffer"]
+__all__ = ["ChunkedDiffer", "DirectoryDiffer", "TarDiffer"]

@@ -1,0 +1,144 @@
+"""Whether a table of contents says what the tar's own headers say, entry by entry. Pure.
+
+The headers are those of the tar-split, read by our own tar reader; zeros stand for the data of files. Both lists have the
+same order, because both were written while the tar passed. A layer whose two views differ would show one tree to who
+goes by the TOC and another to who unpacks the tar. Source of the rule: containers/storage, ``ensureTOCMatchesTarSplit``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from layerstore.chunked.annotations import Unsuitable
+from layerstore.chunked.golines import Payload
+from layerstore.chunked.toc import TocEntry
+from layerstore.errors import TocError
+from layerstore.model import Limits
+from layerstore.tar import Entry, TarReader, os_text
+
+__all__ = ["check_agreement", "lossy"]
+
+_ZEROS = bytes(1 << 20)
+
+
+def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload], limits: Limits) -> list[int]:
+    """The sizes of all files' data, in order, none of them 0, if *entries* and the tar-split's *lines* agree.
+
+    TocError where they do not; ArchiveError, LimitExceededError for headers that no layer may have; Unsuitable for sparse
+    files, whose data a tar-split cannot place.
+    """
+    tar = _Headers(lines)
+    reader = TarReader(tar, limits, require_end=False, raw=tar.keep)
+    told = (entry for entry in entries if entry.kind != "chunk")
+    names: set[bytes] = set()
+    waiting: deque[tuple[bytes, Entry]] = deque()
+    sizes = []
+    for entry in reader:
+        if entry.sparse is not None:
+            raise Unsuitable("it has sparse files, of which a tar-split cannot say where their data is")
+        if entry.name in names:
+            raise TocError(f"the layer has {_show(reader.raw_name)} twice")
+        names.add(entry.name)
+        _compare(next(told, None), entry, reader.raw_name, tar.header())
+        waiting.append((reader.raw_name, entry))
+        _settle(waiting, tar.payloads)
+        if entry.size:
+            sizes.append(entry.size)
+    _settle(waiting, tar.payloads)
+    if waiting or tar.payloads:
+        raise TocError("the tar-split does not have a place for each member's data")
+    left = next(told, None)
+    if left is not None:
+        raise TocError(f"the table of contents has {left.name!r:.200}, which the tar has not")
+    return sizes
+
+
+class _Headers:
+    """The chunks of a tar whose headers are those of the lines, and whose data is zeros."""
+
+    def __init__(self, lines: Iterable[bytes | Payload]) -> None:
+        self.payloads: deque[Payload] = deque()
+        self._lines = lines
+        self._raw: list[bytes] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self._lines:
+            if isinstance(line, bytes):
+                yield line
+                continue
+            self.payloads.append(line)
+            for start in range(0, line.size, len(_ZEROS)):
+                left = line.size - start
+                yield _ZEROS if left >= len(_ZEROS) else _ZEROS[:left]
+
+    def keep(self, data: bytes) -> None:
+        """Told of the bytes that are read, or skipped."""
+        if len(data) <= 1 << 16:         # not the data of files; of a header only its key is looked for
+            self._raw.append(data)
+
+    def header(self) -> list[bytes]:
+        """The bytes since the last call: padding and the headers of one entry."""
+        raw, self._raw = self._raw, []
+        return raw
+
+
+def _settle(waiting: deque[tuple[bytes, Entry]], payloads: deque[Payload]) -> None:
+    """Compare members with the places for their data, as far as both are known."""
+    while waiting and payloads:
+        (name, entry), payload = waiting.popleft(), payloads.popleft()
+        if payload.name != name or payload.size != entry.size:
+            place = f"{payload.size} bytes of {_show(payload.name)}"
+            raise TocError(f"the tar-split has {place} where the tar has {entry.size} of {_show(name)}")
+
+
+def _compare(told: TocEntry | None, entry: Entry, name: bytes, header: list[bytes]) -> None:
+    if told is None:
+        raise TocError(f"the tar has {_show(name)}, which the table of contents has not")
+    if told.name != lossy(name):
+        raise TocError(f"the table of contents has {told.name!r:.200} where the tar has {_show(name)}")
+    for what, says, is_so in (
+        ("type", told.kind, entry.type), ("size", told.size, entry.size), ("mode", told.mode & 0o7777, entry.mode),
+        ("uid", told.uid, entry.uid), ("gid", told.gid, entry.gid), ("time", told.mtime_ns, entry.mtime_ns),
+    ):
+        if says != is_so:
+            raise _differs(told, what, says, is_so)
+    if entry.linkname and _link(told, entry) != lossy(entry.linkname):
+        raise _differs(told, "target", told.link, os_text(entry.linkname))
+    if entry.type in ("char", "block") and (told.major, told.minor) != (entry.devmajor, entry.devminor):
+        raise _differs(told, "device", (told.major, told.minor), (entry.devmajor, entry.devminor))
+    if told.xattrs or entry.xattrs:
+        _compare_xattrs(told, entry, header)
+
+
+def _compare_xattrs(told: TocEntry, entry: Entry, header: list[bytes]) -> None:
+    says = {key.encode("utf-8", "surrogatepass"): value for key, value in told.xattrs.items()}
+    if says == entry.xattrs:
+        return
+    if b"LIBARCHIVE.xattr." in b"".join(header) and says.items() <= entry.xattrs.items():
+        return                           # who writes TOCs knows only the other way of writing attributes
+    raise _differs(told, "attributes", sorted(says), sorted(entry.xattrs))
+
+
+def _link(told: TocEntry, entry: Entry) -> str:
+    if entry.type == "symlink":
+        return told.link
+    return "/".join(part for part in told.link.split("/") if part not in ("", "."))
+
+
+def _differs(told: TocEntry, what: str, says: object, is_so: object) -> TocError:
+    where = f"the {what} of {told.name!r:.200}"
+    return TocError(f"the table of contents says that {where} is {says!r:.200}, the tar that it is {is_so!r:.200}")
+
+
+def lossy(name: bytes) -> str:
+    """*name* as Go writes it in JSON: a replacement character for every byte that is not UTF-8."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        text = name.decode("utf-8", "surrogateescape")
+        return "".join("\ufffd" if "\ud800" <= each <= "\udfff" else each for each in text)
+
+
+def _show(name: bytes) -> str:
+    return repr(os_text(name[:200]))

@@ -1,0 +1,91 @@
+"""The lines of a tar-split as the Go tools write it, read as a stream: the tar's own bytes, and where files' data goes.
+
+The format: vbatts/tar-split ``tar/storage``; our writer of it is ``gotarsplit``. What the bytes are is the tar reader's.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from layerstore.errors import TocError
+
+__all__ = ["Payload", "read_lines"]
+
+_LONGEST = 24 << 20                      # bytes of one line: a segment has the headers between two files, in base64
+_SEGMENT = re.compile(rb'\{"type":2,"payload":"([A-Za-z0-9+/]*={0,2})","position":(\d{1,19})\}\Z')   # nearly all
+_FILE, _RAW = 1, 2
+
+
+class Payload(NamedTuple):
+    """Here *size* bytes of data of the member *name* go, whose CRC-64 (ISO) is *crc* (8 bytes, or None)."""
+
+    name: bytes
+    size: int
+    crc: bytes | None
+
+
+def read_lines(pieces: Iterable[bytes]) -> Iterator[bytes | Payload]:
+    """What the lines of a tar-split say, in order; it comes as *pieces*, decompressed. TocError where they say nothing."""
+    for number, line in enumerate(_lines(pieces)):
+        match = _SEGMENT.match(line)
+        if match is None:
+            yield _other(line, number)
+            continue
+        if int(match[2]) != number:
+            raise _malformed(number, "it is out of order")
+        yield _base64(match[1], number)
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+        if len(rest) > _LONGEST:
+            raise TocError(f"a line of the tar-split has more than {_LONGEST} bytes")
+    if rest:
+        yield rest
+
+
+def _other(line: bytes, number: int) -> bytes | Payload:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(number, "it is no JSON") from error
+    if not isinstance(entry, dict) or entry.get("position", 0) != number or type(entry.get("position", 0)) is not int:
+        raise _malformed(number, "it is no object, or out of order")
+    kind, payload = entry.get("type"), entry.get("payload")
+    data = _base64(payload, number) if payload else None
+    if kind == _RAW:
+        return data or b""
+    size = entry.get("size", 0)
+    if kind != _FILE or type(size) is not int or not 0 <= size < 1 << 63 or (data is not None and len(data) != 8):
+        raise _malformed(number, "it is neither a segment nor a file")
+    return Payload(_name(entry, number), size, data)
+
+
+def _name(entry: dict[str, Any], number: int) -> bytes:
+    name, raw = entry.get("name", ""), entry.get("name_raw")
+    if not isinstance(name, str) or bool(name) == bool(raw):
+        raise _malformed(number, "it has no name, or two")
+    if raw:
+        return _base64(raw, number)
+    try:
+        return name.encode()
+    except UnicodeEncodeError as error:
+        raise _malformed(number, "its name is no text") from error
+
+
+def _base64(text: Any, number: int) -> bytes:
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise _malformed(number, "its payload is not base64") from error
+
+
+def _malformed(number: int, why: str) -> TocError:
+    return TocError(f"line {number + 1} of the tar-split is malformed: {why}")

@@ -1,0 +1,188 @@
+"""A chunked blob opened: its metadata read, checked against the digests that vouch for it, and made into a layout.
+
+*read* is handed in and gives bytes of the blob; nothing else is touched. What is parsed was found to have its digest
+first: of the TOC, by the descriptor, and of the tar-split, by the TOC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from layerstore.chunked import footers
+from layerstore.chunked.agreement import check_agreement
+from layerstore.chunked.annotations import Announced, Position, Unsuitable, announced
+from layerstore.chunked.golines import Payload, read_lines
+from layerstore.chunked.layout import File, Gap, arranged, locate, without_gaps
+from layerstore.chunked.toc import Toc, TocEntry
+from layerstore.compression import decompressed
+from layerstore.errors import DigestMismatchError, TocError
+from layerstore.model import Descriptor, Limits
+from layerstore.tar import TarReader
+
+__all__ = ["Opened", "open_chunked"]
+
+Read = Callable[[list[tuple[int, int]]], list[bytes]]
+"""The bytes of (start, length) ranges of the blob, in ascending order, each range's together."""
+
+_FRAME = 8                               # bytes of a skippable frame before what is in it
+_INDEX = b"stargz.index.json"
+_LEAST_ENTRY = 128                       # bytes of a TOC, for each of so many entries at most
+_LINES = 8                               # times a TOC's size that the lines of a tar-split may have; they are not held
+_UNLIMITED = Limits(max_bytes=1 << 62, max_ratio=1 << 62)
+
+
+class Opened(NamedTuple):
+    """What is known of a blob by its metadata.
+
+    ``items`` are the files that have content, and with no tar-split also the gaps between them, in order. ``digests``
+    are those that the TOC gives, by clean name. ``lines`` gives the tar-split's again and again; ``tail`` is the last
+    unit of an eStargz blob, already fetched.
+    """
+
+    codec: str
+    toc_digest: str
+    items: list[File | Gap]
+    digests: dict[bytes, bytes]
+    lines: Callable[[], Iterator[bytes | Payload]] | None
+    tail: bytes | None
+
+
+def open_chunked(descriptor: Descriptor, read: Read, limits: Limits) -> Opened:
+    """Read and check the metadata of the layer *descriptor*.
+
+    Unsuitable where it cannot be taken in parts; TocError, DigestMismatchError, CompressionError, ArchiveError,
+    LimitExceededError for metadata that is wrong; what *read* raises.
+    """
+    told = announced(descriptor)
+    if told is None:
+        raise Unsuitable("it has no table of contents")
+    if told.codec == "gzip":
+        return _open_stargz(told, descriptor, read, limits)
+    return _open_zstd(told, descriptor, read, limits)
+
+
+def _open_zstd(told: Announced, descriptor: Descriptor, read: Read, limits: Limits) -> Opened:
+    toc, split = told.toc, told.tar_split
+    if toc is None:
+        least = min(descriptor.size, footers.ZSTD_MOST)
+        toc, split = footers.zstd(read([(descriptor.size - least, least)])[0], descriptor.size)
+    if max(toc.length, toc.size) > limits.max_toc:
+        raise _too_large(max(toc.length, toc.size), limits)
+    if split is not None and (split.length > limits.max_toc or split.size > limits.max_toc * _LINES):
+        raise Unsuitable(f"its tar-split has {split.length} bytes, or {split.size} decompressed: too many (max_toc)")
+    compressed, split_data = _metadata(toc, split, read)
+    _check(compressed, told.toc_digest, "the table of contents")
+    if told.plain_digest is not None:
+        _check_stream(_plain(compressed, toc.size, "table of contents"), told.plain_digest)
+    parsed = Toc(_plain(compressed, toc.size, "table of contents"), most=limits.max_toc // _LEAST_ENTRY)
+    entries = list(parsed)
+    assert told.toc_digest is not None
+    end = toc.offset - _FRAME
+    if split is None or split_data is None or parsed.tar_split_digest is None:
+        return _opened("zstd", told.toc_digest, entries, descriptor, limits, end, None)
+    _check(split_data, parsed.tar_split_digest, "the tar-split")
+
+    def lines() -> Iterator[bytes | Payload]:
+        return read_lines(_plain(split_data, split.size, "tar-split"))
+
+    check_agreement(entries, lines(), limits)
+    files = list(locate(entries, limits, descriptor.size))
+    if any(not file.end for file in files):
+        raise Unsuitable("its table of contents does not say where files end")
+    items: list[File | Gap] = list(without_gaps(files, end))
+    return Opened("zstd", told.toc_digest, items, _digests(entries), lines, None)
+
+
+def _metadata(toc: Position, split: Position | None, read: Read) -> tuple[bytes, bytes | None]:
+    """Both by one call: they lie beside each other."""
+    if split is None:
+        return read([(toc.offset, toc.length)])[0], None
+    if toc.offset + toc.length > split.offset:
+        raise TocError("the layer says that its tar-split begins before its table of contents ends")
+    first, second = read([(toc.offset, toc.length), (split.offset, split.length)])
+    return first, second
+
+
+def _open_stargz(told: Announced, descriptor: Descriptor, read: Read, limits: Limits) -> Opened:
+    least = min(descriptor.size, footers.STARGZ_MOST)
+    offset, length = footers.stargz(read([(descriptor.size - least, least)])[0], descriptor.size)
+    if length > limits.max_toc:
+        raise _too_large(length, limits)
+    tail = read([(offset, length)])[0]
+    assert told.plain_digest is not None
+    _check_stream(_index(tail, limits), told.plain_digest)
+    entries = list(Toc(_index(tail, limits), most=limits.max_toc // _LEAST_ENTRY))
+    return _opened("gzip", told.plain_digest, entries, descriptor, limits, offset, tail)
+
+
+def _opened(
+    codec: str, toc_digest: str, entries: list[TocEntry], descriptor: Descriptor, limits: Limits, end: int,
+    tail: bytes | None,
+) -> Opened:
+    """Without a tar-split: everything that is not files' content is in gaps of the blob."""
+    names: set[bytes] = set()
+    for entry in entries:
+        if entry.kind != "chunk":
+            name = _clean(entry.name)
+            if name in names:
+                raise TocError(f"the table of contents has {entry.name!r:.200} twice")
+            names.add(name)
+    items = list(arranged(list(locate(entries, limits, descriptor.size)), end))
+    return Opened(codec, toc_digest, items, _digests(entries), None, tail)
+
+
+def _digests(entries: Iterable[TocEntry]) -> dict[bytes, bytes]:
+    return {
+        _clean(entry.name): entry.digest for entry in entries
+        if entry.kind == "file" and entry.size and entry.digest is not None
+    }
+
+
+def _clean(name: str) -> bytes:
+    return b"/".join(part for part in name.encode("utf-8", "surrogatepass").split(b"/") if part not in (b"", b"."))
+
+
+def _index(tail: bytes, limits: Limits) -> Iterator[bytes]:
+    """The JSON in the last member of an eStargz blob: itself a tar of one file."""
+    reader = TarReader(decompressed([tail], limits=_UNLIMITED, compression="gzip"), limits)
+    for entry in reader:
+        if entry.name != _INDEX or entry.type != "file" or entry.sparse is not None:
+            break
+        if entry.size > limits.max_toc:
+            raise _too_large(entry.size, limits)
+        yield from map(bytes, reader.read_data(entry))
+        return
+    raise TocError(f"the layer's footer points to something else than the file {_INDEX.decode()}")
+
+
+def _plain(data: bytes, size: int, what: str) -> Iterator[bytes]:
+    """What *data* decompresses to, which the layer says are *size* bytes."""
+    left = size
+    for piece in decompressed([data], limits=_UNLIMITED, compression="zstd"):
+        left -= len(piece)
+        if left < 0:
+            break
+        yield piece
+    if left:
+        raise TocError(f"the layer's {what} does not decompress to the {size} bytes that it shall have")
+
+
+def _too_large(size: int, limits: Limits) -> Unsuitable:
+    return Unsuitable(f"its table of contents has {size} bytes: more than {limits.max_toc} (max_toc)")
+
+
+def _check(data: bytes, digest: str | None, what: str) -> None:
+    actual = "sha256:" + hashlib.sha256(data).hexdigest()
+    if digest is not None and actual != digest:
+        raise DigestMismatchError(f"{what} is another than promised", expected=digest, actual=actual)
+
+
+def _check_stream(pieces: Iterable[bytes], digest: str) -> None:
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    actual = "sha256:" + found.hexdigest()
+    if actual != digest:
+        raise DigestMismatchError("the table of contents is another than promised", expected=digest, actual=actual)

@@ -1,0 +1,379 @@
+"""Pulling layers by their table of contents: what is fetched, and that the tree is that of a full pull."""
+
+import hashlib
+import io
+import json
+import os
+import random
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import chunkedmaker
+from chunkedmaker import CURRENT, FORMS, NERDCTL, OF_2022, OLD_STARGZ, STARGZ, make, member
+from layerstore import TarDiffer
+from layerstore.chunked import is_chunked
+from layerstore.differs import ChunkedDiffer
+from layerstore.errors import DamagedError, DigestMismatchError, RangesUnsupportedError, SizeMismatchError
+from layerstore.model import Descriptor, DiffTarget, Limits
+from layerstore.sources.blobs import LocalBlob
+
+DATA = Path(__file__).parent / "data" / "zstd-chunked"
+
+
+class Counted(LocalBlob):
+    """A blob that remembers what was read of it."""
+
+    def __init__(self, data, *, ranges=True):
+        super().__init__(lambda: io.BytesIO(data), len(data), "the blob")
+        self.asked, self.opened, self.has_ranges = [], 0, ranges
+
+    def open(self, offset=0):
+        self.opened += 1
+        return super().open(offset)
+
+    def ranges(self, wanted):
+        if not self.has_ranges:
+            raise RangesUnsupportedError("only the whole")
+        self.asked.append(list(wanted))
+        return super().ranges(wanted)
+
+    @property
+    def fetched(self):
+        return sum(length for call in self.asked for _, length in call)
+
+
+class Here:
+    """A place with content; *rotten* after so many reads."""
+
+    def __init__(self, data, rotten=False):
+        self.data, self.size, self.rotten = data, len(data), rotten
+
+    def read(self):
+        if self.rotten:
+            raise DamagedError("rotten")
+        yield self.data
+
+    def clone(self):
+        return None
+
+
+class Finds:
+    """A finder over contents; ``open`` while its places are good."""
+
+    def __init__(self, *contents, rotten=False):
+        self.places = {hashlib.sha256(data).digest(): Here(data, rotten) for data in contents}
+        self.open, self.asked = False, set()
+
+    @contextmanager
+    def find(self, wanted):
+        self.asked = set(wanted)
+        self.open = True
+        yield {digest: place for digest, place in self.places.items() if digest in wanted}
+        self.open = False
+
+
+class Tree:
+    """Staging trees without a store."""
+
+    def __init__(self, path):
+        self.path, self.count, self.fetched, self.spared = path, 0, [], []
+
+    def apply(self, differ, **more):
+        self.count += 1
+        at = self.path / str(self.count)
+        (at / "diff").mkdir(parents=True)
+        fds = os.open(at, os.O_RDONLY), os.open(at / "diff", os.O_RDONLY)
+        try:
+            return differ.apply_diff(DiffTarget(*fds, progress=self.fetched.append, spared=self.spared.append, **more))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return Tree(tmp_path)
+
+
+def partial(made, finder=None, **more):
+    blob = more.pop("blob", None) or Counted(made.blob)
+    return ChunkedDiffer(blob, expect=made.descriptor, diff_id=made.diff_id, finder=finder, **more), blob
+
+
+def same(one, other):
+    assert (one.diff_id, one.manifest_digest, one.tar_split_digest) == (other.diff_id, other.manifest_digest, other.tar_split_digest)
+
+
+def fixture(name):
+    """One of the images that skopeo made."""
+    def blob(digest):
+        return (DATA / name / "blobs" / "sha256" / digest.removeprefix("sha256:")).read_bytes()
+
+    index = json.loads((DATA / name / "index.json").read_bytes())
+    manifest = json.loads(blob(index["manifests"][0]["digest"]))
+    (layer,) = manifest["layers"]
+    expect = Descriptor(layer["mediaType"], layer["digest"], layer["size"], layer["annotations"])
+    diff_id = json.loads(blob(manifest["config"]["digest"]))["rootfs"]["diff_ids"][0]
+    return chunkedmaker.Made(blob(layer["digest"]), expect, diff_id, b"")
+
+
+def contents(made):
+    """All that a layer that is here has: its files and its chunks, out of the blob itself."""
+    from layerstore.chunked.layout import File
+    from layerstore.chunked.opening import open_chunked
+    from layerstore.compression import Units
+
+    opened = open_chunked(made.descriptor, lambda asked: [made.blob[s : s + n] for s, n in asked], Limits())
+    units = Units(opened.codec)
+    for item in opened.items:
+        if isinstance(item, File):
+            parts = [units.reader([made.blob[c.start : c.start + c.length]])(1 << 30) for c in item.chunks]
+            yield b"".join(parts)
+            yield from parts
+
+
+# -- what real tools made
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("form", ["current", "2022"])
+def test_what_skopeo_made_gives_the_tree_of_the_full_pull(tree, version, form):
+    made, full = fixture(f"{version}-{form}"), fixture(f"{version}-current")
+    differ, blob = partial(made)
+    output = tree.apply(differ)
+    same(output, tree.apply(TarDiffer(full.blob, expect=full.descriptor, diff_id=full.diff_id)))
+    assert (differ.whole, blob.opened, output.blob_digest, output.compression) == (None, len(blob.asked), None, "zstd")
+    assert output.toc_digest in made.descriptor.annotations.values()
+
+
+def test_padding_that_skopeo_lost_in_2022_is_put_back_and_said(tree):
+    told = []
+    made = fixture("v1-2022")
+    tree.apply(partial(made, tell=told.append)[0])
+    assert any("1024 bytes of padding" in line for line in told)
+
+
+@pytest.mark.parametrize(("form", "share"), [("current", 0.103), ("2022", 0.135)])
+def test_of_the_second_image_only_what_differs_is_fetched(tree, form, share):
+    one, two = fixture(f"v1-{form}"), fixture(f"v2-{form}")
+    here = Finds(*contents(one))
+    differ, blob = partial(two, here)
+    tree.apply(differ)
+    least = least_of(two, here)
+    assert least <= blob.fetched <= 1.05 * least
+    assert blob.fetched <= share * len(two.blob)
+    assert sum(tree.fetched) == blob.fetched
+    assert sum(tree.spared) == len(two.blob) - blob.fetched
+
+
+def least_of(made, here):
+    """Bytes of chunks that are not here, gaps, TOC and tar-split."""
+    from layerstore.chunked.opening import open_chunked
+    from layerstore.chunked.plan import Fetch, make_plan
+
+    total = 0
+
+    def read(asked):
+        nonlocal total
+        total += sum(length for _, length in asked)
+        return [made.blob[s : s + n] for s, n in asked]
+
+    opened = open_chunked(made.descriptor, read, Limits())
+    plan = make_plan(opened.items, {digest: place.size for digest, place in here.places.items()})
+    return total + sum(part.length for part in plan.parts if isinstance(part, Fetch))
+
+
+# -- what the maker makes
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("chunk", [100, 3000, 1 << 20])
+def test_every_form_gives_the_tree_of_the_full_pull(tree, form, chunk):
+    made = make(form, chunk=chunk)
+    differ, blob = partial(made)
+    output = tree.apply(differ)
+    assert (differ.whole, blob.opened) == (None, len(blob.asked))
+    assert sum(tree.fetched) == blob.fetched
+    same(output, tree.apply(TarDiffer(made.blob, expect=made.descriptor, diff_id=made.diff_id)))
+    assert output.compression == ("gzip" if form in (STARGZ, OLD_STARGZ) else "zstd")
+
+
+@pytest.mark.parametrize("form", [CURRENT, OF_2022])
+def test_a_layer_whose_files_are_all_here_costs_its_metadata(tree, form):
+    made = make(form)
+    here = Finds(*contents(made))
+    differ, blob = partial(made, here)
+    same(tree.apply(differ), tree.apply(TarDiffer(made.tar, diff_id=made.diff_id)))
+    assert blob.fetched <= 1.05 * least_of(made, here) + 4096
+    assert not here.open
+
+
+@pytest.mark.parametrize("form", [STARGZ, NERDCTL])
+def test_chunks_before_the_last_are_taken_where_units_go_on_after_a_file(tree, form):
+    big = random.Random(1).randbytes(100_000)
+    made = make(form, chunkedmaker.tree(big), chunk=10_000)
+    here = Finds(*(big[at : at + 10_000] for at in range(0, 100_000, 10_000)))
+    differ, blob = partial(made, here)
+    same(tree.apply(differ), tree.apply(TarDiffer(made.tar, diff_id=made.diff_id)))
+    assert len(made.blob) - 90_500 <= blob.fetched <= len(made.blob) - 85_000
+
+
+def test_payloads_that_share_a_unit_are_found_in_it(tree):
+    """``innerOffset``: as eStargz has it with a least size of chunks."""
+    parts = [member("a", b"first"), member("b", b"second")]
+
+    def shared(toc):
+        one, two = toc["entries"]
+        two["offset"], two["innerOffset"] = one["offset"], 512 + 512
+        return toc
+
+    made = make(STARGZ, parts, toc=shared, data=None)
+    whole = parts[0][1] + bytes(507) + parts[1][0] + parts[1][1] + bytes(506)
+    made = _one_unit(made, parts, whole, shared)
+    same(tree.apply(partial(made)[0]), tree.apply(TarDiffer(made.tar, diff_id=made.diff_id)))
+
+
+def _one_unit(_made, parts, whole, shared):
+    class OneUnit(chunkedmaker._Maker):
+        def unit(self, fresh):
+            if not fresh or not self.blob:
+                super().unit(fresh)
+
+    maker = OneUnit(STARGZ, 3000, lambda _name, _number, part: part)
+    for each in parts:
+        maker.add(*each)
+    assert maker.pending == whole
+    return maker.finish(bytes(1024), shared, None, lambda notes: notes)
+
+
+def test_a_footer_says_where_the_toc_is_when_annotations_do_not(tree):
+    for form in (CURRENT, OF_2022):
+        made = make(form, annotations=lambda notes: {k: v for k, v in notes.items() if k.endswith("checksum")})
+        differ, _ = partial(made)
+        tree.apply(differ)
+        assert differ.whole is None
+
+
+def test_content_that_is_damaged_here_is_fetched_instead_and_said(tree):
+    made, told = make(CURRENT), []
+    differ, _ = partial(made, Finds(*contents(made), rotten=True), tell=told.append)
+    output = tree.apply(differ)
+    assert any("damaged" in line for line in told)
+    assert any(n < 0 for n in tree.spared)
+    assert sum(tree.fetched) + sum(tree.spared) == len(made.blob)
+    same(output, tree.apply(TarDiffer(made.tar, diff_id=made.diff_id)))
+
+
+def test_content_of_another_size_than_the_toc_says_is_not_taken(tree):
+    made = make(CURRENT)
+    here = Finds(*contents(made))
+    for place in here.places.values():
+        place.size += 1
+    differ, blob = partial(made, here)
+    tree.apply(differ)
+    assert blob.fetched > 0.9 * len(made.blob) - 200
+
+
+def test_names_that_are_not_utf8_agree_as_go_writes_them(tree):
+    odd = member("caf\udce9", b"latin")
+    made = make(CURRENT, [odd], toc=lambda toc: _renamed(toc, "caf\ufffd"),
+                lines=lambda lines: [{**{k: v for k, v in line.items() if k != "name"}, "name_raw": "Y2Fm6Q=="}
+                                     if line["type"] == 1 else line for line in lines])
+    differ, _ = partial(made)
+    tree.apply(differ)
+    assert differ.whole is None
+
+
+def _renamed(toc, name):
+    toc["entries"][0]["name"] = name
+    return toc
+
+
+# -- when the whole is read instead
+
+
+def test_an_ordinary_layer_is_read_as_a_whole_and_said(tree):
+    made, told = make(CURRENT, annotations=lambda _notes: {}), []
+    differ, blob = partial(made, tell=told.append)
+    output = tree.apply(differ)
+    assert blob.asked == []
+    assert "no table of contents" in differ.whole
+    assert told == [f"the blob is read as a whole: {differ.whole}"]
+    assert (output.blob_digest, output.toc_digest) == (made.descriptor.digest, None)
+
+
+@pytest.mark.parametrize("form", [CURRENT, STARGZ])
+def test_a_source_without_ranges_is_read_as_a_whole(tree, form):
+    made = make(form)
+    differ, _ = partial(made, blob=Counted(made.blob, ranges=False))
+    assert tree.apply(differ).blob_digest == made.descriptor.digest
+    assert differ.whole == "only the whole"
+
+
+def test_a_source_that_has_ranges_no_longer_is_read_as_a_whole(tree):
+    """The metadata came, and then the server will not: nothing was unpacked yet."""
+    made = make(CURRENT)
+    blob = Counted(made.blob)
+
+    def once(wanted, ranges=blob.ranges):
+        blob.has_ranges = not blob.asked
+        return ranges(wanted)
+
+    blob.ranges = once
+    differ, _ = partial(made, blob=blob)
+    assert tree.apply(differ).blob_digest == made.descriptor.digest
+
+
+@pytest.mark.parametrize(("what", "edit"), [
+    ("version", lambda toc: {**toc, "version": 2}),
+    ("unknown type", lambda toc: {**toc, "entries": [{**toc["entries"][1], "chunkType": "squares"}]}),
+])
+def test_what_a_newer_toc_may_say_is_no_lie(tree, what, edit):
+    made = make(CURRENT, toc=edit)
+    differ, _ = partial(made)
+    tree.apply(differ)
+    assert what in differ.whole
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_toc_that_is_too_large_is_not_read(tree, form):
+    made = make(form)
+    differ, blob = partial(made)
+    tree.apply(differ, limits=Limits(max_toc=100))
+    assert "max_toc" in differ.whole
+    assert blob.fetched <= 72
+
+
+def test_sparse_files_are_not_taken_by_a_toc(tree):
+    import tarfile
+
+    info = tarfile.TarInfo("sparse")
+    info.size = 4
+    info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": "100",
+                        "GNU.sparse.map": "0,4", "GNU.sparse.name": "sparse"}
+    made = make(CURRENT, [(info.tobuf(tarfile.PAX_FORMAT), b"data", info)])
+    differ, _ = partial(made)
+    tree.apply(differ)
+    assert "sparse" in differ.whole
+
+
+def test_a_blob_of_another_size_is_not_read(tree):
+    made = make(CURRENT)
+    differ, blob = partial(made, blob=Counted(made.blob + b"x"))
+    with pytest.raises(SizeMismatchError):
+        tree.apply(differ)
+    assert not blob.asked
+
+
+def test_a_tar_that_is_not_the_promised_one_is_refused(tree):
+    made = make(CURRENT)
+    made.diff_id = chunkedmaker.sha(b"another")
+    with pytest.raises(DigestMismatchError, match="another tar"):
+        tree.apply(partial(made)[0])
+
+
+def test_whether_a_layer_is_chunked_is_told_by_its_descriptor():
+    assert [is_chunked(make(form).descriptor) for form in FORMS] == [True] * len(FORMS)
+    assert not is_chunked(Descriptor("application/vnd.oci.image.layer.v1.tar+zstd", chunkedmaker.sha(b""), 0))
