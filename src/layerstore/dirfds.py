@@ -52,7 +52,7 @@ class DirFds:
     """
 
     def __init__(self, root_fd: int, *, capacity: int | None = None) -> None:
-        self._root_fd, self._capacity = root_fd, capacity or _CAPACITY
+        self._root_fd, self._capacity = root_fd, capacity
         self._open: OrderedDict[bytes, Descriptor] = OrderedDict()
 
     def get(self, path: bytes) -> int:
@@ -86,7 +86,7 @@ class DirFds:
         return fd
 
     def _evict(self) -> None:
-        if len(self._open) > self._capacity:
+        if len(self._open) > (self._capacity or _CAPACITY):
             self._open.popitem(last=False)   # closed when nobody holds it any more
 
     def held(self, path: bytes) -> tuple[int, Descriptor | None]:
