@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import layerstore
 from crash.content import Content, Picture, content, picture
+from crash.taking import TakingDiffer
 from layerstore import LayerSpec, PullOptions, TarDiffer
+from layerstore.dedup import LayerFinder
 from layerstore.model import Descriptor
 from layerstore.store import Store
 from layerstore.testing.children import start_child
@@ -25,6 +27,7 @@ from layerstore.testing.ledger import Ledger, image, layer, name
 ONE, TWO, THREE, FOUR, FIVE = (content(label) for label in ("a1", "a2", "a3", "a4", "a5"))
 BASE, DOOMED, AGAIN, TOP, LEFT = (content(label) for label in ("base", "doomed1", "again", "top", "left"))
 BASE_ID, TOP_ID, DOOMED_ID = "b" * 64, "c" * 64, "d" * 64
+SHARED = content("shared6", size=100_000)   # large enough for its blocks to be shared, where the file system does that
 FIRST_ID, SECOND_ID = "1" * 64, "2" * 64
 
 
@@ -187,6 +190,26 @@ def adopt(root: str, ledger: Ledger) -> None:
         stage(store, TWO).discard()
 
 
+def _with_shared(root: str, ledger: Ledger) -> None:
+    with layerstore.open(root) as store:
+        put(store, ledger, BASE, BASE_ID, names=("base",))
+        put(store, ledger, SHARED, DOOMED_ID, names=("doomed",))
+
+
+def take(root: str, ledger: Ledger) -> None:
+    """A layer takes its content from another one, which is deleted while it does; the deletion is finished afterwards."""
+    with layerstore.open(root) as store:
+        def delete_source() -> None:
+            with ledger.asking(layer(DOOMED_ID, None), name("doomed", "layer", None)):
+                assert store.delete_layer(DOOMED_ID, wait=0.0).deferred, "the source was deleted while it was held"
+
+        differ = TakingDiffer(SHARED.tar, LayerFinder(store._handle), meanwhile=delete_source)
+        with store.stage(differ) as staged, ledger.asking(layer(FIRST_ID, SHARED.diff_id)):
+            assert differ.taken + differ.cloned > 0, "nothing was taken"
+            store.apply_staged_layer(staged, id=FIRST_ID, parent=BASE_ID)
+        store.recover()
+
+
 def build(images: Images) -> dict[str, Workload]:
     """All workloads, by name."""
     first, second = images.first, images.second
@@ -251,6 +274,7 @@ def build(images: Images) -> dict[str, Workload]:
         Workload("checkpoint", _with_doomed, checkpoints, _ensure((AGAIN, DOOMED_ID, None))),
         Workload("gc", _fresh, garbage, _ensure((ONE, FIRST_ID, None))),
         Workload("adopt", _left_staged, adopt, _ensure((LEFT, FIRST_ID, BASE_ID))),
+        Workload("take", _with_shared, take, _ensure((SHARED, FIRST_ID, BASE_ID))),
         Workload("everything", with_image, everything, pull_again(first, "more")),
         Workload("pair", _with_doomed, two_writers, pull_both),
     ]

@@ -1,0 +1,91 @@
+"""A differ that takes what it can from layers that are here, as a partial pull does; the smallest that can.
+
+Its tar is at hand: what is not found, or was found rotten, is taken from that, as a partial pull would fetch it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from layerstore.dedup import LayerFinder
+from layerstore.descriptors import Descriptor
+from layerstore.differs.tar import fill
+from layerstore.donors import Donors
+from layerstore.errors import DamagedError
+from layerstore.model import DiffOutput, DiffTarget
+from layerstore.partial import Place
+
+_PIECE = 1 << 20
+
+
+class TakingDiffer:
+    """Unpack *tar*, with the content of its files from *finder*'s layers; *meanwhile* is called when they are held.
+
+    ``taken``, ``cloned`` and ``fetched`` count files.
+    """
+
+    def __init__(self, tar: bytes, finder: LayerFinder, *, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self._tar, self._finder, self._meanwhile = tar, finder, meanwhile
+        self.taken = self.cloned = self.fetched = 0
+        self.diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
+        self.content_key = self.diff_id
+
+    def apply_diff(self, target: DiffTarget) -> DiffOutput:
+        with tarfile.open(fileobj=io.BytesIO(self._tar)) as archive:
+            files = [(each.name.encode(), each.offset_data, each.size) for each in archive if each.isreg() and each.size]
+        wanted = {hashlib.sha256(self._tar[start : start + size]).digest() for _, start, size in files}
+        with self._finder.find(wanted) as places, Donors() as donors:
+            self._meanwhile()
+            stream = self._stream(files, places, donors)
+            return fill(replace(target, donors=donors), stream, compression="none", is_blob=False, diff_id=self.diff_id)
+
+    def _stream(
+        self, files: list[tuple[bytes, int, int]], places: Mapping[bytes, Place], donors: Donors,
+    ) -> Iterator[bytes]:
+        at = 0
+        for path, start, size in files:
+            digest = hashlib.sha256(self._tar[start : start + size]).digest()
+            pieces = self._payload(path, digest, places.get(digest), donors)   # a donor is offered before the header
+            yield self._tar[at:start]
+            at = start + size
+            if pieces is None:
+                self.fetched += 1
+                yield self._tar[start:at]
+            else:
+                yield from pieces
+        yield self._tar[at:]
+
+    def _payload(self, path: bytes, digest: bytes, place: Place | None, donors: Donors) -> Iterator[bytes] | None:
+        if place is None:
+            return None
+        try:
+            made = place.clone() if donors.has_room() else None
+            if made is None:
+                pieces = place.read()
+                first = next(pieces)
+                self.taken += 1
+                return _again(first, pieces)
+        except DamagedError:
+            return None
+        own = Descriptor.duplicate(made.fd)   # the unpacker may be done with the donor before we are
+        donors.offer(path, made, place.size, digest)
+        self.cloned += 1
+        return _read(own)
+
+
+def _again(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _read(own: Descriptor) -> Iterator[bytes]:
+    with own as fd:
+        at = 0
+        while piece := os.pread(fd, _PIECE, at):
+            at += len(piece)
+            yield piece
