@@ -18,7 +18,7 @@ from crash.workloads import Images, Workload, build
 from layerstore.testing import CrashExplorer, Outcome, Passing
 
 LEVELS = (1.0, 1.0, 0.02)
-COMPOSITE = {"everything": 0.1}   # made of the others: its recovery is sampled
+COMPOSITE = {"everything": 0.1, "take": 0.1}   # their steps are those of others: their recovery is sampled
 NOT_HERE = {"pair"}               # two processes: killed in ``crash.schedule``
 
 

@@ -21,7 +21,7 @@ from layerstore.testing import telling
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3600)]
 
-EACH = 50            # states of each recording: 12 workloads on 4 file systems (less 2 on one); half as many of one recovery of each
+EACH = 50            # states of each recording: 13 workloads on 4 file systems (less 2 on one); half as many of one recovery of each
 FLOOR = 3000
 CAUGHT_WITHIN = 60   # states in which each planted mistake must be seen
 
