@@ -197,8 +197,8 @@ class Reply:
     def close(self) -> None:
         """Let go of it."""
         try:
-            if self.length is not None and 0 < self.length <= _SMALL:
-                self.read(self.length)
+            if not self._ended and self.length is not None and self.length <= _SMALL:
+                self.read(self.length or 1)   # the library does not see an end that nobody read, not even of nothing
         except Broken:
             pass
         finally:
