@@ -31,6 +31,10 @@ class _Reads(Protocol):
     def read(self, count: int, /) -> bytes: ...
 
 
+class Short(Broken):
+    """It ended too early, although the server says that this is all."""
+
+
 class Odd(Exception):  # noqa: N818 - never leaves this package
     """Not the parts that were asked for."""
 
@@ -54,7 +58,7 @@ def pieces(stream: _Reads, start: int, end: int, url: str) -> Iterator[tuple[int
     while start < end:
         piece = stream.read(min(PIECE, end - start))
         if not piece:
-            raise Broken(f"GET {url}: it ended {end - start} bytes early", url)
+            raise Short(f"GET {url}: it ended {end - start} bytes early", url)
         yield start, piece
         start += len(piece)
 
@@ -63,18 +67,19 @@ def parts(reply: Reply, boundary: str, wanted: Sequence[tuple[int, int]], size: 
     """The pieces of *wanted*, (start, end) in bytes of a blob of *size*. Odd for any other part; Broken."""
     stream = io.BufferedReader(_Body(reply), _BUFFER)
     for start, end in wanted:
-        if _next_part(stream, f"--{boundary}".encode(), reply, size) != (start, end):
+        if _next_part(stream, f"--{boundary}".encode(), size) != (start, end):
             raise Odd
-        yield from pieces(stream, start, end, reply.url)
+        try:
+            yield from pieces(stream, start, end, reply.url)
+        except Short:
+            raise Odd from None
 
 
-def _next_part(stream: io.BufferedReader[_Body], delimiter: bytes, reply: Reply, size: int) -> tuple[int, int] | None:
-    """Read a delimiter and the headers after it; what range the part says that it is."""
+def _next_part(stream: io.BufferedReader[_Body], delimiter: bytes, size: int) -> tuple[int, int] | None:
+    """Read a delimiter and the headers after it; what range of so many bytes the part says that it is."""
     found, inside = None, False
     for _ in range(_LINES):
         line = stream.readline(_LINE)
-        if not line:
-            raise Broken(f"GET {reply.url}: it ended between its parts", reply.url)
         if not line.endswith(b"\n"):
             raise Odd
         line = line.rstrip()
