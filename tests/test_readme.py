@@ -66,7 +66,8 @@ def test_the_commands_of_the_readme_run(tmp_path):
     assert ran >= 6
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/crash-model.md", "docs/on-disk.md", "docs/check.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/crash-model.md", "docs/on-disk.md", "docs/check.md",
+                                  "docs/observing.md"])
 def test_links_lead_somewhere(page):
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):

@@ -2,7 +2,8 @@
 
 Layout, top to bottom; a module imports only from below it (a test checks):
 
-``cli`` · ``store`` (the face) · the verbs, one module each: ``pull`` ``apply`` ``stage`` ``delete`` ``mount``
+``cli`` · ``observing`` (ready-made observers) · ``store`` (the face) · the verbs, one module each: ``pull`` ``apply``
+``stage`` ``delete`` ``mount``
 ``check`` ``gc`` ``checkpoint`` ``recover`` ``holds``, over ``begin`` ``staging`` ``left`` (trees in hand) ·
 ``executor`` (acts) and ``recovery`` (decides, pure) ·
 ``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·

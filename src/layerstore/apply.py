@@ -40,6 +40,7 @@ from layerstore.errors import (
 from layerstore.handle import Handle, new_txid
 from layerstore.lifecycle import fire
 from layerstore.model import Image, Layer, SourceImage, check_id, default_layer_id
+from layerstore.observe import barrier
 from layerstore.stage import StagedLayer
 from layerstore.staging import Staging, discard, make_durable, seal_rows
 from layerstore.states import Kind, State, Trigger
@@ -103,6 +104,7 @@ def apply_batch(
     will be finished).
     """
     handle.check_writable()
+    begun = time.perf_counter()
     _check_arguments(specs, image_names)
     members: list[_Member] = []
     batch, promised = new_txid(), False
@@ -137,6 +139,12 @@ def apply_batch(
         if image is not None:
             mine = (view.get("images", image.id) or {}).get("txid") == batch
             made = replace(catalog.image(view, image.id), created=mine)
+    for layer in layers:
+        handle.observer.event(
+            "applied", layer_id=layer.id, txid=layer.txid, parent=layer.parent, diff_id=layer.diff_id,
+            bytes=layer.diff_size, entries=layer.entries, created=layer.created,
+            image=image.id if image is not None else None, seconds=time.perf_counter() - begun,
+        )
     checkpoint_if_due(handle)
     return layers, made
 
@@ -349,9 +357,11 @@ def _write_big_data(handle: Handle, members: list[_Member]) -> None:
                 if key not in member.staging.output.big_data:   # of an attempt that was rolled back
                     fs.unlink(directory, key, point="apply.big-data.clear")
             for key, value in sorted(member.spec.big_data.items()):
-                fs.write_new(directory, key, value, point="apply.big-data.write", sync=True)
-            fs.sync_dir(directory, point="apply.big-data.sync")
-            fs.sync_dir(tree, point="apply.big-data.sync")
+                with barrier(handle.observer, "apply.big-data.write"):
+                    fs.write_new(directory, key, value, point="apply.big-data.write", sync=True)
+            with barrier(handle.observer, "apply.big-data.sync"):
+                fs.sync_dir(directory, point="apply.big-data.sync")
+                fs.sync_dir(tree, point="apply.big-data.sync")
 
 
 def _roll_back(handle: Handle, members: list[_Member]) -> bool:

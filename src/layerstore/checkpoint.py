@@ -7,8 +7,9 @@ The head is read *before* the syncfs: a commit that lands between the two is not
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from layerstore import fs
@@ -41,6 +42,7 @@ def checkpoint(handle: Handle, *, archive: bool | None = None) -> CheckpointRepo
     raises PrivilegeError: of a tree in the trash that this process may not remove, and that stays there.
     """
     handle.check_writable()
+    begun = time.perf_counter()
 
     def sync() -> None:
         # a descriptor of the handle's own, opened before its first write
@@ -54,9 +56,11 @@ def checkpoint(handle: Handle, *, archive: bool | None = None) -> CheckpointRepo
     if archive or (archive is None and _long(handle, made.low_water)):
         with journal_errors(handle.set_poison):
             segment = handle.journal.archive()
+    report = CheckpointReport(made.low_water, emptied, segment.name if segment is not None else None)
+    handle.observer.event("checkpoint", **asdict(report), seconds=time.perf_counter() - begun)
     if left is not None:   # all else is done
         raise left
-    return CheckpointReport(made.low_water, emptied, segment.name if segment is not None else None)
+    return report
 
 
 def checkpoint_if_due(handle: Handle) -> None:

@@ -14,7 +14,7 @@ else uses; then each of those layers as above, children first.
 
 from __future__ import annotations
 
-import os
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,20 @@ def finish_all(handle: Handle, promised: list[tuple[str, str]], *, wait: float) 
 
 
 def _finish(handle: Handle, promised: list[tuple[str, str]], *, wait: float, image: str | None) -> DeleteReport:
+    begun, size = time.perf_counter(), _bytes(handle, promised)
     deferred = [layer_id for txid, layer_id in promised if not executor.finish_delete(handle, txid, wait=wait)]
     done = [layer_id for _, layer_id in promised if layer_id not in deferred]
-    handle.observer.event("delete", layers=done, deferred=deferred, image=image, pid=os.getpid())
+    handle.observer.event(
+        "deleted", layers=done, deferred=deferred, image=image, seconds=time.perf_counter() - begun,
+        bytes=sum(size.get(each, 0) for each in done),
+    )
     return DeleteReport(tuple(done), tuple(deferred), image)
+
+
+def _bytes(handle: Handle, promised: list[tuple[str, str]]) -> dict[str, int]:
+    """How large the layers are whose deletion was promised, for whoever watches."""
+    if not handle.watched:
+        return {}
+    with handle.read() as view:
+        rows = [(layer_id, view.get("layers", txid)) for txid, layer_id in promised]
+    return {layer_id: row["output"]["diff_size"] for layer_id, row in rows if row is not None and "output" in row}

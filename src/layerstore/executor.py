@@ -226,7 +226,6 @@ def _fire(
             fire(txn, Kind.LAYER, txid, trigger, txid=txid, payload=payload)
 
     handle.update(label, change)
-    handle.observer.event("transition", kind="layer", key=txid, trigger=trigger.value)
 
 
 # -- moving trees --------------------------------------------------------------------------------------------------
@@ -316,8 +315,6 @@ def finish_batch(
             if not missing:
                 write_image_file(handle, image_id, row)
         handle.update("commit", lambda txn: _commit(txn, batch, missing))
-    for txid, row in members.items():
-        handle.observer.event("transition", kind="layer", key=txid, trigger="commit", layer_id=row["layer_id"])
 
 
 def _lock_member(handle: Handle, stack: ExitStack, txid: str, deadline: float | None) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from layerjournal import ReadTxn, WriteTxn
 from layerjournal.gate import Gate
@@ -33,8 +34,8 @@ from layerstore.errors import (
     ReadOnlyError,
 )
 from layerstore.idmap import IDENTITY, IdMap
-from layerstore.journaling import journal_errors, open_journal
-from layerstore.observe import Observer, Silent, barrier
+from layerstore.journaling import fault_hook, journal_errors, open_journal
+from layerstore.observe import Observer, Silent, Timed, barrier, transitions, watching
 from layerstore.privilege import own_map
 
 T = TypeVar("T")
@@ -59,7 +60,8 @@ class Handle:
     ) -> None:
         self.root = root
         self.readonly = readonly
-        self.observer: Observer = observer or Silent()
+        self.observer: Observer = watching(observer)
+        self.watched = not isinstance(self.observer, Silent)   # what costs something is only gathered for somebody
         self.clock = clock
         self.pid = os.getpid()
         self.closed = False
@@ -98,7 +100,8 @@ class Handle:
         self.sync_fd = self._own(fs.open_dir(".", self.root_fd))
         with journal_errors(self.set_poison):
             path = os.path.join(self.root, "journal")
-            self.journal = open_journal(path, readonly=self.readonly, clock=self.clock)
+            hook = Timed(self.observer, fault_hook) if self.watched else fault_hook
+            self.journal = open_journal(path, readonly=self.readonly, clock=self.clock, hook=hook)
         if self.journal.uuid != self.config["uuid"]:
             raise DamagedError(f"journal {self.journal.uuid} does not belong to store {self.config['uuid']}")
         _handles.add(self)
@@ -142,7 +145,9 @@ class Handle:
             raise PoisonedError(f"this handle was poisoned by an earlier failure: {self.poison}")
 
     def set_poison(self, why: str) -> None:
-        self.poison = self.poison or why
+        if self.poison is None:
+            self.poison = why
+            self.observer.event("poisoned", why=why)
 
     # -- the journal ---------------------------------------------------------------------------------------------
 
@@ -154,13 +159,28 @@ class Handle:
         OutcomeUnknownError).
         """
         self.check_writable()
+        begun = time.perf_counter()
+        told: list[dict[str, Any]] = []
 
         def guarded(txn: WriteTxn) -> T:
             self.check_writable()
-            return fn(txn)
+            if not self.watched:
+                return fn(txn)
+            before = txn.head()[0]
+            result = fn(txn)
+            told[:] = transitions(txn, before)
+            return result
 
-        with journal_errors(self.set_poison), barrier(self.observer, f"txn.{label}"):
-            return self.journal.update(label, guarded)
+        with journal_errors(self.set_poison):
+            result = self.journal.update(label, guarded)
+        if told:
+            self._tell(label, told, time.perf_counter() - begun)
+        return result
+
+    def _tell(self, label: str, told: list[dict[str, Any]], seconds: float) -> None:
+        for fields in told:
+            self.observer.event("transition", **fields)
+        self.observer.event("transaction", label=label, records=len(told), seconds=seconds)
 
     @contextmanager
     def read(self) -> Iterator[ReadTxn]:

@@ -24,21 +24,24 @@ from layerstore.errors import (
 )
 from layerstore.projection import CatalogProjector
 
-__all__ = ["create_journal", "journal_errors", "open_journal"]
+__all__ = ["create_journal", "fault_hook", "journal_errors", "open_journal"]
 
 
-def open_journal(path: str, *, readonly: bool = False, clock: Callable[[], int]) -> Journal:
-    """The journal in the directory *path*; its own errors, untranslated."""
-    return Journal.open(path, CatalogProjector(), readonly=readonly, clock=clock, hook=_fault_hook)
+def fault_hook(point: str, when: str) -> None:
+    """The journal's effects pass the store's fault points."""
+    (faults.before if when == "before" else faults.after)(point)
+
+
+def open_journal(
+    path: str, *, readonly: bool = False, clock: Callable[[], int], hook: Callable[[str, str], None] = fault_hook,
+) -> Journal:
+    """The journal in the directory *path*; its own errors, untranslated. *hook* is told of its effects."""
+    return Journal.open(path, CatalogProjector(), readonly=readonly, clock=clock, hook=hook)
 
 
 def create_journal(path: str, *, uuid: str, clock: Callable[[], int]) -> Journal:
     """A new one. Durability: it is on disk, whole, when this returns; a crash before leaves none."""
-    return Journal.create(path, CatalogProjector(), uuid=uuid, clock=clock, hook=_fault_hook)
-
-
-def _fault_hook(point: str, when: str) -> None:
-    (faults.before if when == "before" else faults.after)(point)
+    return Journal.create(path, CatalogProjector(), uuid=uuid, clock=clock, hook=fault_hook)
 
 
 @contextmanager

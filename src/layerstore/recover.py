@@ -177,6 +177,7 @@ def recover(handle: Handle) -> RecoveryReport:
             if tries[action.do, action.key] > _MAX_TRIES:
                 raise DamagedError(f"recovery cannot bring {action.key} to rest: {action.do.value}, {action.why}")
             try:
+                at = time.perf_counter()
                 acted = carry_out(handle, action)
             except PrivilegeError as error:
                 if action.do not in _REMOVALS:
@@ -186,7 +187,10 @@ def recover(handle: Handle) -> RecoveryReport:
                     left[action.key] = replace(action, do=Do.DEFER, why=str(error))
             if acted:
                 done.append(action)
-                handle.observer.event("recovery", action=action.do.value, key=action.key, why=action.why)
+                handle.observer.event(
+                    "recovery", action=action.do.value, key=action.key, layer_id=action.layer_id, why=action.why,
+                    seconds=time.perf_counter() - at,
+                )
 
 
 def carry_out(handle: Handle, action: Action) -> bool:

@@ -16,6 +16,7 @@ records that it is, ``seal``, shares the claim's transaction. ``StagedLayer.seal
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -124,6 +125,7 @@ def fill(
     cancelled: Any = None,
 ) -> None:
     """Let *differ* fill the tree. On any error the tree is swept, and nothing is left."""
+    begun = time.perf_counter()
     try:
         # its own descriptor: nobody can close it under the differ
         with Descriptor.duplicate(handle.lock_fd(tree.txid)) as lock_fd:
@@ -141,3 +143,7 @@ def fill(
         if isinstance(error, OSError):
             raise fs.host_error(error, "unpacking a layer") from error
         raise
+    handle.observer.event(
+        "staged", txid=tree.txid, diff_id=output.diff_id, bytes=output.diff_size, blob_bytes=output.blob_size,
+        compression=output.compression, entries=output.entries, unset=output.unset, seconds=time.perf_counter() - begun,
+    )

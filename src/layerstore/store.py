@@ -18,7 +18,7 @@ from layerstore.form import Form
 from layerstore.fs import host_error
 from layerstore.handle import Handle
 from layerstore.model import Differ, Image, Layer, Lease, Mount, StageOptions, check_digest, check_id
-from layerstore.observe import Observer
+from layerstore.observe import Observer, verb, watching
 from layerstore.records import read as read_record
 from layerstore.recover import RecoveryReport
 from layerstore.stage import StagedLayer
@@ -43,7 +43,7 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
         allow_filesystem: names of file systems to accept although they are not known to keep the promises.
         overlay_form: for a new store, the xattr namespace of opaque directories: ``trusted`` (root's default) or
             ``user`` (where that may not be set, and for mounts in a user namespace).
-        observer: told of transitions, barriers and recovery.
+        observer: told of transitions, barriers, recovery and verbs (docs/observing.md). What it raises is logged only.
         clock: nanoseconds since 1970; only ever recorded, never decided upon, but for gc's ages.
         uid_map: for a new store, which user ids on disk stand for those of layers: ranges (container ID, host ID,
             size), as in /etc/subuid. For a store that root runs for containers in user namespaces. By default ids are
@@ -60,12 +60,22 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
     Durability: creating and recovering are durable when this returns. A crash inside is finished by the next open.
 
     """
-    path = os.path.abspath(os.fspath(root))
-    if create and not readonly:
-        form = Form(overlay_form, uid_map, gid_map)
-        create_store(path, form=form, allow_filesystem=tuple(allow_filesystem), clock=clock)
+    path, watcher = os.path.abspath(os.fspath(root)), watching(observer)
+    with verb(watcher, "open"):
+        return _open(
+            path, readonly, Form(overlay_form, uid_map, gid_map) if create and not readonly else None,
+            tuple(allow_filesystem), watcher, clock,
+        )
+
+
+def _open(
+    path: str, readonly: bool, form: Form | None, allow_filesystem: tuple[str, ...], observer: Observer,
+    clock: Callable[[], int],
+) -> Store:
+    if form is not None:
+        create_store(path, form=form, allow_filesystem=allow_filesystem, clock=clock)
     try:
-        handle = Handle(path, readonly=readonly, allow_filesystem=tuple(allow_filesystem), observer=observer, clock=clock)
+        handle = Handle(path, readonly=readonly, allow_filesystem=allow_filesystem, observer=observer, clock=clock)
     except FileNotFoundError as error:
         raise UnknownStoreError(path) from error
     except OSError as error:
@@ -77,6 +87,10 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
         if isinstance(error, OSError):
             raise host_error(error, f"recovering the store at {path}") from error
         raise
+    handle.observer.event(
+        "opened", readonly=readonly, actions=len(report.actions), deferred=len(report.deferred), head=report.head,
+        low_water=report.low_water, seconds=report.seconds,
+    )
     return Store(handle, report)
 
 
@@ -90,7 +104,7 @@ def _verb(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[St
 
     @functools.wraps(method)
     def call(self: Store, /, *args: P.args, **options: P.kwargs) -> T:
-        with self._handle.in_use():
+        with self._handle.in_use(), verb(self._handle.observer, method.__name__):
             try:
                 return method(self, *args, **options)
             except NoSpaceError:

@@ -22,6 +22,7 @@ from layerstore.errors import CallerError, DamagedError, InvalidArgumentError, L
 
 if TYPE_CHECKING:
     from layerstore.model import Limits
+    from layerstore.observe import Observer
     from layerstore.sources.registry import RegistryOptions
     from layerstore.store import Store
 
@@ -33,8 +34,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 class _Settings:
     """The options before the command."""
 
-    def __init__(self, root: str | None, allow: tuple[str, ...], debug: bool) -> None:
-        self._root, self.allow, self.debug = root, allow, debug
+    def __init__(self, root: str | None, allow: tuple[str, ...], debug: bool, watcher: Observer | None = None) -> None:
+        self._root, self.allow, self.debug, self.watcher = root, allow, debug, watcher
 
     @property
     def root(self) -> str:
@@ -45,7 +46,7 @@ class _Settings:
     def open(self, *, write: bool = False) -> Store:
         from layerstore.store import open as open_store  # noqa: PLC0415
 
-        store = open_store(self.root, readonly=not write, allow_filesystem=self.allow)
+        store = open_store(self.root, readonly=not write, allow_filesystem=self.allow, observer=self.watcher)
         if write:
             for line in output.recovery_lines(store.recovery):
                 click.echo(line, err=True)
@@ -73,14 +74,24 @@ class _Commands(click.Group):
 @click.option("--root", envvar="LAYERSTORE_ROOT", metavar="DIR", help="The store's directory.")
 @click.option("--allow-filesystem", "allow", multiple=True, metavar="NAME",
               help="Accept this file system although it is not known to keep the promises.")
+@click.option("--metrics-textfile", metavar="FILE", help="Write Prometheus metrics of the command, for node_exporter.")
+@click.option("--log-json", metavar="FILE", help="Append what happens to FILE, a line of JSON each; - for standard error.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
-def cli(context: click.Context, root: str | None, allow: tuple[str, ...], debug: bool) -> None:
+def cli(
+    context: click.Context, root: str | None, allow: tuple[str, ...], metrics_textfile: str | None, log_json: str | None,
+    debug: bool,
+) -> None:
     """A container-layer store that a crash cannot cost you a layer of.
 
     An ID may be a name or an unambiguous prefix. Exit status: 0 ok, 1 failed, 2 usage, 3 damage found.
     """
-    context.obj = _Settings(root, allow, debug)
+    watcher = None
+    if metrics_textfile is not None or log_json is not None:
+        from layerstore.cli.watching import watcher_for  # noqa: PLC0415
+
+        watcher = watcher_for(context, metrics_textfile, log_json)
+    context.obj = _Settings(root, allow, debug, watcher)
 
 
 @cli.command()
@@ -340,7 +351,9 @@ def recover(settings: _Settings, dry_run: bool, as_json: bool) -> None:
     """Finish or roll back what a crash interrupted (every other writing command does it first, too)."""
     from layerstore.store import open as open_store  # noqa: PLC0415
 
-    store = open_store(settings.root, readonly=dry_run, create=False, allow_filesystem=settings.allow)
+    store = open_store(
+        settings.root, readonly=dry_run, create=False, allow_filesystem=settings.allow, observer=settings.watcher,
+    )
     with store:
         report = store.recovery
     if as_json:

@@ -1,0 +1,304 @@
+"""Who watches a store is told what happened, when it is durable, and cannot disturb it."""
+
+import json
+import logging
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import layerstore
+from layerstore import checkpoint
+from layerstore.cli import main
+from layerstore.observe import EVENTS
+from layerstore.observing import Both, JsonLines, Logs
+from storekit import add, differ, failing_at, image, killed_at
+
+PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "observing.md").read_text()
+
+
+class Told:
+    def __init__(self):
+        self.events = []
+
+    def event(self, what, **fields):
+        self.events.append((what, fields))
+
+    def of(self, what):
+        return [fields for name, fields in self.events if name == what]
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+def a_life(root, observer, tmp_path):
+    """Most of what can happen to a store."""
+    with layerstore.open(root, observer=observer) as store:
+        pulled = store.pull(image(tmp_path).reference)
+        base = add(store, {"a": b"1"}, big_data={"note": b"kept"})
+        store.set_name("base", base.id)
+        store.stage(differ({"left": b"1"}, keyed=True)).release()
+        store.stage(differ({"left": b"1"}, keyed=True)).discard()
+        store.delete_image(pulled.id)
+        store.checkpoint(archive=True)
+    return base
+
+
+def test_every_event_has_the_fields_that_are_promised_and_is_one_of_the_table(root, told, tmp_path):
+    a_life(root, told, tmp_path)
+    assert {what for what, _ in told.events} == set(EVENTS) - {"recovery", "checkpoint-failed", "poisoned"}
+    for what, fields in told.events:
+        assert set(fields) == set(EVENTS[what]), what
+
+
+def test_the_page_has_every_event_and_every_field(told):
+    for what, fields in EVENTS.items():
+        (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{what}` |")]
+        assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == set(fields), what
+
+
+def test_a_transition_is_told_when_it_is_durable_and_in_the_order_of_the_log(root, told):
+    with layerstore.open(root, observer=told) as store:
+        with failing_at("txn.claim", "EIO"), pytest.raises(layerstore.errors.OutcomeUnknownError):
+            add(store)
+        assert [t["trigger"] for t in told.of("transition")] == ["begin"], "what failed is not told"
+        assert len(told.of("poisoned")) == 1
+    told.events.clear()
+    with layerstore.open(root, observer=told) as store:
+        layer = add(store)
+        assert store.layer(layer.id)
+    mine = [(t["trigger"], t["source"], t["state"]) for t in told.of("transition") if t["key"] == layer.txid]
+    assert mine == [
+        ("begin", "absent", "staging"), ("seal", "staging", "staged"), ("claim", "staged", "creating"),
+        ("promise", "creating", "incomplete"), ("commit", "incomplete", "committed"),
+    ]
+    assert [t["seq"] for t in told.of("transition")] == sorted(t["seq"] for t in told.of("transition"))
+    assert told.of("transition")[-1]["layer_id"] == layer.id
+
+
+def test_every_barrier_is_told_with_its_seconds(root, told, tmp_path):
+    a_life(root, told, tmp_path)
+    names = [b["name"] for b in told.of("barrier")]
+    assert {"stage.sync", "txn.begin", "txn.claim", "txn.commit", "txn.promise", "apply.big-data.write", "apply.big-data.sync",
+            "checkpoint.sync", "txn.checkpoint", "txn.empty", "archive.write", "archive.sync", "txn.archive"} <= set(names)
+    assert all(b["seconds"] > 0 for b in told.of("barrier"))
+    assert names.count("txn.claim") == len([t for t in told.of("transaction") if t["label"] == "claim"])
+
+
+def test_a_transaction_that_changes_nothing_is_no_barrier(root, told):
+    with layerstore.open(root, observer=told) as store:
+        told.events.clear()
+        store._handle.update("idle", lambda txn: None)
+        assert told.events == []
+
+
+def test_layers_are_told_with_their_bytes(root, told, tmp_path):
+    base = a_life(root, told, tmp_path)
+    (applied,) = [a for a in told.of("applied") if a["layer_id"] == base.id]
+    (staged,) = [s for s in told.of("staged") if s["txid"] == base.txid]
+    assert applied["bytes"] == staged["bytes"] == base.diff_size
+    assert applied["created"]
+    (deleted,) = told.of("deleted")
+    assert deleted["bytes"] == sum(a["bytes"] for a in told.of("applied") if a["layer_id"] in deleted["layers"]) > 0
+
+
+def test_what_recovery_does_is_told(root, told):
+    killed_at("publish.rename", "before", lambda: add(layerstore.open(root)))
+    with layerstore.open(root, observer=told):
+        pass
+    assert [(r["action"]) for r in told.of("recovery")] == ["finish"]
+    assert told.of("opened")[0]["actions"] == 1
+
+
+def test_a_verb_that_fails_ends_with_its_error(root, told):
+    with layerstore.open(root, observer=told) as store, pytest.raises(layerstore.errors.UnknownLayerError):
+        store.layer("0" * 64)
+    begun, ended = told.of("verb-begun")[-1], told.of("verb-ended")[-1]
+    assert begun["number"] == ended["number"]
+    assert ended["error"] == "UnknownLayerError"
+
+
+def test_a_checkpoint_that_fails_by_itself_is_told(root, told, monkeypatch):
+    monkeypatch.setattr(checkpoint, "EVERY", 1)
+    with layerstore.open(root, observer=told) as store, failing_at("checkpoint.sync", "EIO"):
+        add(store)
+    assert "checkpoint" not in [what for what, _ in told.events]
+    assert len(told.of("checkpoint-failed")) == 1
+
+
+class Broken:
+    def event(self, what, **fields):
+        raise RuntimeError(what)
+
+
+def test_an_observer_that_raises_disturbs_nothing_and_is_logged_once(root, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "layerstore"):
+        layer = a_life(root, Broken(), tmp_path)
+    assert len(caplog.records) == 1
+    assert caplog.records[0].exc_info
+    with layerstore.open(root, readonly=True) as store:
+        assert store.layer(layer.id)
+        assert store.check().sound
+
+
+def test_one_of_several_observers_that_raises_does_not_silence_the_others(root, told):
+    with layerstore.open(root, observer=Both(Broken(), told)):
+        pass
+    assert told.of("opened")
+
+
+def test_when_nobody_watches_nothing_is_gathered(root, monkeypatch):
+    from layerstore import delete, handle
+
+    def never(*_args):
+        raise AssertionError("gathered for nobody")
+
+    monkeypatch.setattr(handle, "transitions", never)
+    monkeypatch.setattr(handle, "Timed", never)
+    with layerstore.open(root) as store:
+        store.delete_layer(add(store).id)
+        assert delete._bytes(store._handle, [("no such tree", "")]) == {}
+
+
+# -- the ready-made ones ---------------------------------------------------------------------------------------------
+
+
+def test_logs_are_lines_of_json(root, tmp_path):
+    logger = logging.Logger("mine", logging.INFO)
+    lines = []
+    handler = logging.Handler()
+    handler.setFormatter(JsonLines())
+    handler.emit = lambda record: lines.append(json.loads(handler.format(record)))
+    logger.addHandler(handler)
+    base = a_life(root, Logs(logger), tmp_path)
+    (applied,) = [each for each in lines if each.get("layer_id") == base.id]
+    assert applied["event"] == "applied"
+    assert applied["level"] == "INFO"
+    assert applied["bytes"] == base.diff_size
+    assert applied["time"].endswith("Z")
+    assert not [each for each in lines if each["event"] in ("barrier", "transition")], "these are for whoever looks for them"
+
+
+def test_a_failing_verb_is_a_warning_and_other_records_have_their_message(root, caplog):
+    with caplog.at_level(logging.DEBUG, "layerstore.events"):
+        with layerstore.open(root, observer=Logs()) as store, pytest.raises(layerstore.errors.UnknownLayerError):
+            store.layer("0" * 64)
+    assert [r.layerstore["verb"] for r in caplog.records if r.levelno == logging.WARNING] == ["layer"]
+    plain = logging.LogRecord("x", logging.INFO, "", 0, "told %s", ("so",), None)
+    assert json.loads(JsonLines().format(plain))["message"] == "told so"
+
+
+def test_metrics_count_layers_bytes_transitions_and_barriers(root, tmp_path):
+    from layerstore.observing import Metrics
+
+    metrics = Metrics()
+    a_life(root, metrics, tmp_path)
+    text = metrics.text()
+    assert 'layerstore_layers_total{what="applied"} 4.0' in text
+    assert 'layerstore_layers_total{what="deleted"} 3.0' in text
+    assert 'layerstore_transitions_total{kind="layer",state="committed",trigger="commit"} 4.0' in text
+    assert re.search(r'layerstore_barrier_seconds_count\{name="stage.sync"\} [23]\.0', text)
+    assert re.search(r'layerstore_verb_seconds_count\{error="",verb="pull"\} 1\.0', text)
+    with layerstore.open(root, readonly=True) as store:
+        low = store.recovery.low_water
+    assert f"layerstore_journal_low_water {float(low)}" in text
+    for name in re.findall(r"^# TYPE (\w+?)(?:_total|_created)? ", text, re.M):
+        assert f"`{name}" in PAGE, name
+
+
+def test_metrics_tell_of_recovery_and_poison(root):
+    from layerstore.observing import Metrics
+
+    killed_at("publish.rename", "before", lambda: add(layerstore.open(root)))
+    metrics = Metrics()
+    with layerstore.open(root, observer=metrics) as store:
+        with failing_at("txn.claim", "EIO"), pytest.raises(layerstore.errors.OutcomeUnknownError):
+            add(store, {"other": b""})
+    assert 'layerstore_recovery_actions_total{action="finish"} 1.0' in metrics.text()
+    assert "layerstore_poisoned 1.0" in metrics.text()
+
+
+def test_a_textfile_is_replaced_whole(tmp_path, monkeypatch):
+    from layerstore.observing import Metrics
+
+    target = tmp_path / "layerstore.prom"
+    target.write_text("old\n")
+    monkeypatch.setattr(Metrics, "text", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Metrics().write_textfile(target)
+    assert os.listdir(tmp_path) == ["layerstore.prom"]
+    assert target.read_text() == "old\n"
+    monkeypatch.undo()
+    Metrics().write_textfile(target)
+    assert "# HELP layerstore_poisoned" in target.read_text()
+
+
+@pytest.fixture
+def spans():
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from layerstore.observing import Tracing
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+    return Tracing(tracer), tracer, exporter.get_finished_spans
+
+
+def test_spans_are_verbs_with_barriers_as_events(root, tmp_path, spans):
+    tracing, _, finished = spans
+    a_life(root, tracing, tmp_path)
+    (pull,) = [span for span in finished() if span.name == "layerstore.pull"]
+    names = [event.attributes["name"] for event in pull.events if event.name == "layerstore.barrier"]
+    assert names == ["txn.begin", "stage.sync", "txn.claim", "txn.commit"]
+    assert len([event for event in pull.events if event.name == "layerstore.staged"]) == 3, "its threads' are its own"
+    assert tracing._open == {}
+
+
+def test_a_span_is_the_child_of_the_one_around_it_and_an_error_is_its_status(root, spans):
+    tracing, tracer, finished = spans
+    with layerstore.open(root, observer=tracing) as store, tracer.start_as_current_span("mine") as mine:
+        with pytest.raises(layerstore.errors.UnknownLayerError):
+            store.chain("0" * 64)
+    (span,) = [each for each in finished() if each.name == "layerstore.chain"]
+    assert span.parent.span_id == mine.get_span_context().span_id
+    assert span.status.status_code.name == "ERROR"
+    assert span.attributes["error.type"] == "UnknownLayerError"
+
+
+def test_the_optional_libraries_are_not_imported_by_the_package(root):
+    script = ("import layerstore, layerstore.observing, sys; layerstore.open(sys.argv[1]).close(); "
+              "print([m for m in sys.modules if m.split('.')[0] in ('opentelemetry', 'prometheus_client')])")
+    done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_a_command_writes_metrics_and_a_log(root, tmp_path, capsys):
+    metrics, log = tmp_path / "layerstore.prom", tmp_path / "log.json"
+    watch = ["--root", str(root), "--metrics-textfile", str(metrics), "--log-json", str(log)]
+    assert main([*watch, "pull", image(tmp_path).reference, "-q"]) == 0
+    assert 'layerstore_layers_total{what="applied"} 3.0' in metrics.read_text()
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert events.count("applied") == 3
+    assert "barrier" in events
+    assert main([*watch, "rm", "no-such-image"]) == 1
+    assert 'layerstore_verb_seconds_count{error="UnknownImageError",verb="resolve"} 1.0' in metrics.read_text()
+    assert main(["--root", str(root), "--log-json", "-", "images"]) == 0
+    assert '"event": "opened"' in capsys.readouterr().err
+
+
+def test_metrics_without_their_library_are_an_error_that_says_so(root, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "layerstore.observing.metrics", raising=False)
+    assert main(["--root", str(root), "--metrics-textfile", "x", "images"]) == 1
+    assert "layerstore[metrics]" in capsys.readouterr().err
