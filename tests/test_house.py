@@ -33,7 +33,8 @@ ORDER = [
     ["journaling"],
     ["projection"],
     ["differs", "sources", "overlay", "extract"],
-    ["left", "redress"],
+    ["spooled"],
+    ["left", "redress", "spool"],
     ["unpack", "pack", "verify", "gotarsplit", "meant", "chunked"],
     ["assemble", "dress"],
     ["lifecycle"],
@@ -43,7 +44,7 @@ ORDER = [
     ["compression", "filesystem", "form", "fs", "override"],
     ["states"],
     ["filecaps", "model", "namespace", "observe", "privilege"],
-    ["partial"],
+    ["partial", "progress"],
     ["errors", "kernel", "faults", "crc64", "descriptors", "idmap"],
 ]
 RANK = {name: len(ORDER) - n for n, group in enumerate(ORDER) for name in group}

@@ -33,8 +33,9 @@ REACHABLE = {
 
 def test_every_state_and_place_and_lock_has_a_decision():
     either = (False, True)
-    for state, places, locked, right, filled in itertools.product(LAYER_STATES, PLACES, either, either, either):
-        facts = TreeFacts(places, locked=locked, side_file_right=right, filled=filled)
+    every = itertools.product(LAYER_STATES, PLACES, either, either, either, either)
+    for state, places, locked, right, filled, resumable in every:
+        facts = TreeFacts(places, locked=locked, side_file_right=right, filled=filled, resumable=resumable)
         do, why = decide({"state": state.value}, facts)
         assert isinstance(do, Do)
         assert why
@@ -58,6 +59,15 @@ def test_a_tree_that_was_filled_is_left_for_the_next_stage_and_one_that_was_not_
     assert decide({"state": "staging"}, TreeFacts(staging))[0] is Do.SWEEP
     assert decide({"state": "staging"}, TreeFacts(staging, filled=True))[0] is Do.LEAVE
     assert decide({"state": "staging"}, TreeFacts(frozenset(), filled=True))[0] is Do.DROP_ROW
+
+
+def test_a_tree_with_a_spool_is_left_for_the_next_stage_of_its_content_and_only_there():
+    staging = frozenset({Place.STAGING})
+    assert decide({"state": "staging"}, TreeFacts(staging, resumable=True))[0] is Do.LEAVE
+    assert decide({"state": "staging"}, TreeFacts(staging, locked=True, resumable=True))[0] is Do.LEAVE
+    assert decide({"state": "staging"}, TreeFacts(frozenset(), resumable=True))[0] is Do.DROP_ROW
+    two = frozenset({Place.STAGING, Place.LAYERS})
+    assert decide({"state": "staging"}, TreeFacts(two, resumable=True))[0] is Do.SET_ASIDE
 
 
 def test_nothing_that_was_promised_is_ever_swept_or_discarded():

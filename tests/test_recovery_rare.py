@@ -51,6 +51,7 @@ def test_what_is_not_there_or_no_directory_does_not_say_that_it_is_filled(store,
     (root / "staging" / ("f" * 32)).write_bytes(b"")
     assert executor.left_at(store._handle, "0" * 32) is None
     assert executor.left_at(store._handle, "f" * 32) is None
+    assert executor.spool_at(store._handle, "f" * 32, {"content_key": None}) is None
 
 
 @pytest.mark.parametrize("looks", [1, 2])
@@ -377,6 +378,7 @@ def test_a_tree_that_its_row_says_is_elsewhere_and_a_live_stray():
 
 def test_without_the_disk_every_place_is_told():
     assert ("staging, filled", Do.LEAVE) in [told[:2] for told in possibilities({"state": "staging"})]
+    assert ("staging, with a spool", Do.LEAVE) in [told[:2] for told in possibilities({"state": "staging"})]
     told = possibilities({"state": "committed"})
     assert {(place, do) for place, do, _ in told} == {("layers", Do.LEAVE), ("staging", Do.REPUBLISH)}
     assert TreeFacts(frozenset()).places == frozenset()

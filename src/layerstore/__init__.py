@@ -4,15 +4,15 @@ Layout, top to bottom; a module imports only from below it (a test checks):
 
 ``cli`` · ``observing`` (ready-made observers) · ``store`` (the face) · the verbs, one module each: ``pull`` ``apply``
 ``stage`` ``delete`` ``mount``
-``check`` ``gc`` ``checkpoint`` ``recover`` ``holds``, over ``begin`` ``staging`` ``left`` (trees in hand) ·
-``executor`` (acts) and ``recovery`` (decides, pure) ·
+``check`` ``gc`` ``checkpoint`` ``recover`` ``holds``, over ``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in
+hand) · ``executor`` (acts) and ``recovery`` (decides, pure) ·
 ``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·
 ``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``tar`` ``compression`` ·
 ``dress`` ``override`` (into a tree), ``copying`` ``redress`` ``meant`` (out of it; what may not be set) ·
 ``idmap`` ``filecaps`` ``privilege`` ``namespace`` (whose it is, and what this process may do) ·
 ``create`` · ``handle`` over ``journaling`` ``config`` · ``form`` ``fs`` ``kernel`` ``faults`` · ``model``
-``partial`` ``errors`` ``observe``. ``layerjournal`` is the write-ahead journal, a library of its own. ``testing`` is
-for those who crash-test; nothing imports it.
+``partial`` ``progress`` ``errors`` ``observe``. ``layerjournal`` is the write-ahead journal, a library of its own.
+``testing`` is for those who crash-test; nothing imports it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.model import StageOptions as StageOptions
     from layerstore.model import default_layer_id as default_layer_id
     from layerstore.observe import Observer as Observer
-    from layerstore.pull import Progress as Progress
+    from layerstore.progress import LayerTally as LayerTally
+    from layerstore.progress import Progress as Progress
+    from layerstore.progress import Quiet as Quiet
+    from layerstore.progress import Tally as Tally
     from layerstore.pull import PullOptions as PullOptions
     from layerstore.recover import RecoveryReport as RecoveryReport
     from layerstore.sources.registry import Credentials as Credentials
@@ -52,7 +55,8 @@ __version__ = "0.1.0"
 # What each public name comes from. Resolved at first use: importing layerstore must stay cheap.
 _PUBLIC = {
     "open": "store", "Store": "store", "StagedLayer": "stage", "LayerSpec": "apply", "PullOptions": "pull",
-    "Progress": "pull", "Differ": "model", "DiffOutput": "model", "DiffTarget": "model", "Descriptor": "model",
+    "Progress": "progress", "Quiet": "progress", "Tally": "progress", "LayerTally": "progress",
+    "Differ": "model", "DiffOutput": "model", "DiffTarget": "model", "Descriptor": "model",
     "Limits": "model", "StageOptions": "model", "Layer": "model", "Image": "model", "Lease": "model",
     "Mount": "model", "default_layer_id": "model", "TarDiffer": "differs", "DirectoryDiffer": "differs",
     "ChunkedDiffer": "differs", "RecoveryReport": "recover", "Credentials": "sources.registry",

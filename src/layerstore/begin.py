@@ -1,6 +1,7 @@
 """Getting trees to fill: fresh ones, or what others are making or have left, waited for and adopted.
 
-Of several processes that want the same content one makes it; the others wait for its tree's lock and join.
+Of several processes that want the same content one makes it; the others wait for its tree's lock and join. If who made it
+dies, one of them takes the tree over: adopts what is finished; or empties what is not, and goes on with its spool.
 
 **Nobody waits in a circle.** Whoever wants several trees begins them in the order of their content keys. All that are
 free, up to the first that somebody else has, are begun in one transaction; then that one is waited for; then on from
@@ -18,9 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from layerstore import executor, fs
+from layerstore import executor, fs, spool
 from layerstore.dress import improvable
-from layerstore.errors import BusyError, LayerstoreError
+from layerstore.errors import BusyError, LayerstoreError, PrivilegeError
 from layerstore.handle import Handle, new_txid
 from layerstore.left import is_whole
 from layerstore.lifecycle import fire
@@ -43,12 +44,14 @@ class Want:
 
 def begin(
     handle: Handle, wants: Sequence[Want], *, wait: float | None = None, ordered: bool = False,
+    waiting: Callable[[int], None] = lambda _kept: None,
 ) -> list[Staging | None]:
     """Trees for the first of *wants*: as many as can be had now, and at least one.
 
-    Fresh ones, empty, their rows in one transaction; or the one that somebody left finished, adopted; or None for one
-    that is needless. Waits while another process or thread makes the first one's content: BusyError after *wait*
-    seconds. A thread that holds other trees already waits only if *ordered*, that is, if it begins in the order of
+    Fresh ones, empty, their rows in one transaction; or the one that somebody left finished, adopted, or unfinished with
+    a spool, emptied but for that; or None for one that is needless. Waits while another process or thread makes the first
+    one's content, telling *waiting* now and then how many bytes of it that one has kept: BusyError after *wait* seconds.
+    A thread that holds other trees already waits only if *ordered*, that is, if it begins in the order of
     content keys. Durability: the rows are on disk when this returns; trees without a row are swept by the next open.
     """
     deadline = None if wait is None else time.monotonic() + wait
@@ -65,7 +68,7 @@ def begin(
             if begun:
                 return [*begun]
         elif owner is not None:
-            adopted = _join(handle, owner)
+            adopted = _join(handle, owner, waiting)
             if adopted is not None:
                 return [adopted]
 
@@ -141,8 +144,8 @@ def _register(handle: Handle, txn: Any, made: Sequence[Staging]) -> int:
 # -- what others make, or have left --------------------------------------------------------------------------------
 
 
-def _join(handle: Handle, txid: str) -> Staging | None:
-    """Wait a while for the tree's holder; then adopt what it left finished, or clear away what it left unfinished.
+def _join(handle: Handle, txid: str, waiting: Callable[[int], None]) -> Staging | None:
+    """Wait a while for the tree's holder; then take over what it left finished or fetched, or clear away what it left.
 
     None: look again (it is still held, or was committed, swept or discarded meanwhile).
     """
@@ -159,6 +162,7 @@ def _join(handle: Handle, txid: str) -> Staging | None:
             executor.resolve(handle, txid, wait=_JOIN_SLICE_SECONDS)   # a row without a tree, or between two steps
             return None
     except BusyError:
+        waiting(spool.length(handle.dirs["staging"], txid))
         return None   # slice by slice: a reader may hold what was committed meanwhile
     with handle.read() as view:
         row = view.get("layers", txid)
@@ -171,6 +175,9 @@ def _join(handle: Handle, txid: str) -> Staging | None:
         handle.hold(txid, lock)
         output = output_from_row(row["output"] if left is None else left["output"])
         return _adopt(handle, Staging(txid, row["content_key"], lock, output, durable=left is None, adopted=True))
+    if state is State.STAGING and executor.left_spool(lock.fd, txid, row) is not None:
+        handle.hold(txid, lock)
+        return _resume(handle, Staging(txid, row["content_key"], lock))
     lock.close()
     if state in (State.STAGING, State.CREATING, State.INCOMPLETE):
         executor.resolve(handle, txid)  # its owner is dead
@@ -183,6 +190,20 @@ def _adopt(handle: Handle, staging: Staging) -> Staging | None:
         if not _is_right(handle, staging) or _improvable(handle, staging):
             discard(handle, staging)
             return None
+        fs.unlink(staging.lock.fd, spool.NAME, point="stage.spool.unlink")   # a loss of power can bring it back
+    except BaseException:
+        handle.let_go(staging.txid)
+        raise
+    return staging
+
+
+def _resume(handle: Handle, staging: Staging) -> Staging | None:
+    """Empty an unfinished tree under its lock, but for its spool, and take it over. A crash in it leaves it as it was."""
+    try:
+        spool.start_over(staging.lock.fd, keep=(fs.TXID_FILE, spool.NAME))
+    except PrivilegeError:
+        discard(handle, staging)   # made by somebody who could do more: the next open of one who can removes it
+        return None
     except BaseException:
         handle.let_go(staging.txid)
         raise

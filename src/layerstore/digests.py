@@ -105,6 +105,12 @@ class DigestsWriter:
         fs.write_all(self._file.fd, block)
         self._clear()
 
+    def start_over(self) -> None:
+        """Forget what was told so far. The file, if there was one, has been removed."""
+        self.close()
+        self._file = None
+        self._clear()
+
     def finish(self) -> None:
         """Write what is left, and close the file."""
         self._flush()

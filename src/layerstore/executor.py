@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from layerstore import catalog, fs, records
+from layerstore import catalog, fs, records, spool
 from layerstore.errors import BusyError, DamagedError, HostError, PendingError
 from layerstore.handle import Handle
 from layerstore.lifecycle import fire, state_of
@@ -43,10 +43,14 @@ def find_tree(handle: Handle, txid: str, row: Mapping[str, Any], *, locked: bool
     right = True
     if places == {Place.LAYERS} and row["state"] in (State.INCOMPLETE, State.COMMITTED):
         right = _side_file(handle, "layers", layer_id or "") == records.layer_file(txid, row)
-    filled = places == {Place.STAGING} and row["state"] == State.STAGING and left_at(handle, txid) is not None
+    being_staged = places == {Place.STAGING} and row["state"] == State.STAGING
+    filled = being_staged and left_at(handle, txid) is not None
+    resumable = being_staged and not filled and spool_at(handle, txid, row) is not None
     if locked is None:
         locked = _is_held(handle, txid, row, places)
-    return TreeFacts(frozenset(places), locked=locked, side_file_right=right, occupant=occupant, filled=filled)
+    return TreeFacts(
+        frozenset(places), locked=locked, side_file_right=right, occupant=occupant, filled=filled, resumable=resumable,
+    )
 
 
 def left_at(handle: Handle, txid: str) -> Row | None:
@@ -68,6 +72,20 @@ def left_output(tree_fd: int, txid: str) -> Row | None:
     except DamagedError:
         return None
     return found if found["txid"] == fs.read_txid(tree_fd) == txid else None
+
+
+def spool_at(handle: Handle, txid: str, row: Mapping[str, Any]) -> int | None:
+    """When the spool of the tree ``staging/<txid>`` was last added to, in ns; None if it cannot be gone on with."""
+    try:
+        with fs.open_dir(txid, handle.dirs["staging"]) as fd:
+            return left_spool(fd, txid, row)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def left_spool(tree_fd: int, txid: str, row: Mapping[str, Any]) -> int | None:
+    """The same, of a tree that is open. One whose own ``txid`` is torn could not be published, so it is none, too."""
+    return spool.kept_ns(tree_fd, row.get("content_key")) if fs.read_txid(tree_fd) == txid else None
 
 
 def _is_held(handle: Handle, txid: str, row: Mapping[str, Any], places: set[Place]) -> bool:

@@ -92,6 +92,20 @@ def write_new(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = F
             _sync(fd)
 
 
+def append(fd: int, parts: list[bytes], *, point: str) -> None:
+    """Write *parts*, one after the other, at the end of the file open as *fd* with O_APPEND."""
+    with faults.point(point):
+        written = os.writev(fd, parts)
+        if written < sum(map(len, parts)):
+            write_all(fd, b"".join(parts)[written:])
+
+
+def cut(fd: int, size: int, *, point: str) -> None:
+    """Make the file end after *size* bytes."""
+    with faults.point(point):
+        os.ftruncate(fd, size)
+
+
 def replace_file(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = False) -> None:
     """Put *data* at *name* by way of ``.<name>.new`` and rename: old content or new, never a mixture.
 

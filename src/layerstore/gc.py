@@ -1,7 +1,7 @@
 """Garbage: what nothing needs any more. Beside live writers; by the same journal as everything else.
 
-Finished trees that nobody applied within the retention, layers that no image, name, lease, mount or child needs,
-and the trash of acknowledged deletions. Never what a live process holds.
+Finished trees that nobody applied within the retention, unfinished ones whose spool nobody went on with, layers that
+no image, name, lease, mount or child needs, and the trash of acknowledged deletions. Never what a live process holds.
 """
 
 from __future__ import annotations
@@ -77,11 +77,13 @@ def _old_staged(handle: Handle, retention: float) -> list[str]:
 
 
 def _finished_ns(handle: Handle, txid: str, row: dict[str, Any]) -> int | None:
-    """When the tree was finished, staged or only filled; None if it is neither."""
+    """When the tree was finished, staged or only filled, or its spool last added to; None if it is none of these."""
     if row["state"] == State.STAGED:
         return int(row.get("sealed_ns", 0))
-    left = executor.left_at(handle, txid) if row["state"] == State.STAGING else None
-    return None if left is None else int(left["filled_ns"])
+    if row["state"] != State.STAGING:
+        return None
+    left = executor.left_at(handle, txid)
+    return int(left["filled_ns"]) if left is not None else executor.spool_at(handle, txid, row)
 
 
 def _discard(handle: Handle, txid: str) -> bool:

@@ -71,10 +71,10 @@ class DiffTarget:
     ``dir_fd`` is the transaction's directory (side files such as ``manifest`` go there), ``diff_fd`` the empty
     ``diff/`` below it. ``overlay_form`` is the xattr namespace for opaque directories: ``trusted`` or ``user``.
     ``progress(n)`` is told of *n* more bytes of the blob read, ``spared(n)`` of *n* that need not be, because what is in
-    them is here. ``donors`` has files that need no writing (None: there are none); ``digests`` is told what content
-    the layer has (None: nobody wants to know). ``cancelled`` is set when the result is no longer wanted: the differ then
-    raises whatever it likes, soon. ``ids`` says which ids on disk stand for the
-    archive's.
+    them is here, ``resumed(n)`` of *n* that an earlier attempt had read and kept. ``donors`` has files that need no
+    writing (None: there are none); ``digests`` is told what content the layer has (None: nobody wants to know).
+    ``cancelled`` is set when the result is no longer wanted: the differ then raises whatever it likes, soon. ``ids`` says
+    which ids on disk stand for the archive's.
     """
 
     dir_fd: int
@@ -83,6 +83,7 @@ class DiffTarget:
     limits: Limits = field(default_factory=Limits)
     progress: Callable[[int], None] = lambda _n: None
     spared: Callable[[int], None] = lambda _n: None
+    resumed: Callable[[int], None] = lambda _n: None
     donors: Donors | None = None
     digests: Digests | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from layerstore.descriptors import Descriptor
 
 __all__ = ["BlobSource", "Digests", "Donor", "Donors", "Finder", "Place"]
 
 
+@runtime_checkable
 class BlobSource(Protocol):
     """A layer's blob, readable from any place in it and by any number of threads. Nothing that it gives is verified.
 
@@ -96,4 +97,8 @@ class Digests(Protocol):
 
         Chunks of one file together; at any time, before or after the file itself, but from the thread that unpacks.
         """
+        ...
+
+    def start_over(self) -> None:
+        """Forget what was told so far: it is not the layer's content. The tree has been emptied."""
         ...

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from layerstore import catalog
 from layerstore.apply import LayerSpec, apply_batch, check_name
@@ -30,33 +29,16 @@ from layerstore.errors import (
 from layerstore.handle import Handle
 from layerstore.holds import ReaderLock, set_name
 from layerstore.model import Image, LayerSource, Limits, SourceImage, default_layer_id
+from layerstore.progress import Progress, Quiet
 from layerstore.sources import open_source
 from layerstore.sources.registry import RegistryOptions
 from layerstore.stage import StagedLayer, fill
-from layerstore.staging import Staging, discard, leave, seal
+from layerstore.staging import Staging, give_up, leave, seal
 from layerstore.states import State
 
+__all__ = ["Progress", "PullOptions", "Quiet", "pull"]
+
 _TRIES = 5
-
-
-class Progress(Protocol):
-    """Told how a pull goes; called from several threads. ``layer`` is the diffID, sizes are bytes."""
-
-    def layer(self, layer: str, *, state: str, size: int) -> None:
-        """*state*: ``present``, ``waiting``, ``staging``, ``adopted``, ``staged``."""
-
-    def advance(self, layer: str, n: int) -> None:
-        """*n* more bytes of the layer's blob were read."""
-
-
-class Quiet:
-    """The progress that tells nobody."""
-
-    def layer(self, layer: str, *, state: str, size: int) -> None:
-        pass
-
-    def advance(self, layer: str, n: int) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +223,8 @@ def _begun(handle: Handle, missing: list[_Job], progress: Progress) -> Iterator[
     for job in todo:
         progress.layer(job.source.diff_id, state="waiting", size=job.source.descriptor.size)
     while todo:
-        trees = begin(handle, [Want(job.source.descriptor.digest, _Needless(job)) for job in todo], ordered=ordered)
+        wants = [Want(job.source.descriptor.digest, _Needless(job)) for job in todo]
+        trees = begin(handle, wants, ordered=ordered, waiting=_Waiting(todo[0], progress))
         begun, todo = todo[:len(trees)], todo[len(trees):]
         for job, tree in zip(begun, trees, strict=True):
             job.staging = tree
@@ -258,6 +241,19 @@ class _Needless:
 
     def __call__(self, view: catalog.Reader) -> bool:
         return catalog.is_committed(view, self.job.layer_id)
+
+
+class _Waiting:
+    """Tells what another process has fetched of a layer meanwhile."""
+
+    def __init__(self, job: _Job, progress: Progress) -> None:
+        self._job, self._progress, self._told = job, progress, 0
+
+    def __call__(self, kept: int) -> None:
+        kept = min(kept, self._job.source.descriptor.size)
+        if kept > self._told:
+            more, self._told = kept - self._told, kept
+            self._progress.awaited(self._job.source.diff_id, more)
 
 
 def _look_at(handle: Handle, job: _Job, progress: Progress) -> None:
@@ -279,10 +275,10 @@ def _look_at(handle: Handle, job: _Job, progress: Progress) -> None:
 
 def _fill(handle: Handle, job: _Job, limits: Limits, progress: Progress, cancelled: threading.Event) -> None:
     assert job.staging is not None
-    differ = TarDiffer(job.source.open, expect=job.source.descriptor, diff_id=job.source.diff_id)
+    differ = TarDiffer(job.source.blob, expect=job.source.descriptor, diff_id=job.source.diff_id)
     label = job.source.diff_id
     fill(handle, job.staging, differ, limits=limits, progress=lambda n: progress.advance(label, n),
-         cancelled=cancelled)
+         resumed=lambda n: progress.resumed(label, n), spared=lambda n: progress.spared(label, n), cancelled=cancelled)
 
 
 def _tell_staged(job: _Job, progress: Progress) -> None:
@@ -298,7 +294,7 @@ def _collect(running: dict[Future[None], _Job], progress: Progress, *, timeout: 
             _tell_staged(job, progress)
     for future, job in jobs:
         if future.exception() is not None:
-            job.staging = None   # swept by fill
+            job.staging = None   # given up by fill
             try:
                 future.result()   # raises it
             finally:
@@ -328,4 +324,4 @@ def _keep_what_is_finished(handle: Handle, jobs: list[_Job]) -> None:
             with suppress(LayerstoreError):
                 leave(handle, tree)
     with suppress(LayerstoreError):
-        discard(handle, *(tree for tree in trees if tree.output is None))
+        give_up(handle, *(tree for tree in trees if tree.output is None))

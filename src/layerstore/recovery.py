@@ -57,6 +57,7 @@ class TreeFacts:
 
     ``occupant`` is another tree's txid at this one's place in ``layers/``. ``filled``: it is in ``staging/``, and its
     file ``output`` is whole, which says that it was finished; whether the tree is whole, its adopter finds out.
+    ``resumable``: it is there, not filled, and has a spool of its content that is worth going on with (ADR 0017).
     """
 
     places: frozenset[Place]
@@ -64,6 +65,7 @@ class TreeFacts:
     side_file_right: bool = True
     occupant: str | None = None
     filled: bool = False
+    resumable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +133,13 @@ CELLS: dict[tuple[State, frozenset[Place]], tuple[Do, str]] = {
 }
 
 _FILLED = "being staged, its owner dead, but filled: kept for the next stage of its content"
+_RESUMABLE = "being staged, its owner dead, and what it fetched is kept for the next stage of its content"
 _HELD = {State.STAGING: Do.LEAVE, State.STAGED: Do.LEAVE, State.CREATING: Do.LEAVE, State.DELETING: Do.DEFER}
 _WITHOUT_LOCK = frozenset({Do.LEAVE, Do.DROP_ROW, Do.RECORD_GONE})
 
 
 def decide(row: Row, facts: TreeFacts) -> tuple[Do, str]:
-    """What to do about one tree, and why. Total: every state × places × lock × side file × filled has an answer."""
+    """What to do about one tree, and why. Total: every state × places × whatever else the facts are has an answer."""
     state = State(row["state"])
     do, why = CELLS.get((state, facts.places), (None, ""))
     if do is None:
@@ -149,6 +152,8 @@ def decide(row: Row, facts: TreeFacts) -> tuple[Do, str]:
         do, why = Do.REWRITE_SIDE, "committed and in place, but its side file was lost or torn"
     if do is Do.SWEEP and facts.filled:
         do, why = Do.LEAVE, _FILLED
+    if do is Do.SWEEP and facts.resumable:
+        do, why = Do.LEAVE, _RESUMABLE
     if facts.locked and do not in _WITHOUT_LOCK:
         return _HELD.get(state, Do.WAIT), f"{why}; but it is held by a live process"
     return do, why
@@ -199,4 +204,6 @@ def possibilities(row: Row) -> list[tuple[str, Do, str]]:
         ("+".join(sorted(places)) or "nowhere", do, why)
         for (cell_state, places), (do, why) in CELLS.items() if cell_state is state
     ]
-    return [*found, ("staging, filled", Do.LEAVE, _FILLED)] if state is State.STAGING else found
+    if state is not State.STAGING:
+        return found
+    return [*found, ("staging, filled", Do.LEAVE, _FILLED), ("staging, with a spool", Do.LEAVE, _RESUMABLE)]

@@ -4,7 +4,8 @@ The write order (docs/crash-model.md), and what a crash after each step leaves:
 
 1. ``mkdir staging/<txid>``, lock that directory, write the txid inside  – a tree without a row: swept
 2. txn ``begin``: the rows, and {content key → txid}                      – being staged: swept by whoever gets its lock
-3. the differ fills ``diff/`` and writes ``manifest``                     – the same
+3. the differ fills ``diff/`` and writes ``manifest``                     – the same; but with the spool of a remote blob
+   it is kept, and the next stage of this content empties it and goes on with the spool (``begin``, ADR 0017)
 4. ``output``, the side file that says so; nothing is synced             – a kill: kept; the next stage of this content
    adopts it. A loss of power: torn or not, whoever wants to adopt it finds out, and removes what is torn
 
@@ -28,7 +29,7 @@ from layerstore.digests import DigestsWriter
 from layerstore.errors import DigestMismatchError, LayerstoreError, StagedHandleError
 from layerstore.handle import Handle
 from layerstore.model import Differ, DiffOutput, DiffTarget, Limits, StageOptions
-from layerstore.staging import Staging, discard, write_output
+from layerstore.staging import Staging, discard, give_up, write_output
 
 
 class StagedLayer:
@@ -122,9 +123,12 @@ def stage(
 
 def fill(
     handle: Handle, tree: Staging, differ: Differ, *, limits: Limits, progress: Callable[[int], None],
-    cancelled: Any = None,
+    **more: Any,
 ) -> None:
-    """Let *differ* fill the tree. On any error the tree is swept, and nothing is left."""
+    """Let *differ* fill the tree; *more* is what else its ``DiffTarget`` is to have.
+
+    On any error it is given up: what was fetched is kept, if it is worth it and not bad, and nothing else is left.
+    """
     begun = time.perf_counter()
     try:
         # its own descriptor: nobody can close it under the differ
@@ -132,14 +136,14 @@ def fill(
             with fs.open_dir("diff", lock_fd) as diff_fd, DigestsWriter(lock_fd) as digests:
                 target = DiffTarget(
                     dir_fd=lock_fd, diff_fd=diff_fd, overlay_form=handle.overlay_form, limits=limits, progress=progress,
-                    ids=handle.ids, digests=digests, **({} if cancelled is None else {"cancelled": cancelled}),
+                    ids=handle.ids, digests=digests, **more,
                 )
                 output = differ.apply_diff(target)
                 digests.finish()
             write_output(handle, tree, lock_fd, output)
     except BaseException as error:
         with suppress(LayerstoreError):
-            discard(handle, tree)
+            give_up(handle, tree, error=error)
         if isinstance(error, OSError):
             raise fs.host_error(error, "unpacking a layer") from error
         raise

@@ -6,6 +6,7 @@ How one is come by is ``begin``'s, and what fills it ``stage``'s. Here is what e
 * ``seal_rows``     in a transaction: ``staged``. Only what is durable; mostly in the claim's own transaction
 * ``leave``         let go of a filled tree, for the next stage of the same content (ADR 0014)
 * ``discard``       give it up: row first, then the tree
+* ``give_up``       the same for trees that are not filled, but keep what was fetched, if it is worth it (ADR 0017)
 """
 
 from __future__ import annotations
@@ -15,11 +16,19 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from layerstore import fs, records
-from layerstore.errors import BusyError, HostError, LayerstoreError, OutcomeUnknownError, PoisonedError
+from layerstore import fs, records, spool
+from layerstore.errors import (
+    BusyError,
+    HostError,
+    LayerstoreError,
+    NoSpaceError,
+    OutcomeUnknownError,
+    PoisonedError,
+)
 from layerstore.handle import Handle
 from layerstore.lifecycle import fire, state_of
 from layerstore.model import DiffOutput
+from layerstore.spooled import is_bad_content
 from layerstore.states import Kind, State, Trigger
 
 
@@ -119,6 +128,30 @@ def discard(handle: Handle, *stagings: Staging) -> None:
     finally:
         for each in held:
             handle.let_go(each.txid)
+
+
+def give_up(handle: Handle, *stagings: Staging, error: BaseException | None = None) -> None:
+    """Give trees up that are not filled: let go of those with a spool that is worth keeping, discard the others.
+
+    For content that is bad, and on a full disk, says *error*, nothing is kept.
+    Durability: as ``discard``; of what is kept none.
+    """
+    useless = error is not None and (is_bad_content(error) or _is_full(error))
+    kept = {each.txid for each in stagings if not useless and handle.holds(each.txid) and has_spool(each)}
+    try:
+        discard(handle, *(each for each in stagings if each.txid not in kept))
+    finally:
+        for txid in kept:
+            handle.let_go(txid)
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(fs.host_error(error, "") if isinstance(error, OSError) else error, NoSpaceError)
+
+
+def has_spool(staging: Staging) -> bool:
+    """Whether the tree has a spool of its content that is worth going on with."""
+    return spool.kept_ns(staging.lock.fd, staging.content_key) is not None
 
 
 def _forget(txn: Any, txid: str) -> bool:

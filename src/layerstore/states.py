@@ -10,8 +10,9 @@ or imports anything of layerstore. The table drives
 
 Theory of operation. A layer's *tree* is made under ``staging/<txid>/`` and keeps its txid for life. ``staging``
 says that somebody who holds the tree's lock is filling it, or that it is filled and not yet durable: then its file
-``output`` says so, and after its owner's death it is kept, unvouched for. ``staged``: complete and durable; mostly
-passed through in the claim's transaction, right after the one sync of a whole batch.
+``output`` says so, and after its owner's death it is kept, unvouched for. So is one that is not filled but has a spool of
+what was fetched for it: whoever wants its content empties it and goes on with that. ``staged``: complete and durable;
+mostly passed through in the claim's transaction, right after the one sync of a whole batch.
 ``creating``: an ID and names are claimed for it, the parent pinned. ``incomplete`` is the commit point: from here
 every crash rolls *forward*, by whoever opens the store next. ``committed`` is the only state that readers see.
 ``quarantined`` keeps a damaged layer's ID and tree, unserved. ``deleting`` is hidden and is finished by anyone who
@@ -81,9 +82,9 @@ class Transition(NamedTuple):
 S, T = State, Trigger
 
 TRANSITIONS: tuple[Transition, ...] = (
-    Transition(Kind.LAYER, T.BEGIN, S.ABSENT, S.STAGING, "a tree is being filled, or is filled, under its lock"),
+    Transition(Kind.LAYER, T.BEGIN, S.ABSENT, S.STAGING, "a tree is being filled, or is filled, or has a spool"),
     Transition(Kind.LAYER, T.SEAL, S.STAGING, S.STAGED, "the tree is complete, verified and durable; often with its claim"),
-    Transition(Kind.LAYER, T.SWEEP, S.STAGING, S.ABSENT, "its owner failed or died: row first, then the tree"),
+    Transition(Kind.LAYER, T.SWEEP, S.STAGING, S.ABSENT, "its owner failed or died, with no spool: row first, then the tree"),
     Transition(Kind.LAYER, T.DISCARD, S.STAGED, S.ABSENT, "given up by its owner or gc; by recovery only without a tree"),
     Transition(Kind.LAYER, T.CLAIM, S.STAGED, S.CREATING, "ID and names claimed, parent pinned, all or none"),
     Transition(Kind.LAYER, T.RELEASE, S.CREATING, S.STAGED, "rolled back: the claim is free again"),

@@ -19,6 +19,7 @@ from layerstore.fs import host_error
 from layerstore.handle import Handle
 from layerstore.model import Differ, Image, Layer, Lease, Mount, StageOptions, check_digest, check_id
 from layerstore.observe import Observer, verb, watching
+from layerstore.progress import Progress, Quiet
 from layerstore.records import read as read_record
 from layerstore.recover import RecoveryReport
 from layerstore.stage import StagedLayer
@@ -213,7 +214,7 @@ class Store:
     @_verb
     def pull(
         self, source: str, *, names: Sequence[str] | None = None, options: pull.PullOptions | None = None,
-        progress: pull.Progress | None = None,
+        progress: Progress | None = None,
     ) -> Image:
         """Pull an image: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:TAG]``, ``docker://HOST/…``.
 
@@ -221,7 +222,7 @@ class Store:
             source: where from.
             names: names for the image; None takes the source's own suggestion.
             options: workers, platform, limits, whether names may be moved.
-            progress: told per layer what happens.
+            progress: told per layer what happens; a ``layerstore.Tally`` keeps it as figures.
 
         Returns:
             The image; ``created`` is False if it was there.
@@ -235,7 +236,7 @@ class Store:
         kill or an error; after a loss of power if write-back had them, or if ``PullOptions.seal_every`` sealed them.
 
         """
-        return pull.pull(self._handle, source, names, options or pull.PullOptions(), progress or pull.Quiet())
+        return pull.pull(self._handle, source, names, options or pull.PullOptions(), progress or Quiet())
 
     # -- looking -------------------------------------------------------------------------------------------------
 

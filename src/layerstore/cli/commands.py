@@ -167,7 +167,7 @@ def pull(
     with settings.open(write=True) as store, terminal.PullProgress(quiet=quiet or as_json) as progress:
         image = store.pull(source, names=names or None, options=options, progress=progress)
     if as_json:
-        output.as_json({**output.image_json(image), "created": image.created})
+        output.as_json({**output.image_json(image), "created": image.created, "transfer": progress.tally.as_json()})
     else:
         click.echo(image.id)
 

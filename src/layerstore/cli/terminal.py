@@ -15,7 +15,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 from rich.text import Text
 
-from layerstore.cli.output import short
+from layerstore.cli.output import short, size
+from layerstore.progress import LayerTally, Tally
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
@@ -29,9 +30,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
 
 
 class PullProgress:
-    """Progress of a pull on standard error: a bar per layer on a terminal, a line per change otherwise."""
+    """Progress of a pull on standard error: a bar per layer on a terminal, a line per change otherwise.
+
+    ``tally`` has the same as figures; the last line, unless *quiet*, says them in total.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
+        self.tally = Tally()
         self._quiet, self._lock = quiet, threading.Lock()
         self._tasks: dict[str, TaskID] = {}
         self._bars: Progress | None = None
@@ -42,26 +47,59 @@ class PullProgress:
             )
 
     def layer(self, layer: str, *, state: str, size: int) -> None:
+        self.tally.layer(layer, state=state, size=size)
         with self._lock:
+            now = self.tally.layers()[layer]
             if self._bars is None:
                 if not self._quiet and state != "waiting":
-                    sys.stderr.write(f"{short(layer)} {state}\n")
+                    sys.stderr.write(f"{short(layer)} {state}{transfer(now)}\n")
                 return
             if layer not in self._tasks:
                 self._tasks[layer] = self._bars.add_task("", total=size, layer=short(layer), state=state)
-            done = size if state in ("present", "adopted", "staged") else None
-            self._bars.update(self._tasks[layer], state=state, completed=done)
+            self._bars.update(self._tasks[layer], state=state + transfer(now), completed=now.done)
 
     def advance(self, layer: str, n: int) -> None:
+        self.tally.advance(layer, n)
+        self._draw(layer)
+
+    def resumed(self, layer: str, n: int) -> None:
+        self.tally.resumed(layer, n)
+        self._draw(layer)
+
+    def spared(self, layer: str, n: int) -> None:
+        self.tally.spared(layer, n)
+        self._draw(layer)
+
+    def awaited(self, layer: str, n: int) -> None:
+        self.tally.awaited(layer, n)
+        self._draw(layer)
+
+    def _draw(self, layer: str) -> None:
         with self._lock:
             if self._bars is not None and layer in self._tasks:
-                self._bars.advance(self._tasks[layer], n)
+                self._bars.update(self._tasks[layer], completed=self.tally.layers()[layer].done)
 
     def __enter__(self) -> PullProgress:
         if self._bars is not None:
             self._bars.start()
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
         if self._bars is not None:
             self._bars.stop()
+        if kind is None and not self._quiet:
+            sys.stderr.write(total_line(self.tally) + "\n")
+
+
+def transfer(layer: LayerTally) -> str:
+    """What of a layer need not be fetched, for the line that says how it is; nothing if nothing."""
+    parts = [f"{size(n)} {what}" for n, what in ((layer.resumed, "resumed"), (layer.spared, "found locally")) if n]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def total_line(tally: Tally) -> str:
+    """What a pull came to, in one line."""
+    told = tally.as_json()
+    parts = [f"fetched {size(told['fetched'])} of {size(told['size'])}"]
+    parts += [f"resumed {size(told['resumed'])}"] if told["resumed"] else []
+    return ", ".join([*parts, f"found locally {size(told['found_locally'])}", f"saved {size(told['saved'])}"])

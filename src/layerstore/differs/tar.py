@@ -22,12 +22,14 @@ from layerstore.errors import (
     SourceError,
 )
 from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
+from layerstore.partial import BlobSource
+from layerstore.spooled import through
 from layerstore.threads import Channel, Worker, running
 from layerstore.unpack import unpack
 
 __all__ = ["Source", "TarDiffer", "fill"]
 
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Callable[[], BinaryIO]
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Callable[[], BinaryIO] | BlobSource
 
 _CHUNK = 1 << 20                         # bytes read at once
 _DEPTH = 8                               # chunks between two threads: rides out a slow file or read
@@ -36,10 +38,10 @@ _DEPTH = 8                               # chunks between two threads: rides out
 class TarDiffer:
     """Unpack a layer blob: a tar, plain or compressed with gzip or zstd (told by its first bytes).
 
-    *source* is a path, the bytes themselves, a binary file object (read to its end, not closed) or a callable
-    that returns one (which is closed). *expect* is the blob's descriptor: its size and digest are verified,
-    and its digest is the content key. *diff_id* is the promised digest of the uncompressed tar. Without
-    either of them an archive must have its end marker.
+    *source* is a path, the bytes themselves, a binary file object (read to its end, not closed), a callable
+    that returns one (which is closed), or a blob that is opened and, if it is remote, kept (``spooled``).
+    *expect* is the blob's descriptor: its size and digest are verified, and its digest is the content key.
+    *diff_id* is the promised digest of the uncompressed tar. Without either of them an archive must have its end marker.
 
     Raises InvalidArgumentError here for impossible arguments; ``apply_diff`` raises SizeMismatchError,
     DigestMismatchError, CompressionError, ArchiveError, LimitExceededError, SourceError, or OSError for the
@@ -74,6 +76,11 @@ class TarDiffer:
         if self._source is None:
             raise InvalidArgumentError("a differ is good for one use")
         source, self._source = self._source, None
+        if isinstance(source, BlobSource):
+            return through(target, source, self.content_key, lambda into, blob: self._fill(into, blob.open))
+        return self._fill(target, source)
+
+    def _fill(self, target: DiffTarget, source: Source) -> DiffOutput:
         with closing(_opened(source)) as blob:
             return fill(target, blob, expect=self._expect, diff_id=self._diff_id)
 

@@ -1,0 +1,144 @@
+"""Blobs that pass for remote ones: they lie in a local image, but reading them is counted, and can be made to end.
+
+``remotely()`` has a pull take every layer through one, in this process and in those that it forks. Each byte that is
+read is put down in a file, so that what several processes read, killed ones included, can be told apart and added up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, cast
+
+from layerstore import pull
+from layerstore.errors import SourceError
+from layerstore.model import LayerSource, SourceImage
+from layerstore.partial import BlobSource
+
+STEP = 1 << 16   # a read gives no more than this, as a connection does
+
+
+class RemoteBlob:
+    """Implements ``BlobSource`` around *blob*. *reading* is told of each (offset, bytes) before they are given."""
+
+    remote = True
+
+    def __init__(self, blob: BlobSource, reading: Callable[[int, int], None]) -> None:
+        self.label, self.size = f"the remote {blob.label}", blob.size
+        self._blob, self._reading = blob, reading
+
+    def open(self, offset: int = 0) -> BinaryIO:
+        return cast("BinaryIO", _Counted(self._blob.open(offset), offset, self._reading))
+
+    def ranges(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        for at, piece in self._blob.ranges(wanted):
+            self._reading(at, len(piece))
+            yield at, piece
+
+
+class _Counted:
+    def __init__(self, stream: BinaryIO, at: int, reading: Callable[[int, int], None]) -> None:
+        self._stream, self._at, self._reading = stream, at, reading
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(STEP if size < 0 else min(size, STEP))
+        self._reading(self._at, len(data))
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> _Counted:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What was read, by whatever process: lines ``<digest> <offset> <bytes>`` in a file."""
+
+    path: str
+
+    def note(self, digest: str, at: int, count: int) -> None:
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, f"{digest} {at} {count}\n".encode())
+        finally:
+            os.close(fd)
+
+    def lines(self) -> list[tuple[str, int, int]]:
+        """Every read so far, in order."""
+        try:
+            with open(self.path, encoding="ascii") as file:
+                found = [line.split() for line in file]
+        except FileNotFoundError:
+            return []
+        return [(digest, int(at), int(count)) for digest, at, count in found]
+
+    def total(self) -> Counter[str]:
+        """Bytes read, by digest."""
+        return Counter({digest: 0 for digest, _, _ in self.lines()}) + sum(
+            (Counter({digest: count}) for digest, _, count in self.lines()), Counter(),
+        )
+
+    def clear(self) -> None:
+        """From now on as if nothing had been read."""
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+
+@contextmanager
+def remotely(
+    reads: Reads | None = None, *, ending_at: int | None = None, killed_at: int | None = None,
+) -> Iterator[None]:
+    """Every layer that is pulled in this context is remote.
+
+    *ending_at*: after so many bytes the net is gone; *killed_at*: the process is killed.
+    """
+    left = [killed_at if ending_at is None else ending_at]
+
+    def reading(digest: str, at: int, count: int) -> None:
+        if left[0] is not None:
+            left[0] -= count
+            if left[0] < 0:
+                if ending_at is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise SourceError("the net is gone")
+        if reads is not None:
+            reads.note(digest, at, count)
+
+    before = pull.open_source
+    pull.open_source = lambda *args, **options: _Source(before(*args, **options), reading)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        pull.open_source = before
+
+
+class _Source:
+    """An image source whose layers are remote."""
+
+    def __init__(self, source: Any, reading: Callable[[str, int, int], None]) -> None:
+        self._source, self._reading = source, reading
+
+    def resolve(self) -> SourceImage:
+        image = self._source.resolve()
+        return cast("SourceImage", replace(image, layers=tuple(self._remote(each) for each in image.layers)))
+
+    def _remote(self, layer: LayerSource) -> LayerSource:
+        digest = layer.descriptor.digest
+        return replace(layer, blob=RemoteBlob(layer.blob, lambda at, count: self._reading(digest, at, count)))
+
+    def __enter__(self) -> _Source:
+        self._source.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._source.__exit__(*exc)

@@ -1,0 +1,150 @@
+"""How a pull goes: the protocol by which it is told, and ``Tally``, which keeps it as figures.
+
+No output and no clock: who shows it, and how often, is the command line's or the caller's.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+__all__ = ["LayerTally", "Progress", "Quiet", "Tally"]
+
+_DONE = frozenset({"present", "adopted", "staged"})
+
+
+class Progress(Protocol):
+    """Told how a pull goes; called from several threads. ``layer`` is the diffID, sizes are bytes.
+
+    Of one layer ``advance``, ``resumed`` and ``spared`` tell of different bytes, which together are its blob, unless a
+    part had to be read twice. Not all of a blob need be accounted for: headers that were made anew are nobody's.
+    """
+
+    def layer(self, layer: str, *, state: str, size: int) -> None:
+        """*state*: ``present``, ``waiting``, ``staging``, ``adopted``, ``staged``. *size* is the blob's."""
+
+    def advance(self, layer: str, n: int) -> None:
+        """*n* more bytes of the layer's blob were read: fetched, if it is remote."""
+
+    def resumed(self, layer: str, n: int) -> None:
+        """*n* bytes of it need not be fetched: an earlier attempt had, and kept them."""
+
+    def spared(self, layer: str, n: int) -> None:
+        """*n* bytes of it need not be fetched: what is in them was found in layers that are here."""
+
+    def awaited(self, layer: str, n: int) -> None:
+        """While it is ``waiting``: the process that is waited for has fetched *n* more bytes of it."""
+
+
+class Quiet:
+    """The progress that tells nobody; good to derive others from."""
+
+    def layer(self, layer: str, *, state: str, size: int) -> None:
+        pass
+
+    def advance(self, layer: str, n: int) -> None:
+        pass
+
+    def resumed(self, layer: str, n: int) -> None:
+        pass
+
+    def spared(self, layer: str, n: int) -> None:
+        pass
+
+    def awaited(self, layer: str, n: int) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTally:
+    """One layer so far, in bytes. ``state`` as in ``Progress.layer``; ``size`` is the blob's.
+
+    ``fetched``: read from the source. ``resumed``: kept by an earlier attempt. ``spared``: found in other layers.
+    ``awaited``: fetched by another process that is waited for. ``saved``: what of the blob was not fetched by this pull.
+    """
+
+    state: str
+    size: int
+    fetched: int = 0
+    resumed: int = 0
+    spared: int = 0
+    awaited: int = 0
+
+    @property
+    def done(self) -> int:
+        """How much of ``size`` is dealt with, for a bar: all of it once the layer is ready."""
+        so_far = self.fetched + self.resumed + self.spared + self.awaited
+        return self.size if self.state in _DONE else min(self.size, so_far)
+
+    @property
+    def saved(self) -> int:
+        return max(0, self.done - self.fetched)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "state": self.state, "size": self.size, "fetched": self.fetched, "resumed": self.resumed,
+            "found_locally": self.spared, "saved": self.saved,
+        }
+
+
+class Tally:
+    """A ``Progress`` that keeps count: ``Store.pull(…, progress=tally)``. Safe to read at any time, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._layers: dict[str, LayerTally] = {}
+
+    def layers(self) -> dict[str, LayerTally]:
+        """Each layer by its diffID, in the order in which they were first told of."""
+        with self._lock:
+            return dict(self._layers)
+
+    def total(self) -> LayerTally:
+        """All layers together; ``state`` is ``staged`` once each is ready, before that ``staging``."""
+        found = self.layers().values()
+        ready = all(each.state in _DONE for each in found)
+        return LayerTally(
+            "staged" if ready else "staging", *(
+                sum(getattr(each, what) for each in found)
+                for what in ("size", "fetched", "resumed", "spared", "awaited")
+            ),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """What is to be told as JSON: ``size``, ``fetched``, ``resumed``, ``found_locally``, ``saved``, and by layer.
+
+        ``saved`` is the sum over the layers; with no layer fetched it is the whole of the image.
+        """
+        layers = self.layers()
+        total = self.total().as_json()
+        del total["state"]
+        total["saved"] = sum(each.saved for each in layers.values())
+        return {**total, "layers": [{"diff_id": name, **each.as_json()} for name, each in layers.items()]}
+
+    def layer(self, layer: str, *, state: str, size: int) -> None:
+        """See ``Progress``. Who waited and now makes it has fetched nothing of it by waiting."""
+        with self._lock:
+            was = self._layers.get(layer, LayerTally(state, size))
+            self._layers[layer] = replace(was, state=state, size=size, awaited=0 if state == "staging" else was.awaited)
+
+    def advance(self, layer: str, n: int) -> None:
+        """See ``Progress``."""
+        self._add(layer, "fetched", n)
+
+    def resumed(self, layer: str, n: int) -> None:
+        """See ``Progress``."""
+        self._add(layer, "resumed", n)
+
+    def spared(self, layer: str, n: int) -> None:
+        """See ``Progress``."""
+        self._add(layer, "spared", n)
+
+    def awaited(self, layer: str, n: int) -> None:
+        """See ``Progress``."""
+        self._add(layer, "awaited", n)
+
+    def _add(self, layer: str, what: str, n: int) -> None:
+        with self._lock:
+            was = self._layers.get(layer, LayerTally("staging", 0))
+            self._layers[layer] = replace(was, **{what: getattr(was, what) + n})

@@ -1,0 +1,389 @@
+"""Resume and single flight: what was fetched is not fetched again, by whoever goes on, and whatever ended before."""
+
+import hashlib
+import os
+import threading
+import time
+
+import pytest
+
+import imagemaker
+import layerstore
+from crash.remote import Reads, remotely
+from layerstore import PullOptions, errors, faults, spool
+from layerstore.recovery import Do
+from layerstore.testing import violations
+from storekit import SIGKILL, digest, failing_at, in_child, killed_at, observed, states, tree_names
+
+SIZE = 1_500_000
+ONE = PullOptions(workers=1)
+
+
+def data(label, size=SIZE):
+    return hashlib.shake_256(label.encode()).digest(size)
+
+
+def make_image(directory, *, compression=("gzip",), layers=1):
+    made = imagemaker.Image([
+        imagemaker.Layer({f"big{n}": data(f"{n}"), f"small{n}": b"x"}, compression=compression[n % len(compression)])
+        for n in range(layers)
+    ])
+    return made.write_oci(directory, tag="latest")
+
+
+@pytest.fixture
+def image(tmp_path):
+    return make_image(tmp_path / "image")
+
+
+@pytest.fixture
+def reads(tmp_path):
+    return Reads(str(tmp_path / "reads"))
+
+
+def pull(root, image, reads=None, *, ending_at=None, progress=None, options=ONE):
+    with remotely(reads, ending_at=ending_at), layerstore.open(root) as store:
+        return store.pull(image.reference, options=options, progress=progress)
+
+
+def killed_fetching(root, image, point="stage.spool.keep", when="after", nth=3):
+    killed_at(point, when, lambda: pull(root, image), nth)
+
+
+def cut_off(root, image, share=0.9):
+    """A pull whose net is gone at that share of the bytes."""
+    with pytest.raises(errors.SourceError, match="gone"):
+        pull(root, image, ending_at=int(image_bytes(image) * share))
+
+
+def image_bytes(image):
+    with remotely(), layerstore.sources.open_source(image.reference) as source:
+        return sum(each.descriptor.size for each in source.resolve().layers)
+
+
+def holds_the_content(root, image):
+    assert violations(str(root)) == []
+    with layerstore.open(root) as store:
+        layers = store.image(store.images()[0].id).layers
+        for n, layer in enumerate(layers):
+            with store.layer_paths(layer) as paths, open(os.path.join(paths[-1], f"big{n}"), "rb") as file:
+                assert file.read() == data(f"{n}")
+        assert states(store) == ["committed"] * len(layers)
+
+
+# -- resume ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+def test_a_pull_that_was_killed_at_90_percent_fetches_no_more_than_15_the_second_time(tmp_path, root, reads, compression):
+    image = make_image(tmp_path / "image", compression=(compression,), layers=2)
+    whole = image_bytes(image)
+
+    def dies():
+        with remotely(reads, killed_at=int(whole * 0.9)), layerstore.open(root) as store:
+            store.pull(image.reference, options=PullOptions(workers=2))
+
+    assert in_child(dies) == SIGKILL
+    assert sum(reads.total().values()) >= 0.85 * whole
+    reads.clear()
+    pull(root, image, reads)
+    assert 0 < sum(reads.total().values()) <= 0.15 * whole
+    holds_the_content(root, image)
+
+
+def test_a_pull_whose_net_was_gone_at_90_percent_fetches_the_rest(root, image, reads):
+    cut_off(root, image)
+    with layerstore.open(root) as store:
+        assert store.recovery.clean
+        assert states(store) == ["staging"]
+    tally = layerstore.Tally()
+    pull(root, image, reads, progress=tally)
+    whole = image_bytes(image)
+    assert sum(reads.total().values()) <= 0.15 * whole
+    total = tally.total()
+    assert (total.fetched, total.fetched + total.resumed) == (sum(reads.total().values()), whole)
+    holds_the_content(root, image)
+
+
+def test_a_loss_of_nothing_but_the_net_costs_nothing_however_often(root, image, reads):
+    for _ in range(6):
+        with pytest.raises(errors.SourceError):
+            pull(root, image, reads, ending_at=200_000)
+    pull(root, image, reads)
+    assert sum(reads.total().values()) <= image_bytes(image) + 6 * 65_536
+    holds_the_content(root, image)
+
+
+def test_an_interrupted_pull_keeps_what_it_fetched(root, image, reads):
+    def hook(name, when):
+        if (name, when) == ("stage.spool.keep", "after"):
+            seen.append(name)
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+
+    seen, before = [], faults.install(hook)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pull(root, image)
+    finally:
+        faults.install(before)
+    pull(root, image, reads)
+    assert sum(reads.total().values()) == image_bytes(image) - 3 * spool.PIECE
+
+
+def test_what_is_not_worth_it_is_not_kept(root, image):
+    with pytest.raises(errors.SourceError):
+        pull(root, image, ending_at=spool.WORTH_BYTES - 1000)
+    assert tree_names(root, "staging") == []
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_an_unfinished_tree_is_kept_by_the_next_open_only_with_a_spool(root, image, how):
+    if how == "killed":
+        killed_fetching(root, image)
+    else:
+        cut_off(root, image)
+    with layerstore.open(root) as store:
+        assert store.recovery.clean
+    (txid,) = tree_names(root, "staging")
+    os.unlink(root / "staging" / txid / "blob")
+    with layerstore.open(root) as store:
+        assert [each.do for each in store.recovery.actions] == [Do.SWEEP]
+
+
+@pytest.mark.parametrize("file", ["txid", "blob"])
+def test_a_tree_whose_txid_or_spool_is_torn_is_swept(root, image, file):
+    killed_fetching(root, image)
+    (txid,) = tree_names(root, "staging")
+    path = root / "staging" / txid / file
+    path.write_bytes(bytes(path.stat().st_size))
+    with layerstore.open(root) as store:
+        assert [each.do for each in store.recovery.actions] == [Do.SWEEP]
+
+
+def test_what_does_not_verify_is_not_kept(tmp_path, root, image):
+    blob = image.layer_path(0)
+    whole = bytearray(blob.read_bytes())
+    whole[700_000] ^= 1
+    blob.write_bytes(bytes(whole))
+    with pytest.raises(errors.InputError):
+        pull(root, image)
+    assert tree_names(root, "staging") == []
+
+
+def test_a_full_disk_is_not_held_by_what_was_fetched(root, image):
+    with failing_at("stage.output", "ENOSPC"), pytest.raises(errors.NoSpaceError):
+        pull(root, image)
+    assert tree_names(root, "staging") == []
+
+
+def test_a_pull_goes_on_when_what_it_fetches_cannot_be_kept(root, image, reads):
+    with failing_at("stage.spool.keep", "ENOSPC", nth=2):
+        pull(root, image, reads)
+    assert sum(reads.total().values()) == image_bytes(image)
+    holds_the_content(root, image)
+
+
+def test_another_layer_that_was_to_be_gone_on_with_is_kept_when_the_first_fails(tmp_path, root, reads):
+    image = make_image(tmp_path / "image", layers=2)
+    whole = image_bytes(image)
+    cut_off(root, image, 0.45)                       # in the first, by content key
+    with pytest.raises(errors.SourceError):
+        pull(root, image, ending_at=int(whole * 0.3))        # in the second
+    with pytest.raises(errors.SourceError):
+        pull(root, image, ending_at=0)
+    pull(root, image, reads)
+    assert sum(reads.total().values()) <= 0.35 * whole
+    holds_the_content(root, image)
+
+
+def test_nothing_of_the_half_made_tree_is_built_on(root, image):
+    killed_fetching(root, image)
+    (txid,) = tree_names(root, "staging")
+    planted = root / "staging" / txid
+    (planted / "diff" / "evil").write_text("from the dead")
+    (planted / "kept").mkdir()
+    (planted / "kept" / "evil").write_text("from the dead")
+    pull(root, image)
+    (layer,) = tree_names(root, "layers")
+    assert tree_names(root, "layers", layer) == ["diff", "layer", "manifest", "output", "tar-split", "txid"]
+    assert tree_names(root, "layers", layer, "diff") == ["big0", "small0"]
+    holds_the_content(root, image)
+
+
+def test_a_spool_that_a_loss_of_power_brought_back_is_removed_by_who_adopts_the_tree(root, image):
+    killed_at("txn.claim", "before", lambda: pull(root, image))
+    (txid,) = tree_names(root, "staging")
+    (root / "staging" / txid / "blob").write_bytes(b"back again")
+    pull(root, image)
+    (layer,) = tree_names(root, "layers")
+    assert "blob" not in tree_names(root, "layers", layer)
+
+
+@pytest.mark.root
+def test_a_tree_that_may_not_be_emptied_is_given_up_and_the_content_fetched_anew(root, image, monkeypatch, reads):
+    killed_fetching(root, image)
+
+    def denied(tree_fd, *, keep):
+        raise errors.PrivilegeError("may not")
+
+    monkeypatch.setattr(spool, "start_over", denied)
+    pull(root, image, reads)
+    assert sum(reads.total().values()) == image_bytes(image)
+
+
+def test_an_error_while_a_tree_is_emptied_leaves_it_to_be_gone_on_with(root, image, reads):
+    killed_fetching(root, image, nth=5)
+    with failing_at("stage.over.unlink", "EIO"), pytest.raises(errors.IoError):
+        pull(root, image)
+    pull(root, image, reads)
+    assert sum(reads.total().values()) <= image_bytes(image) - 5 * spool.PIECE
+
+
+def test_the_write_order_of_going_on(root, image):
+    killed_fetching(root, image)
+    passed = []
+    with observed(passed):
+        pull(root, image)
+    passed = list(dict.fromkeys(each for each in passed if each.startswith("stage.")))
+    assert passed == [
+        "stage.join", "stage.over.unlink", "stage.diff", "stage.spool.keep", "stage.spool.unlink", "stage.output", "stage.sync",
+    ]
+
+
+# -- gc ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_nobody_goes_on_with_is_collected_by_the_age_of_its_spool(root, image):
+    killed_fetching(root, image)
+    (txid,) = tree_names(root, "staging")
+    with layerstore.open(root) as store:
+        assert store.collect_garbage().staged == ()
+        old = time.time() - 8 * 86_400
+        os.utime(root / "staging" / txid / "blob", (old, old))
+        assert store.collect_garbage(dry_run=True).staged == (txid,)
+        assert store.collect_garbage().staged == (txid,)
+        assert states(store) == []
+    assert tree_names(root, "staging") == []
+
+
+# -- single flight -----------------------------------------------------------------------------------------------------
+
+
+def forked(fn):
+    """Run *fn* in a child; its pid."""
+    from layerstore.testing.children import start_child
+
+    return start_child(fn)
+
+
+def ended(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_eight_processes_that_pull_one_image_fetch_each_byte_once(tmp_path, root, reads):
+    image = make_image(tmp_path / "image", layers=3, compression=("gzip", "zstd", "none"))
+    layerstore.open(root).close()
+    children = [forked(lambda: pull(root, image, reads, options=PullOptions(workers=2))) for _ in range(8)]
+    assert [ended(child) for child in children] == [0] * 8
+    seen = reads.lines()
+    assert len(set(seen)) == len(seen)
+    assert sum(reads.total().values()) == image_bytes(image)
+    holds_the_content(root, image)
+
+
+def test_who_waits_takes_over_from_one_that_dies_and_fetches_only_the_rest(root, image, reads):
+    layerstore.open(root).close()
+    said, says = os.pipe()
+    stop, go = os.pipe()
+
+    def dies():
+        def hook(name, when):
+            if (name, when) == ("stage.spool.keep", "after"):
+                kept.append(name)
+                if len(kept) == 4:
+                    os.write(says, b"4")
+                    os.read(stop, 1)
+                    os.kill(os.getpid(), 9)
+
+        kept = []
+        faults.install(hook)
+        pull(root, image)
+
+    def waits():
+        class Told(layerstore.Quiet):
+            def awaited(self, layer, n):
+                os.write(go, b"x")
+
+        tally = Told()
+        pull(root, image, reads, progress=tally)
+
+    first = forked(dies)
+    os.read(said, 1)
+    second = forked(waits)       # is told that another fetches it, and lets that one die
+    assert (ended(first), ended(second)) == (-9, 0)
+    assert sum(reads.total().values()) == image_bytes(image) - 4 * spool.PIECE
+    holds_the_content(root, image)
+    for fd in (said, says, stop, go):
+        os.close(fd)
+
+
+def test_who_waits_is_told_how_much_the_other_has_fetched(root, image):
+    layerstore.open(root).close()
+    said, says = os.pipe()
+    stop, go = os.pipe()
+
+    def fetches():
+        def hook(name, when):
+            if (name, when) == ("stage.spool.keep", "after"):
+                kept.append(name)
+                if len(kept) == 3:
+                    os.write(says, b"3")
+                    os.read(stop, 1)
+
+        kept = []
+        faults.install(hook)
+        pull(root, image)
+
+    child = forked(fetches)
+    os.read(said, 1)
+
+    class Watching(layerstore.Tally):
+        def awaited(self, layer, n):
+            super().awaited(layer, n)
+            seen.append(self.total().done)
+            os.write(go, b"x")
+
+    seen, tally = [], Watching()
+    pull(root, image, progress=tally)
+    assert ended(child) == 0
+    assert 3 * spool.PIECE <= seen[0] <= 3 * spool.PIECE + 1000
+    assert (tally.total().fetched, tally.total().done) == (0, image_bytes(image))
+    for fd in (said, says, stop, go):
+        os.close(fd)
+
+
+def test_a_thread_of_the_same_process_goes_on_too(root, image, reads):
+    with remotely(reads, ending_at=1_000_000), layerstore.open(root) as store, pytest.raises(errors.SourceError):
+        store.pull(image.reference)
+    with remotely(reads), layerstore.open(root) as store:
+        pulls = [threading.Thread(target=store.pull, args=(image.reference,)) for _ in range(4)]
+        for each in pulls:
+            each.start()
+        for each in pulls:
+            each.join()
+    assert sum(reads.total().values()) <= image_bytes(image) + 65_536
+    holds_the_content(root, image)
+
+
+def test_a_stage_of_the_same_content_from_elsewhere_goes_on_with_the_tree(root, image):
+    killed_fetching(root, image)
+    (txid,) = tree_names(root, "staging")
+    blob = image.layer_path(0).read_bytes()
+    with layerstore.open(root) as store:
+        local = layerstore.TarDiffer(blob, expect=layerstore.Descriptor("", digest(blob), len(blob)))
+        with store.stage(local) as staged:
+            layer = store.apply_staged_layer(staged)
+        assert layer.txid == txid
+    assert violations(str(root)) == []
+
