@@ -92,7 +92,7 @@ def write_new(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = F
             _sync(fd)
 
 
-def append(fd: int, parts: list[bytes], *, point: str) -> None:
+def extend(fd: int, parts: list[bytes], *, point: str) -> None:
     """Write *parts*, one after the other, at the end of the file open as *fd* with O_APPEND."""
     with faults.point(point):
         written = os.writev(fd, parts)

@@ -164,7 +164,7 @@ class Spool:
             return
         try:
             head = _sealed(_PIECE_HEAD.pack(_MARK, start, len(data), crc))
-            fs.append(self._file.fd, [head, data], point="stage.spool.keep")
+            fs.extend(self._file.fd, [head, data], point="stage.spool.keep")
         except OSError:
             self._give_up()
             return

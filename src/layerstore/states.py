@@ -84,7 +84,7 @@ S, T = State, Trigger
 TRANSITIONS: tuple[Transition, ...] = (
     Transition(Kind.LAYER, T.BEGIN, S.ABSENT, S.STAGING, "a tree is being filled, or is filled, or has a spool"),
     Transition(Kind.LAYER, T.SEAL, S.STAGING, S.STAGED, "the tree is complete, verified and durable; often with its claim"),
-    Transition(Kind.LAYER, T.SWEEP, S.STAGING, S.ABSENT, "its owner failed or died, with no spool: row first, then the tree"),
+    Transition(Kind.LAYER, T.SWEEP, S.STAGING, S.ABSENT, "its owner failed or died, without a spool: row, then tree"),
     Transition(Kind.LAYER, T.DISCARD, S.STAGED, S.ABSENT, "given up by its owner or gc; by recovery only without a tree"),
     Transition(Kind.LAYER, T.CLAIM, S.STAGED, S.CREATING, "ID and names claimed, parent pinned, all or none"),
     Transition(Kind.LAYER, T.RELEASE, S.CREATING, S.STAGED, "rolled back: the claim is free again"),

@@ -28,6 +28,7 @@ from layerstore.manifest import NAME, read_manifest
 from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
 from layerstore.packed import open_regular
 from layerstore.partial import BlobSource, Finder, Place
+from layerstore.spooled import through
 from layerstore.threads import Channel, Worker, running
 
 __all__ = ["ChunkedDiffer"]
@@ -80,6 +81,9 @@ class ChunkedDiffer:
         if blob.size != self._expect.size:
             wrong = "the layer's blob has not the promised size"
             raise SizeMismatchError(wrong, expected=self._expect.size, actual=blob.size)
+        return through(target, blob, self.content_key, self._apply)
+
+    def _apply(self, target: DiffTarget, blob: BlobSource) -> DiffOutput:
         with ExitStack() as stack:
             try:
                 opened, assembler = self._begin(blob, target, stack)
