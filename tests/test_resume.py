@@ -206,7 +206,7 @@ def test_nothing_of_the_half_made_tree_is_built_on(root, image):
     (planted / "kept" / "evil").write_text("from the dead")
     pull(root, image)
     (layer,) = tree_names(root, "layers")
-    assert tree_names(root, "layers", layer) == ["diff", "layer", "manifest", "output", "tar-split", "txid"]
+    assert tree_names(root, "layers", layer) == ["diff", "digests", "layer", "manifest", "output", "tar-split", "txid"]
     assert tree_names(root, "layers", layer, "diff") == ["big0", "small0"]
     holds_the_content(root, image)
 
