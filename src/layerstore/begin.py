@@ -194,6 +194,10 @@ def _adopt(handle: Handle, staging: Staging) -> Staging | None:
     except BaseException:
         handle.let_go(staging.txid)
         raise
+    assert staging.output is not None
+    handle.observer.event(
+        "adopted", txid=staging.txid, diff_id=staging.output.diff_id, bytes=staging.output.diff_size,
+    )
     return staging
 
 
@@ -207,10 +211,6 @@ def _resume(handle: Handle, staging: Staging) -> Staging | None:
     except BaseException:
         handle.let_go(staging.txid)
         raise
-    assert staging.output is not None
-    handle.observer.event(
-        "adopted", txid=staging.txid, diff_id=staging.output.diff_id, bytes=staging.output.diff_size,
-    )
     return staging
 
 
