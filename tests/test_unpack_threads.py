@@ -14,7 +14,7 @@ from fuzz import nasties
 from layerstore.assemble import assembled
 from layerstore.errors import ArchiveError, LayerstoreError, LimitExceededError
 from layerstore.model import DiffTarget, Limits
-from layerstore.unpack import files, making, unpack
+from layerstore.unpack import files, making, records, unpack
 
 MANY = b"".join(file(b"d%d/f%d" % (n % 7, n), b"%d" % n * (n % 50)) for n in range(500))
 A, B = b"first content", b"another content"
@@ -159,7 +159,7 @@ def test_the_first_failure_in_the_archives_order_is_the_one_that_is_raised(trees
         made(file, **more)
 
     made = files.make
-    monkeypatch.setattr("layerstore.unpack.entries.make", failing)
+    monkeypatch.setattr("layerstore.unpack.regular.make", failing)
     with pytest.raises(OSError, match="no room for f100"):
         trees(0).unpack(MANY)
     assert threads() == []
@@ -218,41 +218,44 @@ def test_a_layer_that_is_no_longer_wanted_ends_the_threads(tmp_path):
 def test_few_records_wait_for_a_file_that_is_being_made(trees, monkeypatch):
     most = 0
 
-    def add(self, *args):
+    def add_row(self, *args):
         nonlocal most
-        added(self, *args)
-        most = max(most, len(self._waiting))
+        full = added(self, *args)
+        most = max(most, len(self.filling.rows) + sum(len(batch.rows) for batch in self._given))
+        return full
 
-    added = making.Records.add
-    monkeypatch.setattr(making.Records, "add", add)
-    trees(0).unpack(file(b"x", A) + b"".join(symlink(b"l%d" % n, b"x") for n in range(3000)))
-    assert 1 < most <= 1100
+    added = making.InFlight.add_row
+    monkeypatch.setattr(making.InFlight, "add_row", add_row)
+    trees(0).unpack(file(b"x", A) + b"".join(symlink(b"l%d" % n, b"x") for n in range(5000)))
+    assert 1 < most <= (making._BATCHES + 1) * (making._FULL // making._ROW_COST)
 
 
 @pytest.mark.parametrize("where", ["of an entry that is no content", "after the end"])
 def test_little_of_the_stream_is_held_behind_a_file_that_is_being_made(trees, monkeypatch, where):
     held = []
 
-    def raw(self, data):
-        much = told(self, data)
-        held.append(self._raw_size)
-        return much
+    def is_much(self):
+        held.append(sum(map(len, self.raw)))
+        return asked(self)
 
-    told = making.Records.raw
-    monkeypatch.setattr(making.Records, "raw", raw)
+    asked = records.Records.is_much
+    monkeypatch.setattr(records.Records, "is_much", is_much)
     zeros = bytes(20 << 20)
     rest = file(b".wh..wh.plnk", zeros) + END if where.startswith("of") else END + zeros
     same(trees, file(b"x", A) + rest, end=False)
-    assert max(held) <= 2 << 20
+    assert 1 << 19 < max(held) <= 2 << 20
 
 
 def test_files_being_made_hold_a_bounded_part_of_the_stream():
     in_flight = making.InFlight()
     size = 100_000
     taken = 0
-    while not in_flight.add(files.NewFile(3, None, b"n", b"p%d" % taken, None, memoryview(bytes(size)))):
+    while True:
+        in_flight.add(files.NewFile(3, None, b"n", b"p%d" % taken, None, memoryview(bytes(size))))
+        if in_flight.add_row((b"", None, None)):
+            break
         taken += 1
-    assert (taken + 1) * size <= making._BATCH_BYTES + size
+    assert (taken + 1) * size <= making._FULL + size
 
 
 def test_modes_that_the_umask_cuts_are_right_in_threads_too(trees):

@@ -32,7 +32,8 @@ from layerstore.tar import Entry, os_text
 __all__ = ["Dresser", "entry_text", "improvable"]
 
 _UNKNOWN = (-1, -1, -1)
-_SAFE_SECONDS = 1 << 31                  # every file system holds times this far from 1970
+_SAFE_UNTIL = (1 << 31) * 1_000_000_000   # nanoseconds: every file system holds times this far from 1970
+_SAFE_FROM = -_SAFE_UNTIL
 _XATTR_UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS})
 _XATTR_TOO_LARGE = frozenset({errno.E2BIG, errno.ERANGE})
 _ROOM = 1 << 20                          # free bytes, with which a file system is not what is full
@@ -68,10 +69,19 @@ class Dresser:
             unset |= OVERRIDE
         if mode != born[2]:
             os.fchmod(fd, mode)
-        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-        if _is_safe(entry):
-            return unset
-        return unset | (0 if os.fstat(fd).st_mtime_ns == entry.mtime_ns else TIME)
+        return unset | self.time(fd, entry.mtime_ns)
+
+    @staticmethod
+    def time(fd: int, mtime_ns: int) -> int:
+        """Only the time, of a file that has all else."""
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+        if _SAFE_FROM <= mtime_ns < _SAFE_UNTIL:
+            return 0
+        return 0 if os.fstat(fd).st_mtime_ns == mtime_ns else TIME
+
+    def leaves(self, born: tuple[int, int, int], mode: int, uid: int, gid: int) -> bool:
+        """Whether a file *born* so has that mode and owner already, and needs nothing that would say so."""
+        return born == (uid, gid, mode) and not self._mapped and not self._says_all and self._powers.reads_all
 
     def name(self, dir_fd: int, base: bytes, entry: Entry) -> int:
         """What cannot be opened: links and device nodes, just made by us at that name."""
@@ -83,7 +93,7 @@ class Dresser:
         if entry.type != "symlink":
             os.chmod(base, entry.mode, dir_fd=dir_fd)
         os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
-        if _is_safe(entry):
+        if _SAFE_FROM <= entry.mtime_ns < _SAFE_UNTIL:
             return unset
         found = os.stat(base, dir_fd=dir_fd, follow_symlinks=False)
         return unset | (0 if found.st_mtime_ns == entry.mtime_ns else TIME)
@@ -167,10 +177,6 @@ def _improvable(
         if all(n is not None and any(a <= n < a + size for a, _, size in here[kind]) for kind, n in owners):
             return True
     return bool((entry.unset & XATTR and powers.is_root) or (entry.unset & MODE and powers.reads_all))
-
-
-def _is_safe(entry: Entry) -> bool:
-    return -_SAFE_SECONDS <= entry.mtime_ns // 1_000_000_000 < _SAFE_SECONDS
 
 
 def entry_text(entry: Entry) -> str:

@@ -93,6 +93,11 @@ class ManifestWriter:
         self._records += 1
         self._file.put((*entry[:10], xattrs, entry.sha256, flags, entry.unset))
 
+    def add_rows(self, rows: list[tuple[Any, ...]]) -> None:
+        """Records of plain files, without extended attributes, as the format has them."""
+        self._records += len(rows)
+        self._file.put_all(rows)
+
     def gone(self, path: bytes) -> None:
         """What was recorded at *path* and beneath it was removed again."""
         self.folds += 1

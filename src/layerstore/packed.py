@@ -52,6 +52,14 @@ class PackedWriter:
         if self._pending >= _BATCH or self._packer.getbuffer().nbytes >= _BATCH_BYTES:
             self._flush()
 
+    def put_all(self, records: list[Any]) -> None:
+        """The same of several, which are not long together."""
+        for record in records:
+            self._pack(record)
+        self._pending += len(records)
+        if self._pending >= _BATCH or self._packer.getbuffer().nbytes >= _BATCH_BYTES:
+            self._flush()
+
     def _flush(self) -> None:
         self._zstd.write(self._packer.bytes())
         self._packer.reset()

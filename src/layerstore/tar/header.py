@@ -13,7 +13,8 @@ from zlib import adler32
 from layerstore.errors import ArchiveError
 
 __all__ = [
-    "BLOCK", "HEADER_ONLY", "TIME_END", "TYPES", "ZERO_BLOCK", "Header", "device", "number", "parse", "verify_checksum",
+    "BLOCK", "HEADER_ONLY", "TIME_END", "TYPES", "ZERO_BLOCK", "Header", "device", "number", "parse", "prefix_of",
+    "verify_checksum",
 ]
 
 BLOCK = 512
@@ -27,7 +28,7 @@ TYPES = {
 # no data follows these, whatever their size field says: Go's reader, and so the whole field, has it that way
 HEADER_ONLY = frozenset({"hardlink", "symlink", "char", "block", "dir", "fifo"})
 
-_FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
+_FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s255x")
 # mode, uid, gid, size and time as nearly every archive has them: octal digits to the full width, then NUL or space
 _PLAIN = re.compile(rb"([0-7]{7})[ \0]([0-7]{7})[ \0]([0-7]{7})[ \0]([0-7]{11})[ \0]([0-7]{11})[ \0]")
 
@@ -62,12 +63,8 @@ def verify_checksum(block: bytes, offset: int) -> None:
 
 def parse(block: bytes, offset: int) -> Header:
     """The fields of *block*, whose checksum is right. ArchiveError for a number that is none."""
-    name, mode, uid, gid, size, mtime, _, flag, link, magic, _, _, _, _, prefix = _FIELDS.unpack_from(block)
-    name, link = name.partition(b"\0")[0], link.partition(b"\0")[0]
-    if prefix[0] and magic[:6] == b"ustar\0":
-        if block[508:512] == b"tar\0":   # star keeps times in the last 24 bytes of the prefix
-            prefix = prefix[:131]
-        name = prefix.partition(b"\0")[0] + b"/" + name
+    name, mode, uid, gid, size, mtime, _, flag, link = _FIELDS.unpack_from(block)
+    name, link = prefix_of(block) + name.partition(b"\0")[0], link.partition(b"\0")[0]
     plain = _PLAIN.match(block, 100)
     if plain is not None:
         mode, uid, gid, size, mtime = plain.groups()
@@ -76,6 +73,14 @@ def parse(block: bytes, offset: int) -> Header:
         name, number(mode, "mode", offset), number(uid, "uid", offset), number(gid, "gid", offset),
         number(size, "size", offset), number(mtime, "mtime", offset, signed=True), flag, link,
     )
+
+
+def prefix_of(block: bytes) -> bytes:
+    """What *block* says of the directory that its name is in, with a slash."""
+    if not block[345] or block[257:263] != b"ustar\0":
+        return b""
+    star = block[508:512] == b"tar\0"    # which keeps times in the last 24 bytes of the prefix
+    return block[345 : 476 if star else 500].partition(b"\0")[0] + b"/"
 
 
 def device(block: bytes, offset: int) -> tuple[int, int]:

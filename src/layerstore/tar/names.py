@@ -22,7 +22,7 @@ class Cleaner:
     def name(self, name: bytes, offset: int) -> bytes:
         """*name* without leading ``/``, ``.`` and empty parts. ``..`` is refused even where it would stay inside."""
         parent, _, base = name.rpartition(b"/")
-        if parent == self._parent and 2 < len(base) <= self._room and b"\0" not in base:
+        if parent == self._parent and 2 < len(base) <= self._room and base.find(0) < 0:
             return self._clean_parent + base
         clean = self.clean(name, "name", offset)
         if len(base) > 2:                # not a directory, and neither "." nor ".."

@@ -20,6 +20,7 @@ from layerstore.tar.header import (
     verify_checksum,
 )
 from layerstore.tar.names import Cleaner, checked_link, show
+from layerstore.tar.plain import PlainHeaders
 from layerstore.tar.stream import Stream
 from layerstore.tar.totals import Totals
 
@@ -28,6 +29,7 @@ __all__ = ["Entry", "TarReader"]
 _ID_END = 0xFFFF_FFFF                    # chown(2) reads -1 as "leave it": not an ID
 _MAX_SIZE = (1 << 63) - 1
 _NO_XATTRS: Mapping[bytes, bytes] = {}
+_new = tuple.__new__                     # what a NamedTuple does with keywords, too, in twice the time
 _FORBIDDEN_GLOBALLY = ("path", "linkpath", "size")
 
 
@@ -79,6 +81,7 @@ class TarReader:
         self._require_end = require_end
         self._globals: dict[str, bytes] = {}
         self._totals = Totals(self._limits)
+        self._plain = PlainHeaders()
 
     @property
     def offset(self) -> int:
@@ -86,16 +89,17 @@ class TarReader:
         return self._stream.offset
 
     def __iter__(self) -> Iterator[Entry]:
-        maximum = self._limits.max_entries
+        stream, maximum = self._stream, self._limits.max_entries
         count = 0
         while True:
-            self._stream.skip_data()
-            entry = self._next_entry()
+            stream.skip_data()
+            entry = self._plain_entry() or self._next_entry()
             if entry is None:
                 return
             count += 1
             if count > maximum:
                 raise LimitExceededError("the archive has too many entries", limit="max_entries", maximum=maximum)
+            stream.tell()
             yield entry
 
     def read_whole(self) -> memoryview | None:
@@ -113,6 +117,23 @@ class TarReader:
         return self._stream.data(show(entry.name))
 
     # -- headers ------------------------------------------------------------------------------------------
+
+    def _plain_entry(self) -> Entry | None:
+        """The next entry if it is a plain file whose like was read before; None: see ``_next_entry``."""
+        stream = self._stream
+        plain = None if self._globals else self._plain.read(stream.buffer, stream.at)
+        if plain is None:
+            return None
+        name, (mode, uid, gid), size, mtime_ns = plain
+        if name[-1:] == b"/":            # a directory, and no plain file
+            return None
+        offset = stream.offset
+        self.raw_name = name
+        clean = self._names.name(name, offset)
+        stream.at += BLOCK
+        stream.left, stream.padding = size, -size % BLOCK
+        self._totals.file(size, 0, clean)
+        return _new(Entry, (clean, "file", mode, uid, gid, size, mtime_ns, b"", 0, 0, _NO_XATTRS, None, offset))
 
     def _next_entry(self) -> Entry | None:
         """Read extension headers and the header they belong to; None at the end of the archive."""
@@ -196,6 +217,8 @@ class TarReader:
                 raise ArchiveError(f"{show(name)} is named as a directory but has data", offset=offset)
             kind = "dir"
         if kind == "file":
+            if more is _NONE and not self._globals and flag != b"S":
+                self._plain.learn(block, mode & 0o7777, uid, gid, mtime_ns)
             size, holes = self._data_of(block, flag, size, segments, offset, clean)
             return Entry(clean, kind, mode & 0o7777, uid, gid, size, mtime_ns, b"", 0, 0, xattrs, holes, offset)
         assert kind in HEADER_ONLY

@@ -13,64 +13,75 @@ __all__ = ["Stream"]
 class Stream:
     """A cursor over *chunks*. *raw* is told of every byte, in order, but of the data that was read.
 
+    It is told late, so that what follows one another is one piece: when ``tell`` is called, and when a chunk is used up.
     ``left`` bytes of the current entry's data are not read yet, ``padding`` bytes follow them.
     """
+
+    __slots__ = ("_base", "_chunks", "_raw", "_told", "_view", "at", "buffer", "left", "padding")
 
     def __init__(self, chunks: Iterable[bytes], raw: Callable[[bytes], None]) -> None:
         self._raw = raw
         self._chunks = iter(chunks)
-        self._buffer = b""
+        self.buffer = b""                # the current chunk
         self._view = memoryview(b"")
-        self._at = 0                     # position in the buffer
-        self._base = 0                   # offset of the buffer in the stream
+        self.at = 0                      # position in it
+        self._told = 0                   # up to where of it *raw* was told, or data was read
+        self._base = 0                   # offset of the chunk in the stream
         self.left = 0
         self.padding = 0
 
     @property
     def offset(self) -> int:
         """Bytes of the stream consumed so far."""
-        return self._base + self._at
+        return self._base + self.at
 
     def _refill(self) -> bool:
         """Replace a used-up buffer by the next chunk; False at the end of the stream."""
-        self._base += len(self._buffer)
-        self._at -= len(self._buffer)
+        self.tell()
+        self._base += len(self.buffer)
+        self.at = self._told = 0
         for chunk in self._chunks:
             if chunk:
-                self._buffer, self._view = chunk, memoryview(chunk)
+                self.buffer, self._view = chunk, memoryview(chunk)
                 return True
-        self._buffer, self._view = b"", memoryview(b"")
+        self.buffer, self._view = b"", memoryview(b"")
         return False
 
+    def tell(self) -> None:
+        """Tell *raw* of all bytes up to here."""
+        if self._told < self.at:
+            self._raw(self.buffer[self._told : self.at])
+            self._told = self.at
+
     def at_end(self) -> bool:
-        return self._at >= len(self._buffer) and not self._refill()
+        return self.at >= len(self.buffer) and not self._refill()
 
     def take(self, size: int, what: str) -> bytes:
         """Exactly *size* bytes, contiguous. Only for what is bounded by the caller."""
-        end = self._at + size
-        if end <= len(self._buffer):
-            data = self._buffer[self._at : end]
-            self._at = end
-            self._raw(data)
+        end = self.at + size
+        if end <= len(self.buffer):
+            data = self.buffer[self.at : end]
+            self.at = end
             return data
         parts = []
         while size:
             if self.at_end():
                 raise ArchiveError(f"the archive ends inside {what}", offset=self.offset)
-            part = self._buffer[self._at : self._at + size]
-            self._at += len(part)
+            part = self.buffer[self.at : self.at + size]
+            self.at += len(part)
             size -= len(part)
             parts.append(part)
-            self._raw(part)
         return b"".join(parts)
 
     def whole(self) -> memoryview | None:
         """All data of the current entry if it lies in one chunk and was not begun, else None. Costs no copy."""
-        end = self._at + self.left
-        if end > len(self._buffer):
+        end = self.at + self.left
+        if end > len(self.buffer):
             return None
-        view = self._view[self._at : end]
-        self._at, self.left = end, 0
+        self.tell()
+        view = self._view[self.at : end]
+        self.at = self._told = end
+        self.left = 0
         return view
 
     def data(self, of: str) -> Iterator[memoryview]:
@@ -78,8 +89,10 @@ class Stream:
         while self.left:
             if self.at_end():
                 raise ArchiveError(f"the archive ends inside {of}", offset=self.offset)
-            piece = self._view[self._at : self._at + self.left]
-            self._at += len(piece)
+            self.tell()
+            piece = self._view[self.at : self.at + self.left]
+            self.at += len(piece)
+            self._told = self.at
             self.left -= len(piece)
             yield piece
 
@@ -88,9 +101,8 @@ class Stream:
         left = self.left + self.padding
         self.left = self.padding = 0
         while left:
-            step = min(left, len(self._buffer) - self._at)
-            self._raw(self._buffer[self._at : self._at + step])
-            self._at += step
+            step = min(left, len(self.buffer) - self.at)
+            self.at += step
             left -= step
             if left and not self._refill():
                 raise ArchiveError("the archive ends inside an entry's data or padding", offset=self.offset)
@@ -104,9 +116,9 @@ class Stream:
         if blocks < 2 and require_end:
             raise ArchiveError("the archive has no end marker: it may be truncated", offset=self.offset)
         while not self.at_end():
-            rest = self._buffer[self._at :]
+            rest = self.buffer[self.at :]
             if rest.count(0) != len(rest):
                 junk = self.offset + len(rest) - len(rest.lstrip(b"\0"))
                 raise ArchiveError("trailing junk after the archive's end marker", offset=junk)
-            self._raw(rest)
-            self._at = len(self._buffer)
+            self.at = len(self.buffer)
+        self.tell()

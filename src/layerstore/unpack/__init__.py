@@ -24,8 +24,9 @@ Directories get owner, attributes, mode and time when all is in place, deepest f
 written down of them keeps the archive's order, so tree, manifest and tar-split are the same with and without.
 
     entries   what each kind of entry does       tree      where it goes, and what must make room
-    files     one regular file, made             making    files being made by threads, and the record in order
-    donated   one that has its content already
+    regular   by whom a file is made, and when   making    batches of files that threads make
+    files     one regular file, made             donated   one that has its content already
+    records   manifest and tar-split, in order
 """
 
 from layerstore.unpack.entries import Unpacked, unpack

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from layerstore import faults, whiteouts
 from layerstore.descriptors import Descriptor
-from layerstore.dress import Dresser, entry_text
-from layerstore.errors import ArchiveError, LayerstoreError, PrivilegeError
+from layerstore.dress import entry_text
+from layerstore.errors import ArchiveError, PrivilegeError
 from layerstore.manifest import OVERRIDE, ManifestEntry, ManifestWriter
 from layerstore.model import DiffTarget
 from layerstore.tar import Entry, TarReader, os_text
 from layerstore.tarsplit import Member, TarSplitWriter
-from layerstore.threads import running
-from layerstore.unpack.donated import check_donor, link_in
-from layerstore.unpack.files import Births, NewFile, make, make_from
-from layerstore.unpack.making import Creator, InFlight, Records, record_of
-from layerstore.unpack.tree import Dir, Tree, deepest_first, join
+from layerstore.unpack.records import Records, record_of
+from layerstore.unpack.regular import Files, split
+from layerstore.unpack.tree import Dir, deepest_first, join
 from layerstore.whiteouts import is_whiteout
 
 __all__ = ["Unpacked", "unpack"]
@@ -32,9 +28,6 @@ _NODE_TYPES = {"char": stat.S_IFCHR, "block": stat.S_IFBLK, "fifo": stat.S_IFIFO
 _WHITEOUT = b".wh."
 _META = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
-_ALONE = 64                              # files made before threads help: most layers of tests and configs have fewer
-_CREATORS = 2                            # threads that make files; more wait for Python's lock
-_SMALL = 1 << 18                         # bytes of a file that is handed to them
 _IMPLIED: tuple[int, int, int, int, Mapping[bytes, bytes]] = (0o755, 0, 0, 0, {})   # a directory that only others need
 
 
@@ -74,7 +67,8 @@ def unpack(
     with ExitStack() as threads:
         unpacker = _Unpacker(target, records, threads, alone)
         try:
-            reader = TarReader(chunks, target.limits, require_end=require_end, raw=unpacker.raw)
+            reader = TarReader(
+                unpacker.heeded(chunks), target.limits, require_end=require_end, raw=records.raw.append)
             for entry in reader:
                 faults.before("unpack.entry")
                 unpacker.add(entry, reader)
@@ -89,57 +83,39 @@ def unpack(
             records.abandon()
 
 
-class _Unpacker(Tree):
+class _Unpacker(Files):
     def __init__(self, target: DiffTarget, records: Records, threads: ExitStack, alone: int | None) -> None:
-        super().__init__(target, records)
+        super().__init__(target, records, threads, alone)
         self._form = target.overlay_form
         self._opaque_xattr = f"{target.overlay_form}.overlay.opaque"
-        self._cancelled, self._donors = target.cancelled, target.donors
-        self._dress, self._births = Dresser(target.ids), Births()
-        self._threads = threads
-        if alone is None:
-            alone = _ALONE if len(os.sched_getaffinity(0)) > 1 else sys.maxsize
-        self._alone = alone
-        self._in_flight = InFlight()
 
     def add(self, entry: Entry, reader: TarReader) -> None:
-        self._check_cancelled()
         self.count()
         parent, _, base = entry.name.rpartition(b"/")
-        hidden = self._whiteout(entry, parent, base) if _WHITEOUT in entry.name else None
+        hidden = self._whiteout(entry, parent, base) if entry.name.find(_WHITEOUT) >= 0 else None   # faster than in
         if hidden is not None:
-            self.records.add(*hidden, Member(reader.raw_name))
+            self.record(*hidden, Member(reader.raw_name))
             return
         if entry.type == "dir":
             self._dir(entry, parent, base)
-            self.records.add(None, Member(reader.raw_name))
+            self.record(None, Member(reader.raw_name))
             return
         if not base:
             raise ArchiveError(f"the layer's root is a {entry.type}", offset=entry.offset)
         real, node = self.parent(parent, entry)
         if base in node.children:
             self.clear_dir(entry, real, node, base)
-        what = self._MAKERS[entry.type](self, entry, reader, real, base)
-        self.records.add(what, _member(entry, reader.raw_name, join(real, base)))
-        if self.records.are_many():
-            self.settle()
-
-    def raw(self, data: bytes) -> None:
-        """Told by the reader of what is no file's content."""
-        if self.records.raw(data):
-            self.settle()
-            self.records.write_raw()
-
-    def _check_cancelled(self) -> None:
-        if self._cancelled.is_set():
-            raise LayerstoreError("cancelled: the layer is no longer wanted")
+        if entry.type == "file":
+            self.file(entry, reader, real, base)
+        else:
+            self.record(self._MAKERS[entry.type](self, entry, real, base), Member(reader.raw_name))
 
     def finish(self) -> Unpacked:
         """Complete the directories, deepest first, and the manifest."""
         self.settle()
         self.records.write_raw()
         for path, node in deepest_first(self.root):
-            self._check_cancelled()
+            self.check_cancelled()
             self._finish_dir(path, node)
         records = self.records
         digests = records.finish()
@@ -147,74 +123,14 @@ class _Unpacker(Tree):
             *digests, records.entries, tuple(sorted(records.uids)), tuple(sorted(records.gids)), records.unset,
         )
 
-    # -- files, here or in threads ------------------------------------------------------------------------
-
-    def _file(self, entry: Entry, reader: TarReader, real: bytes, base: bytes) -> ManifestEntry | NewFile:
-        path = join(real, base)
-        donor = self._donors.take(entry.name) if self._donors is not None else None
-        if donor is not None and entry.sparse is None:
-            digest = check_donor(donor, entry, reader.read_data(entry), self._check_cancelled)
-            unset = self.create(real, base, lambda dir_fd: link_in(donor, dir_fd, base, entry, self._dress))
-            return record_of(entry, path, unset, sha256=digest)
-        whole = reader.read_whole() if entry.sparse is None else None
-        if whole is None:
-            digest, unset = self.create(real, base, lambda dir_fd: make_from(
-                dir_fd, base, entry, reader.read_data(entry), self._dress, self._births, self._check_cancelled,
-            ))
-            return record_of(entry, path, unset, sha256=digest)
-        if self._alone > 0 or len(whole) > _SMALL:
-            self._alone -= 1
-            file = self.create(real, base, lambda dir_fd: self._make(NewFile(dir_fd, None, base, path, entry, whole)))
-            return record_of(entry, path, file.unset, sha256=file.digest)
-        self._start_threads()
-        self.settle(path)
-        if path in self.absent:
-            self.make_room(real, base)
-        file = NewFile(*self.fds.held(real), base, path, entry, whole)
-        if self._in_flight.add(file):
-            self._in_flight.hand_out()
-            self._write_done()
-        return file
-
-    def _make(self, file: NewFile) -> NewFile:
-        make(file, self._dress, self._births)
-        return file
-
-    def heed_threads(self) -> None:
-        """Raise what a thread ended with although all was made: nothing that was raised is lost."""
-        for creator in self._in_flight.creators:
-            creator.complain()
-
-    def _start_threads(self) -> None:
-        creators = self._in_flight.creators
-        while len(creators) < _CREATORS:
-            # not a method of ours: what refers to itself is closed only when Python collects cycles
-            creator = Creator(self._in_flight.batches, partial(make, dress=self._dress, births=self._births))
-            creators.append(self._threads.enter_context(running(creator)))
-
-    def settle(self, path: bytes | None = None) -> None:
-        in_flight = self._in_flight
-        while in_flight if path is None else path in in_flight:
-            in_flight.wait_for_one()
-            self._write_done()
-
-    def _write_done(self) -> None:
-        while (file := self.records.write_done(self._in_flight)) is not None:
-            error, file.error = file.error, None
-            assert error is not None
-            if not isinstance(error, FileExistsError):
-                raise error
-            self.take_away(*_split(file.path))
-            self._make(file)
-
     # -- the other kinds ----------------------------------------------------------------------------------
 
-    def _symlink(self, entry: Entry, _reader: TarReader, real: bytes, base: bytes) -> ManifestEntry:
+    def _symlink(self, entry: Entry, real: bytes, base: bytes) -> ManifestEntry:
         self.create(real, base, lambda dir_fd: os.symlink(entry.linkname, base, dir_fd=dir_fd))
         return record_of(entry, join(real, base), self._dress.name(self.fds.get(real), base, entry))
 
-    def _hardlink(self, entry: Entry, _reader: TarReader, real: bytes, base: bytes) -> ManifestEntry | None:
-        parent, name = _split(entry.linkname)
+    def _hardlink(self, entry: Entry, real: bytes, base: bytes) -> ManifestEntry | None:
+        parent, name = split(entry.linkname)
         target_real, _node = self.walk(parent, entry, make=False)
         target, path = join(target_real, name), join(real, base)
         if target == path:
@@ -254,7 +170,7 @@ class _Unpacker(Tree):
         if is_whiteout(found, name, src_fd):
             raise ArchiveError(f"{text}, a whiteout", offset=entry.offset)
 
-    def _node(self, entry: Entry, _reader: TarReader, real: bytes, base: bytes) -> ManifestEntry:
+    def _node(self, entry: Entry, real: bytes, base: bytes) -> ManifestEntry:
         device = os.makedev(entry.devmajor, entry.devminor)
         if entry.type == "char" and not device:
             raise ArchiveError(f"{entry_text(entry)} is a device 0:0: a whiteout", offset=entry.offset)
@@ -340,8 +256,8 @@ class _Unpacker(Tree):
         return True
 
     # not bound to an instance: what refers to itself is closed only when Python collects cycles
-    _MAKERS: ClassVar[dict[str, Callable[..., ManifestEntry | NewFile | None]]] = {
-        "file": _file, "symlink": _symlink, "hardlink": _hardlink, "char": _node, "block": _node, "fifo": _node,
+    _MAKERS: ClassVar[dict[str, Callable[..., ManifestEntry | None]]] = {
+        "symlink": _symlink, "hardlink": _hardlink, "char": _node, "block": _node, "fifo": _node,
     }
 
     # -- directories, at the end --------------------------------------------------------------------------
@@ -369,14 +285,3 @@ class _Unpacker(Tree):
                 raise PrivilegeError(text) from error
         unset = self._dress.open_file(fd, entry)
         self.records.record(record_of(entry, path, unset, opaque=node.opaque, implicit=implicit))
-
-
-def _split(path: bytes) -> tuple[bytes, bytes]:
-    parent, _, base = path.rpartition(b"/")
-    return parent, base
-
-
-def _member(entry: Entry, raw_name: bytes, path: bytes) -> Member:
-    """What the tar-split says of it; whoever has no content has none in the tree."""
-    stored = entry.size if entry.sparse is None else sum(length for _, length in entry.sparse)
-    return Member(raw_name, path, stored, entry.sparse) if stored else Member(raw_name)

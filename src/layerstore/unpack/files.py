@@ -36,15 +36,17 @@ class Births:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[int, int, int]] = {}
+        # (mode, uid, gid) of files that are born as they shall be
+        self.right: set[tuple[object, ...]] = set()
 
     @staticmethod
-    def mode(entry: Entry) -> int:
-        """The mode to create *entry*'s file with: its own, if it can then be written and given attributes by its owner."""
-        return entry.mode if entry.mode & ~_BORN == 0 and entry.mode & 0o600 == 0o600 else 0o600
+    def mode(mode: int) -> int:
+        """The mode to create a file with that shall have *mode*: its own, if its owner can then write it."""
+        return mode if mode & ~_BORN == 0 and mode & 0o600 == 0o600 else 0o600
 
-    def of(self, fd: int, entry: Entry) -> tuple[int, int, int]:
-        """Owner, group and mode of the file that was just created as *fd* for *entry*."""
-        mode = self.mode(entry)
+    def of(self, fd: int, mode: int) -> tuple[int, int, int]:
+        """Owner, group and mode of the file that was just created as *fd*, to have *mode*."""
+        mode = self.mode(mode)
         known = self._known.get(mode)
         if known is None:
             found = os.fstat(fd)
@@ -68,12 +70,18 @@ class NewFile:
 
 def make(file: NewFile, dress: Dresser, births: Births) -> None:
     """Make *file*; OSError as the system has it, FileExistsError above all."""
-    entry = file.entry
-    with Descriptor(file.name, NEW_FILE, births.mode(entry), dir_fd=file.dir_fd) as fd:
-        born = births.of(fd, entry)
-        _write(fd, file.data)
-        file.digest = hashlib.sha256(file.data).digest()
-        file.unset = dress.open_file(fd, entry, born=born)
+    entry, data = file.entry, file.data
+    attributes = entry[2:5]              # mode, uid and gid
+    with Descriptor(file.name, NEW_FILE, births.mode(entry.mode), dir_fd=file.dir_fd) as fd:
+        _write(fd, data)
+        file.digest = hashlib.sha256(data).digest()
+        if attributes in births.right and not entry.xattrs:
+            file.unset = dress.time(fd, entry.mtime_ns)
+        else:
+            born = births.of(fd, entry.mode)
+            file.unset = dress.open_file(fd, entry, born=born)
+            if dress.leaves(born, *attributes):
+                births.right.add(attributes)
 
 
 def make_from(
@@ -82,8 +90,8 @@ def make_from(
 ) -> tuple[bytes, int]:
     """Make a file of pieces; digest and bits of what could not be set. *check* is called between them, and may raise."""
     digest = hashlib.sha256()
-    with Descriptor(name, NEW_FILE, births.mode(entry), dir_fd=dir_fd) as fd:
-        born = births.of(fd, entry)
+    with Descriptor(name, NEW_FILE, births.mode(entry.mode), dir_fd=dir_fd) as fd:
+        born = births.of(fd, entry.mode)
         if entry.sparse is not None:
             _write_sparse(fd, entry, data, digest, check)
         else:

@@ -17,7 +17,7 @@ from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.manifest import ManifestEntry
 from layerstore.model import DiffTarget
 from layerstore.tar import Entry, os_text
-from layerstore.unpack.making import Records
+from layerstore.unpack.records import Records
 from layerstore.whiteouts import is_whiteout
 
 __all__ = ["Dir", "Tree", "deepest_first", "join"]
