@@ -18,6 +18,7 @@ ORDER = [
     ["observing"],
     ["store"],
     ["pull"],
+    ["pull_layers"],
     ["mount"],
     ["check", "export", "gc"],
     ["dedup"],

@@ -2,10 +2,10 @@
 
 Layout, top to bottom; a module imports only from below it (a test checks):
 
-``cli`` · ``observing`` (ready-made observers) · ``store`` (the face) · the verbs, one module each: ``pull`` ``apply``
-``stage`` ``delete`` ``mount``
-``check`` ``gc`` ``checkpoint`` ``recover`` ``holds``, over ``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in
-hand) · ``executor`` (acts) and ``recovery`` (decides, pure) ·
+``cli`` · ``observing`` (ready-made observers) · ``store`` (the face) · the verbs, one module each: ``pull`` over
+``pull_layers``, ``apply`` ``stage`` ``delete`` ``mount`` ``check`` ``gc`` ``checkpoint`` ``recover`` ``holds``, over
+``dedup`` (what is here already) · ``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in hand) · ``executor``
+(acts) and ``recovery`` (decides, pure) ·
 ``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·
 ``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``tar`` ``compression`` ·
 ``dress`` ``override`` (into a tree), ``copying`` ``redress`` ``meant`` (out of it; what may not be set) ·

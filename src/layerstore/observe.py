@@ -30,6 +30,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "deleted": ("layers", "deferred", "image", "bytes", "seconds"),
     "checkpoint": ("low_water", "emptied", "archived", "seconds"),
     "checkpoint-failed": ("error",),
+    "noted": ("diff_id", "note"),
     "poisoned": ("why",),
 }
 """Every event, and the fields that it has at least. Events and fields may be added; none is taken away or changes."""

@@ -36,6 +36,9 @@ class Progress(Protocol):
     def awaited(self, layer: str, n: int) -> None:
         """While it is ``waiting``: the process that is waited for has fetched *n* more bytes of it."""
 
+    def note(self, layer: str, what: str) -> None:
+        """*what* is worth knowing, in one line: that all of a layer is fetched after all, and why."""
+
 
 class Quiet:
     """The progress that tells nobody; good to derive others from."""
@@ -55,6 +58,9 @@ class Quiet:
     def awaited(self, layer: str, n: int) -> None:
         pass
 
+    def note(self, layer: str, what: str) -> None:
+        pass
+
 
 @dataclass(frozen=True, slots=True)
 class LayerTally:
@@ -62,6 +68,7 @@ class LayerTally:
 
     ``fetched``: read from the source. ``resumed``: kept by an earlier attempt. ``spared``: found in other layers.
     ``awaited``: fetched by another process that is waited for. ``saved``: what of the blob was not fetched by this pull.
+    ``notes``: what ``Progress.note`` told.
     """
 
     state: str
@@ -70,6 +77,7 @@ class LayerTally:
     resumed: int = 0
     spared: int = 0
     awaited: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def done(self) -> int:
@@ -85,6 +93,7 @@ class LayerTally:
         return {
             "state": self.state, "size": self.size, "fetched": self.fetched, "resumed": self.resumed,
             "found_locally": self.spared, "saved": self.saved,
+            "notes": list(self.notes),
         }
 
 
@@ -118,7 +127,7 @@ class Tally:
         """
         layers = self.layers()
         total = self.total().as_json()
-        del total["state"]
+        del total["state"], total["notes"]
         total["saved"] = sum(each.saved for each in layers.values())
         return {**total, "layers": [{"diff_id": name, **each.as_json()} for name, each in layers.items()]}
 
@@ -143,6 +152,12 @@ class Tally:
     def awaited(self, layer: str, n: int) -> None:
         """See ``Progress``."""
         self._add(layer, "awaited", n)
+
+    def note(self, layer: str, what: str) -> None:
+        """See ``Progress``."""
+        with self._lock:
+            was = self._layers.get(layer, LayerTally("staging", 0))
+            self._layers[layer] = replace(was, notes=(*was.notes, what))
 
     def _add(self, layer: str, what: str, n: int) -> None:
         with self._lock:

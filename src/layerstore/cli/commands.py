@@ -148,6 +148,7 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.option("--platform", help="os/arch[/variant] to choose from an index (default: this machine's).")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Layers staged at once.")
 @click.option("--replace", is_flag=True, help="Move names that belong to another image.")
+@click.option("--whole", is_flag=True, help="Fetch whole layers, also where parts of them are here.")
 @registry_options
 @limit_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
@@ -155,14 +156,15 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.pass_obj
 def pull(
     settings: _Settings, source: str, names: tuple[str, ...], platform: str | None, workers: int, replace: bool,
-    registry: RegistryOptions, limits: tuple[str, ...], quiet: bool, as_json: bool,
+    whole: bool, registry: RegistryOptions, limits: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:
     """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG] or docker://HOST/REPO[:TAG|@DIGEST]."""
     from layerstore.cli import terminal  # noqa: PLC0415
     from layerstore.pull import PullOptions  # noqa: PLC0415
 
     options = PullOptions(
-        workers=workers, platform=platform, replace_names=replace, limits=_limits(limits), registry=registry,
+        workers=workers, platform=platform, replace_names=replace, limits=_limits(limits), partial=not whole,
+        registry=registry,
     )
     with settings.open(write=True) as store, terminal.PullProgress(quiet=quiet or as_json) as progress:
         image = store.pull(source, names=names or None, options=options, progress=progress)

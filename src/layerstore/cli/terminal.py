@@ -74,6 +74,11 @@ class PullProgress:
         self.tally.awaited(layer, n)
         self._draw(layer)
 
+    def note(self, layer: str, what: str) -> None:
+        self.tally.note(layer, what)
+        if not self._quiet:
+            Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"{short(layer)} note: {what}")
+
     def _draw(self, layer: str) -> None:
         with self._lock:
             if self._bars is not None and layer in self._tasks:
