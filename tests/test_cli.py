@@ -298,6 +298,14 @@ def test_starting_up_imports_only_what_the_command_needs(root, pulled):
     listing = imported("--root", str(root), "layers")
     assert "layerstore.store" in listing
     assert not {"rich.console", "rich.progress", "layerstore.cli.journal"} & listing
+    assert not {"layerstore.pull", "layerstore.stage", "layerstore.unpack", "layerstore.check", "shutil", "secrets"} & listing
+
+
+def test_a_writable_open_imports_every_verb_so_that_none_is_imported_half_way(root, pulled):
+    from layerstore import store
+
+    taken = imported("--root", str(root), "gc")
+    assert {verb._name for verb in store._VERBS} <= taken
 
 
 def test_images_looks_only_at_the_layers_of_images(root, pulled):

@@ -12,7 +12,6 @@ What a crash in each gap leaves:
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -71,6 +70,8 @@ def restore(
 @contextmanager
 def _aside(path: str, effects: Effects) -> Iterator[str]:
     """An empty directory beside *path*, locked as long as this lasts; what the dead left there is cleared."""
+    import shutil  # noqa: PLC0415 - slow to import, and most processes make no journal
+
     aside = f"{path}.new"
     with ExitStack() as stack:
         _lock_aside(stack, aside, path, effects)
@@ -108,6 +109,8 @@ def _is_still(fd: int, path: str) -> bool:
 
 
 def _clear(directory: str, effects: Effects) -> None:
+    import shutil  # noqa: PLC0415 - as above
+
     with effects.point("journal.create.clear"), os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import unicodedata
 from dataclasses import dataclass
 
@@ -66,7 +65,7 @@ def probe(fd: int, *, allow: tuple[str, ...] = (), functional: bool = False) -> 
 
 def takes_trusted(fd: int) -> bool:
     """Whether opaque directories can be marked by ``trusted.overlay.*`` here: privilege and file system permitting."""
-    name = f".probe-{secrets.token_hex(8)}-x"
+    name = f".probe-{os.urandom(8).hex()}-x"
     os.mkdir(name, 0o700, dir_fd=fd)
     try:
         os.setxattr(f"/proc/self/fd/{fd}/{name}", "trusted.overlay.opaque", b"y")
@@ -78,7 +77,7 @@ def takes_trusted(fd: int) -> bool:
 
 
 def _try_out(fd: int, name: str) -> None:
-    token = secrets.token_hex(8)   # a killed probe may have left others
+    token = os.urandom(8).hex()   # a killed probe may have left others
     a, b = f".probe-{token}-a", f".probe-{token}-b"
     made: list[str] = []
     try:

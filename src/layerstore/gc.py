@@ -18,8 +18,6 @@ from layerstore.handle import Handle
 from layerstore.staging import Staging, discard
 from layerstore.states import State
 
-RETENTION_SECONDS = 7 * 86_400.0
-
 
 @dataclass(frozen=True, slots=True)
 class GcReport:

@@ -7,7 +7,6 @@ verb does, creating (``create``), and recovery.
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
 import weakref
@@ -48,7 +47,7 @@ _handles: weakref.WeakSet[Handle] = weakref.WeakSet()
 
 def new_txid() -> str:
     """A random transaction ID: never a counter, which a rolled-back transaction would hand out twice."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 class Handle:

@@ -11,9 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
-import shutil
 import signal
-import subprocess
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -117,6 +115,8 @@ def _child(work: Callable[[], None], up: _Pipe, down: _Pipe) -> NoReturn:
 
 def _mapper(kind: str) -> list[str]:
     """The command that writes a namespace's map, but for the pid. SubidsError if it or the ids are missing."""
+    import shutil  # noqa: PLC0415 - slow to import, and commands that read need it not
+
     program = shutil.which(f"new{kind}map")
     if program is None:
         raise SubidsError(f"new{kind}map is not installed (package uidmap)")
@@ -131,6 +131,8 @@ def _mapper(kind: str) -> list[str]:
 
 
 def _run(command: list[str], pid: int) -> None:
+    import subprocess  # noqa: PLC0415 - as above
+
     command[1] = str(pid)
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:

@@ -7,13 +7,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from layerstore import apply, catalog, check, checkpoint, delete, export, gc, holds, mount, pull, recover, stage
-from layerstore.create import create as create_store
+from layerstore import catalog, recover
 from layerstore.errors import LayerstoreError, NoSpaceError, UnknownImageError
-from layerstore.extract import ExtractReport
 from layerstore.form import Form
 from layerstore.fs import host_error
 from layerstore.handle import Handle
@@ -22,7 +21,32 @@ from layerstore.observe import Observer, verb, watching
 from layerstore.progress import Progress, Quiet
 from layerstore.records import read as read_record
 from layerstore.recover import RecoveryReport
-from layerstore.stage import StagedLayer
+
+
+class _Verb:
+    """The module of a verb, imported when it is used. A command that only reads needs few of them, and wants to start soon.
+
+    A writable open imports all: nothing is imported while something is half-done, nor from what an upgrade has replaced.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = f"layerstore.{name}"
+
+    def load(self) -> Any:
+        return import_module(self._name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.load(), name)
+
+
+_VERBS = [_Verb(name) for name in (
+    "apply", "check", "checkpoint", "create", "delete", "export", "gc", "holds", "mount", "pull", "stage")]
+if TYPE_CHECKING:   # for type checkers they are plain imports
+    from layerstore import apply, check, checkpoint, create, delete, export, gc, holds, mount, pull, stage
+    from layerstore.extract import ExtractReport
+    from layerstore.stage import StagedLayer
+else:
+    apply, check, checkpoint, create, delete, export, gc, holds, mount, pull, stage = _VERBS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,8 +97,11 @@ def _open(
     path: str, readonly: bool, form: Form | None, allow_filesystem: tuple[str, ...], observer: Observer,
     clock: Callable[[], int],
 ) -> Store:
+    if not readonly:
+        for each in _VERBS:
+            each.load()
     if form is not None:
-        create_store(path, form=form, allow_filesystem=allow_filesystem, clock=clock)
+        create.create(path, form=form, allow_filesystem=allow_filesystem, clock=clock)
     try:
         handle = Handle(path, readonly=readonly, allow_filesystem=allow_filesystem, observer=observer, clock=clock)
     except FileNotFoundError as error:
@@ -413,7 +440,7 @@ class Store:
 
     @_verb
     def collect_garbage(
-        self, *, retention: float = gc.RETENTION_SECONDS, grace: float = 3_600.0, dry_run: bool = False,
+        self, *, retention: float = 7 * 86_400.0, grace: float = 3_600.0, dry_run: bool = False,
     ) -> gc.GcReport:
         """Let go of staged trees older than *retention* seconds, unreferenced layers older than *grace*, and trash.
 
