@@ -7,7 +7,7 @@ removed and the other is about to rely on. So a file there that the tables do no
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from layerjournal import segment
@@ -15,6 +15,7 @@ from layerjournal.control import Whole
 from layerjournal.effects import Effects, locked
 from layerjournal.errors import UsageError
 from layerjournal.folding import History, fold_at
+from layerjournal.record import Record
 from layerjournal.segment import Segment
 from layerjournal.txn import ReadTxn, WriteTxn
 
@@ -73,6 +74,19 @@ def history(directory: str, view: ReadTxn) -> History:
     meta = view.meta()
     segments = tuple(segment.load(os.path.join(directory, row["name"]), row) for row in view.segment_rows())
     return History(meta["uuid"], segments, view.head()[0], meta["archived"])
+
+
+def every_record(
+    segments: Sequence[Segment], view: ReadTxn | None, after: int = 0, upto: int | None = None,
+) -> Iterator[Record]:
+    """All records, archived or not, after *after* and up to *upto*, in order and verified."""
+    last = 0
+    for each in segments:
+        last = each.last
+        if last > after:
+            yield from (r for r in each.records() if r.seq > after and (upto is None or r.seq <= upto))
+    if view is not None and (upto is None or upto > last):
+        yield from view.records(after=after, upto=upto)
 
 
 def base_only(directory: str, view: ReadTxn, at: int | None) -> History:

@@ -36,6 +36,7 @@ from layerjournal.errors import (
     UsageError,
 )
 from layerjournal.folding import Folded, fold_at
+from layerjournal.record import Record
 from layerjournal.segment import Segment
 from layerjournal.txn import ReadTxn, WriteTxn
 from layerjournal.verifying import Verifier, VerifyReport
@@ -247,6 +248,15 @@ class Journal:
             return archive.drop(self._segments, self._effects, self.read, self.update, keep)
 
     # -- looking back ------------------------------------------------------------------------------------------------
+
+    def records(self, after: int = 0, upto: int | None = None) -> Iterator[Record]:
+        """Every record there is, archived or not, after *after* and up to *upto*, in order and verified.
+
+        A snapshot is held until the iterator ends. DamagedError at the first record or segment that is damaged.
+        """
+        self._check()
+        with self.read() as view, host_errors(f"reading the log of {self.path}"):
+            yield from archive.every_record(archive.history(self._segments, view).segments, view, after, upto)
 
     def fold(self, at: int | None = None) -> Folded:
         """The tables after record *at* (None: now), rebuilt from the nearest snapshot and the records after it.

@@ -72,13 +72,7 @@ class Replay:
     def records(self, after: int = 0, upto: int | None = None) -> Iterator[Record]:
         """Every record there is, archived or not, after *after* and up to *upto*, in order and verified."""
         with self._reading() as view:
-            last = 0
-            for each in self._history(view).segments:
-                last = each.last
-                if last > after:
-                    yield from (r for r in each.records() if r.seq > after and (upto is None or r.seq <= upto))
-            if view is not None and (upto is None or upto > last):
-                yield from view.records(after=after, upto=upto)
+            yield from archive.every_record(self._history(view).segments, view, after, upto)
 
     def fold(self, at: int | None = None) -> Folded:
         """The tables after record *at* (None: the last there is). UsageError where nothing reaches back to it."""

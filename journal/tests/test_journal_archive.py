@@ -327,3 +327,15 @@ def test_a_journal_whose_log_is_lost_goes_on_from_its_segments(path, tmp_path):
         assert restored.verify().sound
         assert restored.fold().tables["parcels"].keys() == set("abcd")
     assert segment_files(path) == [os.path.basename(f) for f in files]
+
+
+def test_an_open_journal_has_all_records_the_archived_ones_too(journal):
+    archived(journal, "a", "b")
+    pack(journal, "c")
+    everything = list(journal.records())
+    assert [r.seq for r in everything] == list(range(1, everything[-1].seq + 1))
+    with journal.read() as view:
+        assert everything[-1].seq == view.head()[0]
+        assert view.meta()["archived"] > 1
+    assert [r.seq for r in journal.records(after=1, upto=3)] == [2, 3]
+    assert [r.seq for r in journal.records(after=everything[-2].seq)] == [everything[-1].seq]

@@ -95,7 +95,7 @@ def probe(handle: Handle, subjects: Subjects) -> Probe:
     trees = {txid: executor.find_tree(handle, txid, row) for txid, row in subjects.layers.items()}
     right = {}
     for image_id in subjects.redo_images:
-        right[image_id] = subjects.images[image_id]["state"] != State.COMMITTED or _image_file_right(
+        right[image_id] = subjects.images[image_id]["state"] != State.COMMITTED or image_file_right(
             fs.read_file(handle.dirs["images"], image_id), subjects.images[image_id],
         )
     mounted = {key: _is_mounted(row) for key, row in subjects.mounts.items()}
@@ -110,7 +110,7 @@ def _is_mounted(row: Mapping[str, Any]) -> bool | None:
     return None if elsewhere else False
 
 
-def _image_file_right(data: bytes | None, row: Mapping[str, Any]) -> bool:
+def image_file_right(data: bytes | None, row: Mapping[str, Any]) -> bool:
     try:
         found = records.read(data, "image file")
     except DamagedError:

@@ -40,13 +40,14 @@ class _Verb:
 
 
 _VERBS = [_Verb(name) for name in (
-    "apply", "check", "checkpoint", "create", "delete", "export", "gc", "holds", "mount", "pull", "stage")]
+    "apply", "check", "checkpoint", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull", "stage")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
-    from layerstore import apply, check, checkpoint, create, delete, export, gc, holds, mount, pull, stage
+    from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, stage
     from layerstore.extract import ExtractReport
     from layerstore.stage import StagedLayer
+    from layerstore.timeline import Life
 else:
-    apply, check, checkpoint, create, delete, export, gc, holds, mount, pull, stage = _VERBS
+    apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, stage = _VERBS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -437,6 +438,23 @@ class Store:
         """Look for damage: structure always, every file's metadata and digest with *content*. Reads only."""
         self._handle.check_usable()
         return check.check(self._handle, content=content)
+
+    @_verb
+    def explain(self, reference: str) -> Life:
+        """One layer's life from the journal, archived records included, and what the disk says now. Reads only.
+
+        Args:
+            reference: a name, the ID of a layer or image, or a tree's txid, or the beginning of one (4 digits or more); of
+                what is gone, too, as long as the journal has records of it.
+
+        Returns:
+            The life: its ``steps``, and ``text()``, ``html()`` and ``as_json()`` of them.
+
+        Raises:
+            UnknownLayerError, InvalidArgumentError if the reference is ambiguous, JournalDamagedError.
+
+        """
+        return explain.explain(self._handle, reference)
 
     @_verb
     def collect_garbage(

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -56,17 +56,20 @@ class _Settings:
 
 
 class _Commands(click.Group):
-    """The store's commands, and ``journal``, whose module needs all of the journal's: imported when it is named."""
+    """The store's commands, and those of other modules (``elsewhere``: name → module), imported when they are named."""
+
+    elsewhere: ClassVar[dict[str, str]] = {"journal": "journal", "explain": "looking"}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "journal"])
+        return sorted([*super().list_commands(ctx), *self.elsewhere])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name != "journal":
+        if cmd_name not in self.elsewhere:
             return super().get_command(ctx, cmd_name)
-        from layerstore.cli.journal import journal  # noqa: PLC0415
+        from importlib import import_module  # noqa: PLC0415
 
-        return journal
+        found: click.Command = getattr(import_module(f"layerstore.cli.{self.elsewhere[cmd_name]}"), cmd_name)
+        return found
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,6 +8,8 @@ import layerjournal
 from layerjournal import Replay
 from layerstore.catalog import images, layers
 from layerstore.cli import output
+from layerstore.cli.looking import html_option, show_life
+from layerstore.explain import offline
 from layerstore.projection import CatalogProjector
 from layerstore.recovery import possibilities
 from layerstore.states import OPEN
@@ -121,6 +123,18 @@ def replay(paths: tuple[str, ...], at: int | None, as_json: bool) -> None:
             click.echo(f"  {each['txid'][:12]} {each['state']} {output.short(each['layer_id'] or '-')}")
             output.lines(f"    if its tree is in {c['tree_in']}: {c['do']} ({c['why']})" for c in each["if"])
     click.get_current_context().exit(3 if identical is False else 0)
+
+
+@journal.command()
+@click.argument("reference", metavar="TXID|LAYER|IMAGE")
+@paths_argument
+@html_option
+@json_option
+def explain(reference: str, paths: tuple[str, ...], html: str | None, as_json: bool) -> None:
+    """Tell the life of a layer, tree or image; what the disk says is replaced by what recovery would do."""
+    with Replay.open(paths, CatalogProjector()) as opened:
+        life = offline(opened, reference)
+    show_life(life, html, as_json)
 
 
 @journal.command()
