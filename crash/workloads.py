@@ -5,20 +5,23 @@ do after the crash, on the recovered store, and must succeed. Checkpoints are as
 makes none unless the workload is about one, so that recovery has redo to do.
 
 All order is fixed (one worker, no threads but the product's own), so that the n-th call of a run is the n-th call of
-the next. ``pair`` alone has two processes.
+the next; but ``resume`` reads ahead in a thread that writes, too. ``pair`` alone has two processes.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import layerstore
 from crash.content import Content, Picture, content, picture
+from crash.remote import remotely
 from crash.taking import TakingDiffer
-from layerstore import LayerSpec, PullOptions, TarDiffer
+from layerstore import LayerSpec, PullOptions, Tally, TarDiffer
 from layerstore.dedup import LayerFinder
+from layerstore.errors import SourceError
 from layerstore.model import Descriptor
 from layerstore.store import Store
 from layerstore.testing.children import start_child
@@ -26,6 +29,7 @@ from layerstore.testing.ledger import Ledger, image, layer, name
 
 ONE, TWO, THREE, FOUR, FIVE = (content(label) for label in ("a1", "a2", "a3", "a4", "a5"))
 BASE, DOOMED, AGAIN, TOP, LEFT = (content(label) for label in ("base", "doomed1", "again", "top", "left"))
+LARGE = content("large", size=300_000)
 BASE_ID, TOP_ID, DOOMED_ID = "b" * 64, "c" * 64, "d" * 64
 SHARED = content("shared6", size=100_000)   # large enough for its blocks to be shared, where the file system does that
 FIRST_ID, SECOND_ID = "1" * 64, "2" * 64
@@ -47,6 +51,7 @@ class Images:
     def __init__(self, directory: str) -> None:
         self.first = picture(os.path.join(directory, "first"), [ONE, TWO, THREE])
         self.second = picture(os.path.join(directory, "second"), [ONE, TWO, FIVE])
+        self.large = picture(os.path.join(directory, "large"), [LARGE])
 
 
 def stage(store: Store, what: Content) -> layerstore.StagedLayer:
@@ -210,6 +215,55 @@ def take(root: str, ledger: Ledger) -> None:
         store.recover()
 
 
+def fetching(what: Picture, tag: str) -> Callable[[str, Ledger], None]:
+    """Pull an image whose blob is remote; first the net is gone after some of it, then it is gone on with."""
+    def run(root: str, ledger: Ledger) -> None:
+        with layerstore.open(root) as store:
+            with suppress(SourceError), remotely(ending_at=200_000):
+                pull(store, ledger, what, tag)
+            with remotely():
+                pull(store, ledger, what, tag)
+
+    return run
+
+
+def fetch_again(what: Picture, tag: str) -> Callable[[Store], object]:
+    """The pull of a user who saw it crash. What a spool has is not fetched again."""
+    def again(store: Store) -> None:
+        kept = sum(left_to_go_on_with(store.root, each.blob) for each in what.layers)
+        fetched = Tally()
+        with remotely():
+            store.pull(what.reference, names=[tag], progress=fetched)
+        most = sum(len(each.blob) for each in what.layers) - kept
+        assert fetched.total().fetched <= most, f"{fetched.total().fetched} bytes were fetched, of {most} not kept"
+        pull_again(what, tag)(store)
+
+    return again
+
+
+def left_to_go_on_with(root: str, blob: bytes) -> int:
+    """How many bytes of *blob* the spool of an unfinished tree has, told apart by their content."""
+    found = 0
+    for txid in os.listdir(os.path.join(root, "staging")):
+        try:
+            with open(os.path.join(root, "staging", txid, "blob"), "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            continue
+        while found < len(blob) and (length := _next_piece(data, blob, found)):
+            found += length
+    return found
+
+
+def _next_piece(spool: bytes, blob: bytes, start: int) -> int:
+    """The length of the blob's piece from *start* on that is in the spool whole, by the header that it must have."""
+    at = spool.find(b"piece" + start.to_bytes(8, "little"))
+    if at < 0:
+        return 0
+    length = int.from_bytes(spool[at + 13:at + 17], "little")
+    return length if spool[at + 25:at + 25 + length] == blob[start:start + length] != b"" else 0
+
+
 def build(images: Images) -> dict[str, Workload]:
     """All workloads, by name."""
     first, second = images.first, images.second
@@ -274,6 +328,7 @@ def build(images: Images) -> dict[str, Workload]:
         Workload("checkpoint", _with_doomed, checkpoints, _ensure((AGAIN, DOOMED_ID, None))),
         Workload("gc", _fresh, garbage, _ensure((ONE, FIRST_ID, None))),
         Workload("adopt", _left_staged, adopt, _ensure((LEFT, FIRST_ID, BASE_ID))),
+        Workload("resume", _fresh, fetching(images.large, "large"), fetch_again(images.large, "large")),
         Workload("take", _with_shared, take, _ensure((SHARED, FIRST_ID, BASE_ID))),
         Workload("everything", with_image, everything, pull_again(first, "more")),
         Workload("pair", _with_doomed, two_writers, pull_both),

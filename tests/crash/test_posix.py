@@ -142,7 +142,7 @@ def test_no_crash_state_of_any_workload_breaks_a_promise(record_property):
     assert [(s.workload, s.fault, s.violations, s.reproduce) for s in tally.bad] == []
     assert tally.states == 3000
     assert set(tally.by_workload) == {"create", "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc",
-                                      "adopt", "everything", "pair"}
+                                      "adopt", "take", "resume", "everything", "pair"}
     assert tally.redo >= 0.3 * tally.states, "recovery had too little to do"
 
 

@@ -188,7 +188,10 @@ def _strangers(store: Store) -> list[str]:
         "layers": {r["layer_id"] for r in rows.values() if r["state"] in ("committed", "quarantined", "deleting")},
         "images": images, "uppers": mounts,
     }
-    found = []
+    found = [
+        f"layers/{name} still has the blob that it was made from" for name in sorted(expected["layers"])
+        if os.path.lexists(os.path.join(store.root, "layers", name, "blob"))
+    ]
     for directory, known in expected.items():
         there = set(os.listdir(os.path.join(store.root, directory)))
         found += [f"{directory}/{name} is there, and no row knows it" for name in sorted(there - known)]
