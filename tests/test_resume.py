@@ -376,7 +376,7 @@ def test_a_thread_of_the_same_process_goes_on_too(root, image, reads):
     holds_the_content(root, image)
 
 
-def test_a_stage_of_the_same_content_from_elsewhere_goes_on_with_the_tree(root, image):
+def test_a_stage_of_the_same_content_from_elsewhere_takes_the_tree_and_leaves_no_spool_in_it(root, image):
     killed_fetching(root, image)
     (txid,) = tree_names(root, "staging")
     blob = image.layer_path(0).read_bytes()

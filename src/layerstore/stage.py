@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from layerstore import fs, staging
+from layerstore import fs, spool, staging
 from layerstore.begin import Want, begin
 from layerstore.descriptors import Descriptor
 from layerstore.digests import DigestsWriter
@@ -140,6 +140,8 @@ def fill(
                 )
                 output = differ.apply_diff(target)
                 digests.finish()
+            if fs.exists(lock_fd, spool.NAME):   # of an attempt before, which this differ had no use for
+                fs.unlink(lock_fd, spool.NAME, point="stage.spool.unlink")
             write_output(handle, tree, lock_fd, output)
     except BaseException as error:
         with suppress(LayerstoreError):
