@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import shutil
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,9 +26,9 @@ def data(label, size=SIZE):
     return hashlib.shake_256(label.encode()).digest(size)
 
 
-def make_image(directory, *, compression=("gzip",), layers=1):
+def make_image(directory, *, compression=("gzip",), layers=1, size=SIZE):
     made = imagemaker.Image([
-        imagemaker.Layer({f"big{n}": data(f"{n}"), f"small{n}": b"x"}, compression=compression[n % len(compression)])
+        imagemaker.Layer({f"big{n}": data(f"{n}", size), f"small{n}": b"x"}, compression=compression[n % len(compression)])
         for n in range(layers)
     ])
     return made.write_oci(directory, tag="latest")
@@ -247,7 +250,7 @@ def test_the_write_order_of_going_on(root, image):
         pull(root, image)
     passed = list(dict.fromkeys(each for each in passed if each.startswith("stage.")))
     assert passed == [
-        "stage.join", "stage.over.unlink", "stage.diff", "stage.spool.keep", "stage.spool.unlink", "stage.output", "stage.sync",
+        "stage.join", "stage.over.unlink", "stage.diff", "stage.spool.keep", "stage.output", "stage.spool.unlink", "stage.sync",
     ]
 
 
@@ -387,3 +390,82 @@ def test_a_stage_of_the_same_content_from_elsewhere_takes_the_tree_and_leaves_no
         assert layer.txid == txid
     assert violations(str(root)) == []
 
+
+
+# -- any of them dies, anywhere ------------------------------------------------------------------------------------------
+
+
+def distinct_points(work, image):
+    """Every fault point of a pull, before and after, at its first passing and, if there are more, at its last."""
+    from layerstore.testing import Passing, passings
+
+    found = {}
+    for each in passings(lambda: pull(work / "whole", image)):
+        found.setdefault((each.point, each.when), []).append(each.nth)
+    opening = {each.point for each in passings(lambda: layerstore.open(work / "whole").close())}
+    return [
+        Passing(point, when, nth) for (point, when), all_ in found.items()
+        if point not in opening and not point.startswith("create.") and not point.startswith("journal.")
+        for nth in sorted({all_[0], all_[-1]})
+    ]
+
+
+@pytest.mark.timeout(900)
+def test_killing_one_of_three_that_pull_at_any_fault_point_costs_no_other_its_success(tmp_path, reads, record_property):
+    """The others wait for its tree already when it dies, if it has one."""
+    work = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    try:
+        image = make_image(work / "image", layers=1, size=300_000)
+        points = distinct_points(work, image)
+        for number, point in enumerate(points):
+            root = work / f"store{number}"
+            layerstore.open(root).close()
+            reads.clear()
+            dies_with_two_waiting(root, image, reads, point)
+            assert violations(str(root)) == [], point
+            with layerstore.open(root) as store:
+                assert len(store.images()) == 1, point
+                assert set(states(store)) <= {"committed"}, point
+            assert sum(reads.total().values()) <= image_bytes(image) + spool.PIECE, point
+            shutil.rmtree(root)
+        record_property("states", len(points))
+        assert len(points) >= 40
+    finally:
+        shutil.rmtree(work)
+
+
+def dies_with_two_waiting(root, image, reads, point):
+    said, says = os.pipe()      # closed or written to when the others may begin
+    heard, hear = os.pipe()     # written to by each of the others when it waits
+
+    def dies():
+        left = [point.nth]
+
+        def hook(name, when):
+            if (name, when) == ("txn.begin", "after"):
+                os.write(says, b"1")
+                os.read(heard, 1)
+                os.read(heard, 1)
+            if (name, when) == (point.point, point.when):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), 9)
+
+        faults.install(hook)
+        pull(root, image, reads)
+
+    class Waiting(layerstore.Quiet):
+        def layer(self, layer, *, state, size):
+            if state == "waiting":
+                os.write(hear, b"w")
+
+    first = forked(dies)
+    os.close(says)
+    os.read(said, 1)
+    others = [forked(lambda: pull(root, image, reads, progress=Waiting())) for _ in range(2)]
+    status = ended(first)
+    for fd in (said, heard):
+        os.close(fd)
+    assert [ended(each) for each in others] == [0, 0], point
+    os.close(hear)
+    assert status == SIGKILL, point

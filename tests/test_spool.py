@@ -365,14 +365,15 @@ def tar_differ(net):
     return TarDiffer(net, expect=Descriptor("", digest(TAR), len(TAR)), diff_id=digest(TAR))
 
 
-def test_a_differ_of_a_remote_blob_keeps_it_and_removes_it_when_it_is_verified(tmp_path):
+def test_a_differ_of_a_remote_blob_keeps_it_and_leaves_it_to_who_says_that_the_tree_is_filled(tmp_path):
     told, passed = [], []
     with target(tmp_path, progress=told.append) as into, observed(passed):
         tar_differ(Net(TAR)).apply_diff(into)
     assert sum(told) == len(TAR)
     assert passed.count("stage.spool.keep") == 4
-    assert passed[-1] == "stage.spool.unlink"
-    assert "blob" not in os.listdir(tmp_path)
+    assert "stage.spool.unlink" not in passed
+    with fs.open_dir(str(tmp_path)) as fd, opened(fd, digest(TAR), len(TAR)) as kept:
+        assert kept.missing(0, len(TAR)) == []
 
 
 def test_a_differ_of_a_local_blob_keeps_nothing(tmp_path):
@@ -417,7 +418,7 @@ def test_content_that_is_bad_because_of_what_was_kept_is_fetched_once_more(tmp_p
     assert output.diff_id == digest(TAR)
     assert net.total == 2 * len(TAR) - 200_000
     assert (tmp_path / "diff" / "file").read_bytes() == hashlib.shake_256(b"file").digest(400_000)
-    assert sorted(os.listdir(tmp_path)) == ["diff", "manifest", "tar-split"]
+    assert sorted(os.listdir(tmp_path)) == ["blob", "diff", "manifest", "tar-split"]
 
 
 def test_content_that_is_bad_by_itself_is_not_fetched_twice(tmp_path):

@@ -30,8 +30,8 @@ def through(
     of it came from there, the spool and what was made are removed and *run* is called once more, so that what has rotted
     there cannot make a pull fail for ever. ``progress`` is then told of what is fetched, ``resumed`` of what was kept.
 
-    Durability: none. When this returns the spool is gone. A crash before leaves it, and the half-made tree (ADR 0017);
-    one after, a tree that is swept unless it is said to be filled.
+    Durability: none. The spool is left, for whoever asked to unlink once it is said that the tree is filled: a crash
+    before that leaves a tree to go on with (ADR 0017).
     """
     if not blob.remote or digest is None:
         return run(target, blob)
@@ -39,14 +39,10 @@ def through(
     with closing(Spool(target.dir_fd, digest, blob.size)) as spool:
         through_spool = SpooledBlob(blob, spool, target.progress, target.resumed)
         try:
-            output = run(inside, through_spool)
+            return run(inside, through_spool)
         except InputError as error:
             if not through_spool.resumed or not is_bad_content(error):
                 raise
-            spool.unlink()
-        else:
-            spool.unlink()
-            return output
     return _once_more(inside, blob, digest, target, run)
 
 
@@ -58,9 +54,7 @@ def _once_more(
     if target.digests is not None:
         target.digests.start_over()
     with fs.open_dir("diff", target.dir_fd) as diff_fd, closing(Spool(target.dir_fd, digest, blob.size)) as spool:
-        output = run(replace(inside, diff_fd=diff_fd), SpooledBlob(blob, spool, target.progress, target.resumed))
-        spool.unlink()
-        return output
+        return run(replace(inside, diff_fd=diff_fd), SpooledBlob(blob, spool, target.progress, target.resumed))
 
 
 def is_bad_content(error: BaseException) -> bool:

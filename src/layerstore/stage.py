@@ -6,8 +6,9 @@ The write order (docs/crash-model.md), and what a crash after each step leaves:
 2. txn ``begin``: the rows, and {content key → txid}                      – being staged: swept by whoever gets its lock
 3. the differ fills ``diff/`` and writes ``manifest``                     – the same; but with the spool of a remote blob
    it is kept, and the next stage of this content empties it and goes on with the spool (``begin``, ADR 0017)
-4. ``output``, the side file that says so; nothing is synced             – a kill: kept; the next stage of this content
-   adopts it. A loss of power: torn or not, whoever wants to adopt it finds out, and removes what is torn
+4. ``output``, the side file that says so; nothing is synced; then      – a kill: kept; the next stage of this content
+   the spool is unlinked                                                   adopts it, and unlinks the spool. A loss of
+   power: torn or not, whoever wants to adopt it finds out, and removes what is torn
 
 What makes it durable, one syncfs for all trees of a batch, is the apply's first step (``staging.make_durable``), and what
 records that it is, ``seal``, shares the claim's transaction. ``StagedLayer.seal`` does both at once.
@@ -140,9 +141,9 @@ def fill(
                 )
                 output = differ.apply_diff(target)
                 digests.finish()
-            if fs.exists(lock_fd, spool.NAME):   # of an attempt before, which this differ had no use for
-                fs.unlink(lock_fd, spool.NAME, point="stage.spool.unlink")
             write_output(handle, tree, lock_fd, output)
+            if fs.exists(lock_fd, spool.NAME):   # this differ's, or of an attempt before, if this one had no use for it
+                fs.unlink(lock_fd, spool.NAME, point="stage.spool.unlink")
     except BaseException as error:
         with suppress(LayerstoreError):
             give_up(handle, tree, error=error)
