@@ -36,8 +36,10 @@ class RemoteBlob:
 
     def ranges(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
         for at, piece in self._blob.ranges(wanted):
-            self._reading(at, len(piece))
-            yield at, piece
+            for start in range(0, len(piece), STEP):
+                part = piece[start:start + STEP]
+                self._reading(at + start, len(part))
+                yield at + start, part
 
 
 class _Counted:

@@ -11,6 +11,7 @@ import pytest
 import imagemaker
 import treediff
 from fuzz import nasties
+from layerstore.cli import output
 from storekit import image
 
 
@@ -39,6 +40,23 @@ def test_pull_prints_the_id_and_progress_goes_to_standard_error(root, tmp_path):
     done = run(root, "pull", made.reference)
     assert done.stdout == made.config_digest[7:] + "\n"
     assert "staged" in done.stderr
+
+
+def test_the_last_line_of_a_pull_says_what_was_fetched_and_what_was_saved(root, tmp_path):
+    made = image(tmp_path)
+    whole = sum(each.size for each in made.layers)
+    first = run(root, "pull", made.reference).stderr.splitlines()[-1]
+    assert first == f"fetched {output.size(whole)} of {output.size(whole)}, found locally 0 B, saved 0 B"
+    again = run(root, "pull", made.reference).stderr.splitlines()[-1]
+    assert again == f"fetched 0 B of {output.size(whole)}, found locally 0 B, saved {output.size(whole)}"
+
+
+def test_a_pull_tells_the_same_as_json(root, tmp_path):
+    made = image(tmp_path)
+    told = json.loads(run(root, "pull", "--json", made.reference).stdout)["transfer"]
+    assert (told["fetched"], told["resumed"], told["found_locally"], told["saved"]) == (told["size"], 0, 0, 0)
+    assert [each["diff_id"] for each in told["layers"]] != []
+    assert {each["state"] for each in told["layers"]} == {"staged"}
 
 
 def test_images_is_an_array_of_objects(root, pulled):

@@ -1,6 +1,7 @@
 """Resume and single flight: what was fetched is not fetched again, by whoever goes on, and whatever ended before."""
 
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+import chunkedmaker
 import imagemaker
 import layerstore
-from crash.remote import Reads, remotely
+from crash.remote import Reads, RemoteBlob, remotely
 from layerstore import PullOptions, errors, faults, spool
 from layerstore.recovery import Do
+from layerstore.sources.blobs import LocalBlob
 from layerstore.testing import violations
 from storekit import SIGKILL, digest, failing_at, in_child, killed_at, observed, states, tree_names
 
@@ -252,6 +255,35 @@ def test_the_write_order_of_going_on(root, image):
     assert passed == [
         "stage.join", "stage.over.unlink", "stage.diff", "stage.spool.keep", "stage.output", "stage.spool.unlink", "stage.sync",
     ]
+
+
+# -- layers with a table of contents --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [chunkedmaker.CURRENT, chunkedmaker.OF_2022, chunkedmaker.STARGZ])
+def test_a_layer_with_a_table_of_contents_goes_on_at_90_percent_too(root, reads, form):
+    made = chunkedmaker.make(form, [chunkedmaker.member(f"file{n}", data(str(n), 300_000)) for n in range(10)], chunk=100_000)
+    local = LocalBlob(lambda: io.BytesIO(made.blob), len(made.blob), "the layer")
+    left = [int(0.9 * len(made.blob))]
+
+    def until_the_net_is_gone(at, count):
+        left[0] -= count
+        if left[0] < 0:
+            raise errors.SourceError("the net is gone")
+
+    def stage(reading):
+        differ = layerstore.ChunkedDiffer(RemoteBlob(local, reading), expect=made.descriptor, diff_id=made.diff_id)
+        with layerstore.open(root) as store, store.stage(differ) as staged:
+            assert differ.whole is None
+            store.apply_staged_layer(staged)
+
+    with pytest.raises(errors.SourceError, match="gone"):
+        stage(until_the_net_is_gone)
+    with layerstore.open(root) as store:
+        assert store.recovery.clean
+    stage(lambda at, count: reads.note("layer", at, count))
+    assert 0 < reads.total()["layer"] <= 0.15 * len(made.blob)
+    assert violations(str(root)) == []
 
 
 # -- gc ----------------------------------------------------------------------------------------------------------------
