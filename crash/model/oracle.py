@@ -36,6 +36,8 @@ def always(scope: Scope, w: World) -> None:
 
 def usable(_scope: Scope, w: World) -> None:
     for t, tree in enumerate(w.trees):
+        if tree.kept and tree.row not in (State.ABSENT, State.STAGING, State.DELETING, State.GONE):
+            raise Violation(f"T{t} is {tree.row.value}, and still has its spool")
         if tree.row is State.COMMITTED:
             _committed(t, tree, above=t in w.log)
         elif tree.row in (State.STAGED, State.CREATING) and (tree.at != STAGING or not tree.good):
@@ -69,7 +71,7 @@ def _committed(t: int, tree: Tree, *, above: bool) -> None:
 def at_rest(w: World) -> None:
     """Each unacknowledged tree wholly there or wholly not, and nothing on disk that the journal does not know."""
     for t, tree in enumerate(w.trees):
-        if tree.row in _PASSING and not (tree.row is State.STAGING and tree.at == STAGING and tree.out):
+        if tree.row in _PASSING and not (tree.row is State.STAGING and tree.at == STAGING and (tree.out or tree.kept)):
             raise Violation(f"after a recovery that was alone T{t} is still {tree.row.value}")
         if tree.row is State.ABSENT and tree.at in (STAGING, LAYERS, TRASH):
             raise Violation(f"after a recovery that was alone T{t} is {_WHERE[tree.at]}, and the journal does not know it")
@@ -78,7 +80,7 @@ def at_rest(w: World) -> None:
 def outcome(w: World) -> tuple[tuple[str, str], ...]:
     """What users see, and what the journal says: the same whenever and wherever recovery was interrupted.
 
-    But for what is only filled: a loss of power keeps it or not, and nobody was promised it.
+    But for what is only filled, or has a spool: a loss of power keeps it or not, and nobody was promised it.
     """
     return tuple(sorted(
         ((State.ABSENT if tree.row is State.STAGING else tree.row).value, tree.id if tree.row is State.COMMITTED else "")

@@ -36,8 +36,11 @@ _TO_TRASH = (Do.FINISH_DELETE, Do.TO_TRASH)
 
 
 @cache
-def _decide(state: State, places: frozenset[recovery.Place], locked: bool, right: bool, filled: bool = False) -> Do:
-    facts = TreeFacts(places, locked=locked, side_file_right=right, filled=filled)
+def _decide(
+    state: State, places: frozenset[recovery.Place], locked: bool, right: bool, filled: bool = False,
+    resumable: bool = False,
+) -> Do:
+    facts = TreeFacts(places, locked=locked, side_file_right=right, filled=filled, resumable=resumable)
     return recovery.decide({"state": state.value}, facts)[0]
 
 
@@ -47,8 +50,11 @@ def decide(w: World, t: int, held: int, rules: Rules) -> Do:
     places = PLACES[tree.at]
     asked = tree.at == STAGING or (tree.at == LAYERS and tree.row in (State.INCOMPLETE, State.DELETING))
     right = not (tree.at == LAYERS and tree.row in (State.INCOMPLETE, State.COMMITTED) and not tree.side)
-    filled = tree.row is State.STAGING and tree.at == STAGING and bool(tree.out) and not rules.sweep_the_filled
-    do = _decide(tree.row, places, asked and not rules.sweep_the_living and bool(held >> t & 1), right, filled)
+    being_staged = tree.row is State.STAGING and tree.at == STAGING
+    filled = being_staged and bool(tree.out) and not rules.sweep_the_filled
+    resumable = being_staged and not tree.out and bool(tree.kept) and not rules.sweep_the_resumable
+    locked = asked and not rules.sweep_the_living and bool(held >> t & 1)
+    do = _decide(tree.row, places, locked, right, filled, resumable)
     return Do.LEAVE if do is Do.REWRITE_SIDE and rules.redo_only_renames else do
 
 
@@ -160,6 +166,8 @@ def act(x: Turn) -> list[Move]:
         trigger = Trigger.SWEEP if p.note[1] == State.STAGING.value else Trigger.DISCARD
         if do is Do.SWEEP and tree.row is State.STAGING and tree.out and tree.good and p.locks >> t & 1:
             raise Violation(f"T{t} is filled, and is swept")
+        if do is Do.SWEEP and tree.row is State.STAGING and tree.kept and not tree.out and p.locks >> t & 1:
+            raise Violation(f"T{t} is to be gone on with, and is swept")
         after = p._replace(pc="sweep.unlink", note=()) if do is Do.SWEEP else back(p)
         return [(f"txn {trigger.value} T{t}", _record(w, p, trigger), after, "")]
     if do is Do.RELEASE:

@@ -12,6 +12,10 @@ class Rules:
     seal_without_sync: bool = False       # staged is recorded without the syncfs
     adopt_unseen: bool = False            # who adopts a tree that no record vouches for does not look at it
     sweep_the_filled: bool = False        # recovery sweeps what is filled and not staged yet
+    sweep_the_resumable: bool = False     # recovery sweeps what is not filled, but has a spool to go on with
+    adopt_half_made: bool = False         # who goes on with a tree uses it as it is
+    resume_the_living: bool = False       # who goes on with a tree does not take its lock
+    leave_the_spool: bool = False         # who adopts a filled tree does not unlink its spool
     finish_without_lock: bool = False     # whoever finishes a promised tree does not take its lock
     delete_a_path: bool = False           # what lies at layers/<id> is moved to trash without a look at what it is
     batch_layer_by_layer: bool = False    # a batch's layers become visible one after the other

@@ -15,7 +15,7 @@ class Scope:
     ``parents``: the IDs that may be claimed, each with what it stands on. ``base``: an ID that is committed, durable
     and below the mark when the run begins. ``held``: staged handles of one process at a time; with 2 it may also
     apply both as one batch. ``join``: processes also bring to rest what dead ones left, as a stage that waits does.
-    ``readers``: they also read layers, under the tree's lock.
+    ``readers``: they also read layers, under the tree's lock. ``spools``: what is staged is fetched, and kept meanwhile.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Scope:
     join: bool = False
     archive: bool = False
     readers: bool = False
+    spools: bool = False
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -57,6 +58,8 @@ SCOPES = {scope.name: scope for scope in (
           3, CHAIN, deletes=1, checkpoints=1, crashes=2, held=2, join=True),
     Scope("often", "2 transactions on one ID, 2 deletes, readers, 2 checkpoints, archive, 3 crashes",
           2, deletes=2, checkpoints=2, crashes=3, join=True, archive=True, readers=True),
+    Scope("fetch", "1 transaction, which is fetched and gone on with, its deletion, a checkpoint, 3 crashes",
+          1, deletes=1, checkpoints=1, crashes=3, join=True, spools=True),
     Scope("wide", "as shared, with 2 deletes and 2 checkpoints: for a long run",
           3, ON_BASE, "P", deletes=2, checkpoints=2, crashes=2, join=True, archive=True),
 )}

@@ -116,4 +116,6 @@ def _tree(tree: Tree) -> str:
         lost.append("side file")
     if tree.out != tree.out_durable:
         lost.append("output")
+    if tree.kept != tree.kept_durable:
+        lost.append("spool")
     return text + (f" [{', '.join(lost)}]" if lost else "")

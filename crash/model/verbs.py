@@ -17,12 +17,15 @@ from crash.model.world import (
     STAGING,
     UNUSED,
     World,
+    empty,
     fill,
     fire,
+    keep,
     make,
     remove,
     syncfs,
     tree_of,
+    unlink_spool,
     write_output,
 )
 from layerstore.states import State, Trigger
@@ -43,7 +46,7 @@ def idle(x: Turn) -> list[Move]:
     held = [t for t in range(len(w.trees)) if p.locks >> t & 1]
     found: list[Move] = []
     if len(held) < scope.held:
-        found += _stage(w, p) + _adopt(x)
+        found += _stage(w, p) + _adopt(x) + _go_on(x)
     found += _seal(x, held)
     for t in held:
         for layer_id in scope.parents:
@@ -86,14 +89,34 @@ def _adopt(x: Turn) -> list[Move]:
     rules, w, p = x.rules, x.w, x.p
     found: list[Move] = []
     for t, tree in enumerate(w.trees):
-        filled = tree.row is State.STAGING and tree.out
+        filled = tree.row is State.STAGING and (tree.out or (tree.kept and rules.adopt_half_made))
         if (tree.row is State.STAGED or filled) and tree.at == STAGING and not (x.theirs | p.locks) >> t & 1:
             locked = p._replace(locks=p.locks | 1 << t)
-            if filled and not tree.good and not rules.adopt_unseen:
+            if filled and not tree.good and not (rules.adopt_unseen or rules.adopt_half_made):
                 found.append((f"adopt T{t}: lock it, look at all of it: torn", w, locked._replace(pc="discard", t=t), ""))
+            elif tree.kept and not rules.leave_the_spool:
+                label = f"adopt T{t}: lock it, read its row, hash it; its spool is still there"
+                found.append((label, w, locked._replace(pc="stage.unspool", t=t), ""))
             else:
                 found.append((f"adopt T{t}: lock it, read its row, hash it", w, locked, ""))
     return found
+
+
+def _go_on(x: Turn) -> list[Move]:
+    """Take a tree over that is not filled, but has a spool: under its lock; all else in it goes."""
+    rules, w, p = x.rules, x.w, x.p
+    return [
+        (f"go on with T{t}: lock it, read its row", w, p._replace(pc="resume.empty", t=t, locks=p.locks | 1 << t), "")
+        for t, tree in enumerate(w.trees)
+        if tree.row is State.STAGING and tree.at == STAGING and tree.kept and not tree.out and not p.locks >> t & 1
+        and not (x.theirs >> t & 1 and not rules.resume_the_living) and not rules.adopt_half_made
+    ]
+
+
+def resume_empty(x: Turn) -> list[Move]:
+    """Removed piece by piece in the product: a crash in it leaves what one before or after it does, not to be built on."""
+    w, p = x.w, x.p
+    return [(f"go on with T{p.t}: empty it, but for its spool", empty(w, p.t), p._replace(pc="stage.fill"), "")]
 
 
 def _seal(x: Turn, held: list[int]) -> list[Move]:
@@ -116,7 +139,8 @@ def _seal(x: Turn, held: list[int]) -> list[Move]:
 
 def _synced(w: World, t: int) -> bool:
     """Whether a sync would make no difference to its content. Not whether that is whole."""
-    return w.trees[t].good == w.trees[t].good_durable
+    tree = w.trees[t]
+    return (tree.good, tree.kept) == (tree.good_durable, tree.kept_durable)
 
 
 def stage_lock(x: Turn) -> list[Move]:
@@ -134,16 +158,28 @@ def stage_begin(x: Turn) -> list[Move]:
 
 
 def stage_fill(x: Turn) -> list[Move]:
-    w, p = x.w, x.p
-    return [
+    scope, w, p = x.scope, x.w, x.p
+    found = [
         (f"stage: fill T{p.t}", fill(w, p.t), p._replace(pc="stage.output"), ""),
         (f"stage: filling T{p.t} fails", w, p._replace(pc="discard"), ""),
     ]
+    if w.trees[p.t].kept:
+        kept = Proc("idle", locks=p.locks & ~(1 << p.t))
+        found.append((f"stage: filling T{p.t} fails: let go of it, with its spool", w, kept, ""))
+    elif scope.spools:
+        found.append((f"stage: keep what is fetched for T{p.t}", keep(w, p.t), p, ""))
+    return found
 
 
 def stage_output(x: Turn) -> list[Move]:
     w, p = x.w, x.p
-    return [(f"stage: say in T{p.t} that it is filled", write_output(w, p.t), Proc("idle", locks=p.locks), "")]
+    after = p._replace(pc="stage.unspool") if w.trees[p.t].kept else Proc("idle", locks=p.locks)
+    return [(f"stage: say in T{p.t} that it is filled", write_output(w, p.t), after, "")]
+
+
+def stage_unspool(x: Turn) -> list[Move]:
+    w, p = x.w, x.p
+    return [(f"stage: unlink the spool of T{p.t}", unlink_spool(w, p.t), Proc("idle", locks=p.locks), "")]
 
 
 def discard(x: Turn) -> list[Move]:
@@ -275,6 +311,7 @@ def delete_find(x: Turn) -> list[Move]:
 STEPS = {
     **recovering.STEPS, **resting.STEPS, **checkpointing.STEPS, "idle": idle,
     "stage.lock": stage_lock, "stage.begin": stage_begin, "stage.fill": stage_fill, "stage.output": stage_output,
+    "stage.unspool": stage_unspool, "resume.empty": resume_empty,
     "discard": discard, "discard.unlink": discard_unlink, "promise": promise, "finish.early": finish_early,
     "read": read, "delete.find": delete_find,
 }

@@ -53,6 +53,8 @@ class Tree(NamedTuple):
     side_durable: int = 0
     out: int = 0            # its file ``output``, which says that it is filled; nobody asks once the row is further on
     out_durable: int = 0
+    kept: int = 0           # its spool: what was fetched for it, and is worth going on with
+    kept_durable: int = 0
     entered: int = 0        # the order in which trees whose renames are not durable entered one path of layers/
 
 
@@ -143,7 +145,7 @@ def remove(w: World, t: int) -> World:
     tree = w.trees[t]
     if tree.at not in (STAGING, TRASH):
         return w   # somebody else removed the same garbage
-    return with_tree(w, t, tree._replace(at=REMOVED, may=tree.may | 1 << REMOVED, good=0, out=0))
+    return with_tree(w, t, tree._replace(at=REMOVED, may=tree.may | 1 << REMOVED, good=0, out=0, kept=0))
 
 
 def write_side(w: World, t: int) -> World:
@@ -159,10 +161,24 @@ def write_output(w: World, t: int) -> World:
     return with_tree(w, t, w.trees[t]._replace(out=1, out_durable=0))
 
 
+def keep(w: World, t: int) -> World:
+    return with_tree(w, t, w.trees[t]._replace(kept=1, kept_durable=0))
+
+
+def unlink_spool(w: World, t: int) -> World:
+    return with_tree(w, t, w.trees[t]._replace(kept=0))
+
+
+def empty(w: World, t: int) -> World:
+    """All but txid and spool. What a loss of power brings back of it is not whole: some of it was never there."""
+    return with_tree(w, t, w.trees[t]._replace(good=0, good_durable=0))
+
+
 def syncfs(w: World) -> World:
     return w._replace(trees=tuple(
         tree._replace(
-            may=1 << tree.at, good_durable=tree.good, side_durable=tree.side, out_durable=tree.out, entered=0,
+            may=1 << tree.at, good_durable=tree.good, side_durable=tree.side, out_durable=tree.out,
+            kept_durable=tree.kept, entered=0,
         ) for tree in w.trees
     ))
 
@@ -178,9 +194,10 @@ def _outcomes(tree: Tree) -> list[tuple[int, Tree]]:
             place = REMOVED if at == UNMADE and tree.row is State.ABSENT and tree != UNUSED else at
             settled = tree._replace(at=place, may=1 << place, entered=0)
             found += [
-                (at, settled._replace(good=good, good_durable=good, side=side, side_durable=side, out=out, out_durable=out))
+                (at, settled._replace(good=good, good_durable=good, side=side, side_durable=side, out=out, out_durable=out,
+                                      kept=kept, kept_durable=kept))
                 for good in {tree.good, tree.good_durable} for side in {tree.side, tree.side_durable}
-                for out in {tree.out, tree.out_durable}
+                for out in {tree.out, tree.out_durable} for kept in {tree.kept, tree.kept_durable}
             ]
     return found
 
@@ -216,16 +233,16 @@ def _plain(tree: Tree) -> Tree:
     if row is State.ABSENT:
         if tree == UNUSED or (settled and tree.at == REMOVED):
             return UNUSED if tree == UNUSED else DEAD
-        return tree._replace(good=0, good_durable=0, side=0, side_durable=0, batch=0,
+        return tree._replace(good=0, good_durable=0, side=0, side_durable=0, kept=0, kept_durable=0, batch=0,
                              id=tree.id if tree.may >> LAYERS & 1 else "", entered=tree.entered * (tree.may >> LAYERS & 1))
     if row is State.GONE:
         known = tree.may >> LAYERS & 1
-        return tree._replace(good=0, good_durable=0, side=0, side_durable=0, id=tree.id if known else "",
-                             entered=tree.entered if known and not settled else 0)
+        return tree._replace(good=0, good_durable=0, side=0, side_durable=0, kept=0, kept_durable=0,
+                             id=tree.id if known else "", entered=tree.entered if known and not settled else 0)
     if settled or not tree.may >> LAYERS & 1:
         tree = tree._replace(entered=0)
     if row is State.DELETING:
-        tree = tree._replace(good=0, good_durable=0, side=0, side_durable=0)
+        tree = tree._replace(good=0, good_durable=0, side=0, side_durable=0, kept=0, kept_durable=0)
     return tree
 
 
