@@ -14,9 +14,11 @@ import chunkedmaker
 from chunkedmaker import CURRENT, FORMS, NERDCTL, OF_2022, OLD_STARGZ, STARGZ, make, member
 from layerstore import TarDiffer
 from layerstore.chunked import is_chunked
+from layerstore.descriptors import Descriptor
 from layerstore.differs import ChunkedDiffer
 from layerstore.errors import DamagedError, DigestMismatchError, RangesUnsupportedError, SizeMismatchError
-from layerstore.model import Descriptor, DiffTarget, Limits
+from layerstore.model import Descriptor as LayerDescriptor
+from layerstore.model import DiffTarget, Limits
 from layerstore.sources.blobs import LocalBlob
 
 DATA = Path(__file__).parent / "data" / "zstd-chunked"
@@ -64,11 +66,11 @@ class Finds:
 
     def __init__(self, *contents, rotten=False):
         self.places = {hashlib.sha256(data).digest(): Here(data, rotten) for data in contents}
-        self.open, self.asked = False, set()
+        self.open, self.asked, self.at = False, set(), {}
 
     @contextmanager
-    def find(self, wanted):
-        self.asked = set(wanted)
+    def find(self, wanted, at=None):
+        self.asked, self.at = set(wanted), at
         self.open = True
         yield {digest: place for digest, place in self.places.items() if digest in wanted}
         self.open = False
@@ -114,7 +116,7 @@ def fixture(name):
     index = json.loads((DATA / name / "index.json").read_bytes())
     manifest = json.loads(blob(index["manifests"][0]["digest"]))
     (layer,) = manifest["layers"]
-    expect = Descriptor(layer["mediaType"], layer["digest"], layer["size"], layer["annotations"])
+    expect = LayerDescriptor(layer["mediaType"], layer["digest"], layer["size"], layer["annotations"])
     diff_id = json.loads(blob(manifest["config"]["digest"]))["rootfs"]["diff_ids"][0]
     return chunkedmaker.Made(blob(layer["digest"]), expect, diff_id, b"")
 
@@ -291,6 +293,71 @@ def _renamed(toc, name):
     return toc
 
 
+class Cloned(Here):
+    """A place of which other files can be made; ``made`` are their inodes."""
+
+    def __init__(self, data, beside):
+        super().__init__(data)
+        self.beside, self.made = beside, []
+
+    def clone(self):
+        file = Descriptor(self.beside, os.O_TMPFILE | os.O_RDWR)
+        os.write(file.fd, self.data)
+        self.made.append(os.fstat(file.fd).st_ino)
+        return file
+
+
+@pytest.mark.parametrize("form", [CURRENT, OF_2022])
+def test_files_made_of_what_is_here_are_linked_in(tree, tmp_path, form):
+    made = make(form)
+    here = Finds()
+    here.places = {digest: Cloned(place.data, tmp_path) for digest, place in Finds(*contents(made)).places.items()}
+    output = tree.apply(partial(made, here)[0])
+    inodes = {each.stat().st_ino for each in (tmp_path / "1" / "diff" / "d").iterdir()}
+    cloned = [inode for place in here.places.values() for inode in place.made]
+    assert len(cloned) >= 5
+    assert inodes.issuperset(cloned)
+    same(output, tree.apply(TarDiffer(made.tar, diff_id=made.diff_id)))
+
+
+@pytest.mark.parametrize("form", [CURRENT, OF_2022])
+def test_a_file_that_is_found_damaged_when_it_is_to_be_shared_is_fetched(tree, form):
+    made, told = make(form), []
+    here = Finds(*contents(made), rotten=True)
+    for place in here.places.values():
+        place.clone = lambda place=place: next(place.read())
+    output = tree.apply(partial(made, here, tell=told.append)[0])
+    assert told
+    same(output, tree.apply(TarDiffer(made.tar, diff_id=made.diff_id)))
+
+
+def test_the_chunks_of_files_are_told_to_later_pulls(tree):
+    class Told:
+        def __init__(self):
+            self.chunks = []
+
+        def add_file(self, *_what):
+            pass
+
+        def add_chunk(self, path, offset, length, digest):
+            self.chunks.append((path, offset, length, digest))
+
+    made, told = make(CURRENT, chunk=3000), Told()
+    tree.apply(partial(made)[0], digests=told)
+    big = bytes(range(256)) * 40
+    assert [each for each in told.chunks if each[0] == b"d/big"] == [
+        (b"d/big", at, len(big[at : at + 3000]), hashlib.sha256(big[at : at + 3000]).digest()) for at in range(0, len(big), 3000)
+    ]
+    assert {each[1] for each in told.chunks if each[0] == b"d/holes"} == {0, 5005}
+
+
+def test_where_chunks_lie_is_said_to_who_looks_for_them(tree):
+    made, here = make(CURRENT, chunk=3000), Finds()
+    tree.apply(partial(made, here)[0])
+    big = bytes(range(256)) * 40
+    assert here.at[hashlib.sha256(big[3000:6000]).digest()] == (b"d/big", 3000, 3000)
+
+
 # -- when the whole is read instead
 
 
@@ -376,4 +443,4 @@ def test_a_tar_that_is_not_the_promised_one_is_refused(tree):
 
 def test_whether_a_layer_is_chunked_is_told_by_its_descriptor():
     assert [is_chunked(make(form).descriptor) for form in FORMS] == [True] * len(FORMS)
-    assert not is_chunked(Descriptor("application/vnd.oci.image.layer.v1.tar+zstd", chunkedmaker.sha(b""), 0))
+    assert not is_chunked(LayerDescriptor("application/vnd.oci.image.layer.v1.tar+zstd", chunkedmaker.sha(b""), 0))

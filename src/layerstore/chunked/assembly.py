@@ -7,13 +7,16 @@ promised tar is for who reads it to see.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from layerstore.chunked.golines import Payload
 from layerstore.chunked.opening import Opened
 from layerstore.chunked.plan import Fetch, Local, Part, Zeros
 from layerstore.compression import Units
+from layerstore.descriptors import Descriptor
+from layerstore.donors import Donors
 from layerstore.errors import DamagedError, DigestMismatchError, LimitExceededError, TocError
+from layerstore.packed import read_chunks
 from layerstore.partial import Place
 
 __all__ = ["Assembler", "completed"]
@@ -33,18 +36,21 @@ class Assembler:
     """Makes the tar of the blob *opened*, by the plan's *parts*, in pieces.
 
     *fetched* gives units that the plan fetches, *again* those that it did not: instead of a place that is damaged, which
-    *damaged* is told of. *places* has all that the plan takes locally.
+    *damaged* is told of. *places* has all that the plan takes locally; files of which it can make another one by sharing
+    blocks are offered to *donors*, before the tar has their header.
     """
 
     def __init__(
         self, opened: Opened, parts: Iterable[Part], places: Mapping[bytes, Place], *, fetched: Fetched, again: Fetched,
-        damaged: Callable[[DamagedError], None], max_ratio: int,
+        damaged: Callable[[DamagedError], None], max_ratio: int, donors: Donors | None = None,
     ) -> None:
-        self._opened, self._parts, self._places = opened, iter(parts), places
+        self._opened, self._places, self._donors = opened, places, donors
+        self._parts = _Parts(parts)
         self._fetched, self._again, self._damaged = fetched, again, damaged
         self._max_ratio = max_ratio
         self._units = Units(opened.codec)
         self._raw_in = self._raw_out = 0
+        self._clone: Descriptor | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         pending: list[bytes] = []
@@ -60,33 +66,63 @@ class Assembler:
 
     def _pieces(self) -> Iterator[bytes]:
         if self._opened.lines is None:
-            for part in self._parts:
+            while (part := self._parts.take()) is not None:
+                if isinstance(part, Fetch):
+                    self._offer(self._parts.first())   # its header is at the end of what is before it
                 yield from self._part(part)
             if self._opened.tail is not None:
                 yield from self._unit(Fetch(0, len(self._opened.tail), (), exact=False), [self._opened.tail])
             return
+        header = b""
         for line in self._opened.lines():
-            if isinstance(line, Payload):
-                yield from self._file(line.size)
-            else:
-                yield line
+            if isinstance(line, bytes):
+                yield header
+                header = line
+                continue
+            if line.size:
+                self._offer(self._parts.first())
+            yield header
+            header = b""
+            yield from self._file(line.size)
+        yield header
 
     def _file(self, left: int) -> Iterator[bytes]:
         """The next parts: they are *left* bytes together, since the TOC agrees with the tar-split."""
         while left:
-            part = next(self._parts)
+            part = self._parts.take()
+            assert part is not None
             left -= part.pieces[0][0] if isinstance(part, Fetch) else part.size
             yield from self._part(part)
 
     def _part(self, part: Part) -> Iterator[bytes]:
         if isinstance(part, Fetch):
-            yield from self._unit(part, self._fetched(part.start, part.length))
+            fetch = self._again if part.start in self._parts.again else self._fetched
+            yield from self._unit(part, fetch(part.start, part.length))
         elif isinstance(part, Local):
             yield from self._local(part)
         else:
             yield from _zeros(part)
 
+    def _offer(self, part: Part | None) -> None:
+        """Have another file made of the content of *part*, if it is a whole file that is here, and that can be done."""
+        if self._donors is None or not isinstance(part, Local) or part.path is None or not self._donors.has_room():
+            return
+        try:
+            made = self._places[part.digest].clone()
+        except DamagedError as error:
+            self._damaged(error)
+            self._parts.replace(part.instead)
+            return
+        if made is not None:
+            self._clone = Descriptor.duplicate(made.fd)
+            self._donors.offer(part.path, made, part.size, part.digest)
+
     def _local(self, part: Local) -> Iterator[bytes]:
+        clone, self._clone = self._clone, None
+        if clone is not None:            # it was read, and found right, when it was made
+            with clone as fd:
+                yield from read_chunks(fd)
+            return
         pieces = self._places[part.digest].read()
         try:
             first = next(pieces, b"")
@@ -134,6 +170,32 @@ class Assembler:
                     expected="sha256:" + digest.hex(), actual="sha256:" + found.hexdigest(),
                 )
             yield piece
+
+
+class _Parts:
+    """The plan's parts, of which the next can be looked at, and replaced by what then is fetched after all."""
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self.again: set[int] = set()     # where units start that the plan did not fetch
+        self._parts = iter(parts)
+        self._next: list[Part] = []
+
+    def first(self) -> Part | None:
+        """The next part; None at the end."""
+        if not self._next:
+            self._next = list(itertools.islice(self._parts, 1))
+        return self._next[0] if self._next else None
+
+    def take(self) -> Part | None:
+        """The next part, and go on."""
+        part = self.first()
+        del self._next[:1]
+        return part
+
+    def replace(self, units: tuple[Fetch, ...]) -> None:
+        """The next part is *units* instead."""
+        self.again.update(unit.start for unit in units)
+        self._next[:1] = units
 
 
 def _zeros(part: Zeros) -> Iterator[bytes]:

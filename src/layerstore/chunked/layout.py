@@ -15,7 +15,7 @@ from layerstore.chunked.toc import TocEntry
 from layerstore.errors import LimitExceededError, TocError
 from layerstore.model import Limits
 
-__all__ = ["Chunk", "File", "Gap", "Located", "arranged", "locate", "without_gaps"]
+__all__ = ["Chunk", "File", "Gap", "Located", "arranged", "clean", "locate", "without_gaps"]
 
 _RATIO_GRACE = 16 << 20                  # as for a whole stream
 
@@ -31,8 +31,13 @@ class Chunk(NamedTuple):
 
 
 class File(NamedTuple):
-    """Chunks that follow each other in the tar. ``digest`` is that of all of them, if they are a whole file."""
+    """Chunks that follow each other in the tar, from byte ``at`` of the file ``path``; *size* bytes together.
 
+    ``digest`` is that of all of them, if they are the whole file.
+    """
+
+    path: bytes
+    at: int
     size: int
     digest: bytes | None
     chunks: tuple[Chunk, ...]
@@ -133,7 +138,13 @@ def without_gaps(files: Iterable[Located], end: int) -> Iterator[File]:
         if at > end:
             raise TocError(f"{file.name!r:.200} ends at {at} of the blob, beyond its content, which ends at {end}")
         ends = [chunk.offset for chunk in file.chunks[1:]] + [at]
-        yield File(file.size, file.digest, tuple(_chunk(file, *each) for each in zip(file.chunks, ends, strict=True)))
+        chunks = tuple(_chunk(file, *each) for each in zip(file.chunks, ends, strict=True))
+        yield File(clean(file.name), 0, file.size, file.digest, chunks)
+
+
+def clean(name: str) -> bytes:
+    """A name of a TOC as the tar reader has it."""
+    return b"/".join(part for part in name.encode("utf-8", "surrogatepass").split(b"/") if part not in (b"", b"."))
 
 
 def _chunk(file: Located, chunk: TocEntry, end: int) -> Chunk:
@@ -165,24 +176,26 @@ def _gap(start: int, end: int) -> Iterator[Gap]:
 def _by_units(files: Sequence[Located], end: int) -> Iterator[File | Gap]:
     units = _units(files)
     yield from _gap(0, units[0][0] if units else end)
-    run: list[Chunk] = []                # chunks of one file, each alone in its unit
+    run: list[Chunk] = []                # chunks of one file, each alone in its unit, …
+    first: TocEntry | None = None        # … and what the TOC has of the first
     for number, (start, inside) in enumerate(units):
         length = (units[number + 1][0] if number + 1 < len(units) else end) - start
         if length <= 0:
             raise TocError(f"content at {start} of the blob, beyond {start + length}, where it ends")
         chunk, last = inside[0]
         if len(inside) == 1 and not last and not chunk.inner:
+            first = first or chunk
             run.append(Chunk(start, length, chunk.chunk_size, chunk.chunk_digest, False))
             continue
-        yield from _file(run)
-        run = []
+        yield from _file(first, run)
+        first, run = None, []
         yield Gap(start, length, tuple(_pieces(inside)))
-    yield from _file(run)
+    yield from _file(first, run)
 
 
-def _file(run: list[Chunk]) -> Iterator[File]:
-    if run:
-        yield File(sum(chunk.size for chunk in run), None, tuple(run))
+def _file(first: TocEntry | None, run: list[Chunk]) -> Iterator[File]:
+    if first is not None:
+        yield File(clean(first.name), first.chunk_offset, sum(chunk.size for chunk in run), None, tuple(run))
 
 
 def _units(files: Sequence[Located]) -> list[tuple[int, list[tuple[TocEntry, bool]]]]:

@@ -14,7 +14,7 @@ from layerstore.chunked import footers
 from layerstore.chunked.agreement import check_agreement
 from layerstore.chunked.annotations import Announced, Position, Unsuitable, announced
 from layerstore.chunked.golines import Payload, read_lines
-from layerstore.chunked.layout import File, Gap, arranged, locate, without_gaps
+from layerstore.chunked.layout import File, Gap, Located, arranged, clean, locate, without_gaps
 from layerstore.chunked.toc import Toc, TocEntry
 from layerstore.compression import decompressed
 from layerstore.errors import DigestMismatchError, TocError
@@ -37,14 +37,15 @@ class Opened(NamedTuple):
     """What is known of a blob by its metadata.
 
     ``items`` are the files that have content, and with no tar-split also the gaps between them, in order. ``digests``
-    are those that the TOC gives, by clean name. ``lines`` gives the tar-split's again and again; ``tail`` is the last
-    unit of an eStargz blob, already fetched.
+    are those that the TOC gives, by clean name; ``chunks`` the (offset, bytes, digest) of files that have several.
+    ``lines`` gives the tar-split's again and again; ``tail`` is the last unit of an eStargz blob, already fetched.
     """
 
     codec: str
     toc_digest: str
     items: list[File | Gap]
     digests: dict[bytes, bytes]
+    chunks: dict[bytes, list[tuple[int, int, bytes]]]
     lines: Callable[[], Iterator[bytes | Payload]] | None
     tail: bytes | None
 
@@ -92,7 +93,7 @@ def _open_zstd(told: Announced, descriptor: Descriptor, read: Read, limits: Limi
     if any(not file.end for file in files):
         raise Unsuitable("its table of contents does not say where files end")
     items: list[File | Gap] = list(without_gaps(files, end))
-    return Opened("zstd", told.toc_digest, items, _digests(entries), lines, None)
+    return Opened("zstd", told.toc_digest, items, _digests(files), _chunks(files), lines, None)
 
 
 def _metadata(toc: Position, split: Position | None, read: Read) -> tuple[bytes, bytes | None]:
@@ -125,23 +126,26 @@ def _opened(
     names: set[bytes] = set()
     for entry in entries:
         if entry.kind != "chunk":
-            name = _clean(entry.name)
+            name = clean(entry.name)
             if name in names:
                 raise TocError(f"the table of contents has {entry.name!r:.200} twice")
             names.add(name)
-    items = list(arranged(list(locate(entries, limits, descriptor.size)), end))
-    return Opened(codec, toc_digest, items, _digests(entries), None, tail)
+    files = list(locate(entries, limits, descriptor.size))
+    return Opened(codec, toc_digest, list(arranged(files, end)), _digests(files), _chunks(files), None, tail)
 
 
-def _digests(entries: Iterable[TocEntry]) -> dict[bytes, bytes]:
+def _digests(files: Iterable[Located]) -> dict[bytes, bytes]:
+    return {clean(file.name): file.digest for file in files if file.digest is not None}
+
+
+def _chunks(files: Iterable[Located]) -> dict[bytes, list[tuple[int, int, bytes]]]:
     return {
-        _clean(entry.name): entry.digest for entry in entries
-        if entry.kind == "file" and entry.size and entry.digest is not None
+        clean(file.name): [
+            (chunk.chunk_offset, chunk.chunk_size, chunk.chunk_digest) for chunk in file.chunks
+            if chunk.chunk_digest is not None and not chunk.zeros
+        ]
+        for file in files if len(file.chunks) > 1
     }
-
-
-def _clean(name: str) -> bytes:
-    return b"/".join(part for part in name.encode("utf-8", "surrogatepass").split(b"/") if part not in (b"", b"."))
 
 
 def _index(tail: bytes, limits: Limits) -> Iterator[bytes]:

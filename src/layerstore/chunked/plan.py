@@ -31,12 +31,12 @@ class Fetch(NamedTuple):
 
 
 class Local(NamedTuple):
-    """Content that is here; *instead* is fetched if it turns out to be damaged. *whole*: of a file, not of a chunk."""
+    """Content that is here; ``instead`` is fetched if it turns out to be damaged. ``path`` is given for whole files."""
 
     digest: bytes
     size: int
     instead: tuple[Fetch, ...]
-    whole: bool
+    path: bytes | None = None
 
 
 class Zeros(NamedTuple):
@@ -55,16 +55,25 @@ class Plan(NamedTuple):
     ranges: list[tuple[int, int]]
 
 
-def wanted(items: Iterable[File | Gap]) -> set[bytes]:
-    """The digests that are worth looking for: of files, and of chunks of files that have several."""
+def wanted(items: Iterable[File | Gap]) -> tuple[set[bytes], dict[bytes, tuple[bytes, int, int]]]:
+    """The digests that are worth looking for: of files, and of chunks of files that have several.
+
+    And where these lie: path, offset and length.
+    """
     found: set[bytes] = set()
+    where: dict[bytes, tuple[bytes, int, int]] = {}
     for item in items:
-        if isinstance(item, File):
-            if item.digest is not None:
-                found.add(item.digest)
-            if len(item.chunks) > 1 or item.digest is None:
-                found.update(chunk.digest for chunk in item.chunks if chunk.digest is not None and not chunk.zeros)
-    return found
+        if not isinstance(item, File):
+            continue
+        if item.digest is not None:
+            found.add(item.digest)
+        if len(item.chunks) > 1 or item.digest is None:
+            at = item.at
+            for chunk in item.chunks:
+                if chunk.digest is not None and not chunk.zeros:
+                    where[chunk.digest] = (item.path, at, chunk.size)
+                at += chunk.size
+    return found | where.keys(), where
 
 
 def make_plan(items: Iterable[File | Gap], found: Mapping[bytes, int]) -> Plan:
@@ -74,7 +83,7 @@ def make_plan(items: Iterable[File | Gap], found: Mapping[bytes, int]) -> Plan:
         if isinstance(item, Gap):
             parts.append(Fetch(item.start, item.length, item.pieces, exact=False))
         elif item.digest is not None and found.get(item.digest) == item.size and not all(c.zeros for c in item.chunks):
-            parts.append(Local(item.digest, item.size, tuple(_fetch(c) for c in item.chunks), whole=True))
+            parts.append(Local(item.digest, item.size, tuple(_fetch(c) for c in item.chunks), item.path))
         else:
             parts.extend(_part(chunk, found) for chunk in item.chunks)
     return Plan(parts, merged([(part.start, part.length) for part in parts if isinstance(part, Fetch)]))
@@ -84,7 +93,7 @@ def _part(chunk: Chunk, found: Mapping[bytes, int]) -> Part:
     if chunk.zeros:
         return Zeros(chunk.size)
     if chunk.digest is not None and found.get(chunk.digest) == chunk.size:
-        return Local(chunk.digest, chunk.size, (_fetch(chunk),), whole=False)
+        return Local(chunk.digest, chunk.size, (_fetch(chunk),))
     return _fetch(chunk)
 
 

@@ -16,6 +16,7 @@ from layerstore.chunked.assembly import Assembler, completed
 from layerstore.chunked.opening import Opened, open_chunked
 from layerstore.chunked.plan import Plan, make_plan, merged, wanted
 from layerstore.differs.tar import TarDiffer, fill
+from layerstore.donors import Donors
 from layerstore.errors import (
     DamagedError,
     DigestMismatchError,
@@ -86,19 +87,22 @@ class ChunkedDiffer:
     def _apply(self, target: DiffTarget, blob: BlobSource) -> DiffOutput:
         with ExitStack() as stack:
             try:
-                opened, assembler = self._begin(blob, target, stack)
+                donors = stack.enter_context(Donors())
+                opened, assembler = self._begin(blob, target, donors, stack)
             except (Unsuitable, RangesUnsupportedError) as error:
                 self.whole = str(error)
             else:
-                return self._fill(target, opened, assembler)
+                return self._fill(target, opened, assembler, donors)
         self._tell(f"{blob.label} is read as a whole: {self.whole}")
         return TarDiffer(blob.open, expect=self._expect, diff_id=self._diff_id).apply_diff(target)
 
-    def _begin(self, blob: BlobSource, target: DiffTarget, stack: ExitStack) -> tuple[Opened, Assembler]:
+    def _begin(
+        self, blob: BlobSource, target: DiffTarget, donors: Donors, stack: ExitStack,
+    ) -> tuple[Opened, Assembler]:
         """All that may find that the blob must be read as a whole; nothing was unpacked yet."""
         reader = _Reader(blob, target.progress)
         opened = open_chunked(self._expect, reader.read, target.limits)
-        places = stack.enter_context(_find(self._finder, wanted(opened.items)))
+        places = stack.enter_context(_find(self._finder, *wanted(opened.items)))
         plan = make_plan(opened.items, {digest: place.size for digest, place in places.items()})
         ahead = stack.enter_context(running(_Ahead(blob, plan, target.progress)))
         ahead.begin()
@@ -113,30 +117,41 @@ class ChunkedDiffer:
 
         assembler = Assembler(
             opened, plan.parts, places, fetched=ahead.unit, again=again, damaged=damaged, max_ratio=target.limits.max_ratio,
+            donors=donors,
         )
         return opened, assembler
 
-    def _fill(self, target: DiffTarget, opened: Opened, assembler: Assembler) -> DiffOutput:
-        quiet = replace(target, progress=lambda _n: None)   # the tar's bytes are not the blob's
+    def _fill(self, target: DiffTarget, opened: Opened, assembler: Assembler, donors: Donors) -> DiffOutput:
+        quiet = replace(target, progress=lambda _n: None, donors=donors)   # the tar's bytes are not the blob's
         pieces = completed(assembler, self._diff_id, self._tell) if opened.lines is None else assembler
         output = fill(quiet, pieces, diff_id=self._diff_id, compression="none", is_blob=False)
-        _check_files(target.dir_fd, opened.digests)
+        _check_files(target, opened)
         return replace(output, toc_digest=opened.toc_digest, compression=opened.codec)
 
 
-def _find(finder: Finder | None, digests: Collection[bytes]) -> AbstractContextManager[Mapping[bytes, Place]]:
+def _find(
+    finder: Finder | None, digests: Collection[bytes], at: Mapping[bytes, tuple[bytes, int, int]],
+) -> AbstractContextManager[Mapping[bytes, Place]]:
     nothing: Mapping[bytes, Place] = {}
-    return finder.find(digests) if finder is not None and digests else nullcontext(nothing)
+    return finder.find(digests, at) if finder is not None and digests else nullcontext(nothing)
 
 
-def _check_files(dir_fd: int, digests: Mapping[bytes, bytes]) -> None:
-    """That what was unpacked has the digests that the TOC gives: the diffID says nothing of them."""
-    if not digests:
+def _check_files(target: DiffTarget, opened: Opened) -> None:
+    """That what was unpacked has the digests that the TOC gives: the diffID says nothing of them.
+
+    What chunks the files have is told to later pulls, of files that are as the TOC has them.
+    """
+    if not opened.digests:
         return
-    with open_regular(NAME, dir_fd) as fd:
+    with open_regular(NAME, target.dir_fd) as fd:
         for entry in read_manifest(fd):
-            promised = digests.get(entry.path)
-            if promised is not None and entry.sha256 is not None and entry.sha256 != promised:
+            promised = opened.digests.get(entry.path)
+            if promised is None or entry.sha256 is None:
+                continue
+            if target.digests is not None and entry.sha256 == promised:
+                for offset, length, digest in opened.chunks.get(entry.path, ()):
+                    target.digests.add_chunk(entry.path, offset, length, digest)
+            if entry.sha256 != promised:
                 raise DigestMismatchError(
                     f"{os.fsdecode(entry.path)!r} is another file than the table of contents promises",
                     expected="sha256:" + promised.hex(), actual="sha256:" + entry.sha256.hex(),
