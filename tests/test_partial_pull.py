@@ -1,0 +1,122 @@
+"""Images with tables of contents, pulled from a real registry: of the second only what differs, and the same trees as ever."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from disks import on_disk
+from registries import Registry, quick
+from storekit import observed
+from treediff import snapshot
+from zstandard import ZstdDecompressor
+
+import layerstore
+from layerstore import PullOptions, Tally
+from layerstore.cli import main
+
+FIXTURES = Path(__file__).parent / "data" / "zstd-chunked"
+FORMS = ("current", "2022")
+SHARING = {"ext4": False, "xfs": True, "btrfs": True}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    with Registry(tmp_path_factory.mktemp("partial")) as running:
+        for version in ("v1", "v2"):
+            for form in FORMS:
+                subprocess.run(
+                    ["skopeo", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false",
+                     f"oci:{FIXTURES}/{version}-{form}:t", f"docker://{running.host}/family:{version}-{form}"], check=True,
+                )
+        yield running
+
+
+def reference(registry, version, form):
+    return f"docker://{registry.host}/family:{version}-{form}"
+
+
+def pull(store, registry, version, form, *, partial=True):
+    """Pull it; its only layer, and the figures of the transfer."""
+    tally = Tally()
+    options = PullOptions(registry=quick(), partial=partial)
+    image = store.pull(reference(registry, version, form), options=options, progress=tally)
+    return image.layers[0], tally.total()
+
+
+def layer_of(version, form):
+    """The descriptor and the bytes of a fixture's only layer."""
+    blobs = FIXTURES / f"{version}-{form}" / "blobs" / "sha256"
+    index = json.loads((blobs.parent.parent / "index.json").read_text())
+    manifest = json.loads((blobs / index["manifests"][0]["digest"].removeprefix("sha256:")).read_text())
+    (layer,) = manifest["layers"]
+    return layer, (blobs / layer["digest"].removeprefix("sha256:")).read_bytes()
+
+
+def parts_of(version):
+    """By the TOC, read by nothing of ours: the frame of each content by its digest, and the bytes of TOC and tar-split."""
+    layer, blob = layer_of(version, "current")
+    said = {key.rpartition(".")[2]: value for key, value in layer["annotations"].items()}
+    start, length, size = map(int, said["manifest-position"].split(":")[:3])
+    toc = json.loads(ZstdDecompressor().decompress(blob[start:start + length], max_output_size=size))
+    frames, at = {}, 0
+    pieces = [e for e in toc["entries"] if e["type"] in ("reg", "chunk") and "offset" in e and e.get("chunkType") != "zeros"]
+    for number, each in enumerate(pieces):
+        follows = pieces[number + 1] if number + 1 < len(pieces) else {}
+        end = each.get("endOffset") or follows.get("offset", at)
+        at = each["offset"]
+        if follows.get("type") == "chunk":
+            end = follows["offset"]
+        frames[each.get("chunkDigest") or each["digest"]] = end - at
+    return frames, length + int(said["tarsplit-position"].split(":")[1])
+
+
+def family(directory, registry, form):
+    """v1 and v2 pulled in parts, and v2 as a whole into another store; what there is to compare."""
+    with layerstore.open(f"{directory}/parts") as store, layerstore.open(f"{directory}/whole") as other:
+        pull(store, registry, "v1", form)
+        with observed([]) as passed:
+            layer, told = pull(store, registry, "v2", form)
+        same, _ = pull(other, registry, "v2", form, partial=False)
+        trees = [snapshot(f"{directory}/{name}/layers/{layer}/diff") for name in ("parts", "whole")]
+        return {
+            "same layer": layer == same, "same trees": trees[0] == trees[1], "shared": "dedup.clone" in passed,
+            "sound": store.check(content=True).sound, "in parts": told.fetched < 0.8 * told.size,
+        }
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["ext4", "xfs", "btrfs"])
+def test_a_second_image_is_pulled_in_parts_and_is_the_same_tree_as_pulled_whole(registry, name, form):
+    assert on_disk(name, lambda directory: family(directory, registry, form)) == {
+        "same layer": True, "same trees": True, "shared": SHARING[name], "sound": True, "in parts": True,
+    }
+
+
+def test_of_the_second_image_hardly_more_is_fetched_than_what_is_not_there(store, registry):
+    pull(store, registry, "v1", "current")
+    _, told = pull(store, registry, "v2", "current")
+    there, _ = parts_of("v1")
+    wanted, beside = parts_of("v2")
+    least = beside + sum(length for digest, length in wanted.items() if digest not in there)
+    assert least <= told.fetched <= 1.05 * least
+
+
+def test_a_first_image_claims_to_have_found_nothing_here(store, registry):
+    _, told = pull(store, registry, "v1", "current")
+    assert told.spared == 0
+
+
+def test_whole_layers_are_fetched_when_that_is_asked_for(store, registry):
+    pull(store, registry, "v1", "current")
+    _, told = pull(store, registry, "v2", "current", partial=False)
+    assert (told.fetched, told.spared) == (told.size, 0)
+
+
+def test_the_command_line_says_what_was_fetched_and_what_was_here(root, registry, capsys):
+    for version in ("v1", "v2"):
+        assert main(["--root", str(root), "pull", "--plain-http", "--json", reference(registry, version, "current")]) == 0
+    told = json.loads(capsys.readouterr().out.split("\n}\n")[1] + "\n}")["transfer"]
+    assert told["fetched"] + told["found_locally"] <= told["size"]
+    assert told["found_locally"] > 0.3 * told["size"]
