@@ -77,7 +77,7 @@ def family(directory, registry, form):
         pull(store, registry, "v1", form)
         with observed([]) as passed:
             layer, told = pull(store, registry, "v2", form)
-        same, _ = pull(other, registry, "v2", form, partial=False)
+        same, _ = pull(other, registry, "v2", "current", partial=False)   # the older form's maker lost the tar's end
         trees = [snapshot(f"{directory}/{name}/layers/{layer}/diff") for name in ("parts", "whole")]
         return {
             "same layer": layer == same, "same trees": trees[0] == trees[1], "shared": "dedup.clone" in passed,

@@ -54,6 +54,11 @@ class Plan(NamedTuple):
     parts: list[Part]
     ranges: list[tuple[int, int]]
 
+    @property
+    def spared(self) -> int:
+        """Bytes of the blob that need not be fetched because what is in them is here (a few come along in a range)."""
+        return sum(each.length for part in self.parts if isinstance(part, Local) for each in part.instead)
+
 
 def wanted(items: Iterable[File | Gap]) -> tuple[set[bytes], dict[bytes, tuple[bytes, int, int]]]:
     """The digests that are worth looking for: of files, and of chunks of files that have several.

@@ -44,7 +44,8 @@ class ChunkedDiffer:
     one line, why the whole blob is read instead, or that content here was found damaged. After ``apply_diff``, ``whole``
     says why all was read, or is None: then the blob's own digest was not checked, for most of it was never here; the
     diffID says that the tar is right. ``target.progress`` is told of bytes of the blob fetched, ``target.spared`` of
-    those that need not be: once, before anything is unpacked (and of a negative number if some of them must be after all).
+    those that need not be, for what is in them is here: once, before anything is unpacked (and of a negative number if
+    some of them must be after all).
 
     The blob is read as a whole where it announces no TOC, or one of an unknown kind or too large (``Limits.max_toc``),
     and where ranges cannot be had. A TOC that lies is an error.
@@ -106,7 +107,7 @@ class ChunkedDiffer:
         plan = make_plan(opened.items, {digest: place.size for digest, place in places.items()})
         ahead = stack.enter_context(running(_Ahead(blob, plan, target.progress)))
         ahead.begin()
-        target.spared(max(0, blob.size - reader.bytes - sum(length for _, length in plan.ranges)))
+        target.spared(plan.spared)
 
         def again(start: int, length: int) -> Iterator[bytes]:
             target.spared(-length)
