@@ -24,6 +24,13 @@ def made(tmp_path_factory):
     return image.write_oci(tmp_path_factory.mktemp("image") / "i", tag="t")
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One for all: ``refused`` and ``pulls`` leave it empty."""
+    with layerstore.open(tmp_path_factory.mktemp("store") / "store") as opened:
+        yield opened
+
+
 @pytest.fixture
 def fake(made):
     with Fake(made) as running:
@@ -54,7 +61,8 @@ def refused(store, fake, error, **changes):
 def pulls(store, fake, **changes):
     pulled = store.pull(fake.reference, options=PullOptions(registry=quick(**changes)))
     assert store.check(content=True).sound
-    return pulled
+    store.delete_image(pulled.id)
+    assert not store.images() and not store.layers()
 
 
 def layer(fake, **changes):
