@@ -256,7 +256,20 @@ def _side_files() -> Seeds:
     return [good, b"", good[:-1], good + b"\0", b"\x80", b"\x90", layerjournal.encode({"version": 2}), b"\xc1", b"\x81" * 1000]
 
 
+def _answers() -> Seeds:
+    """Headers and bodies of registries, and files with credentials."""
+    parts = [(0, 3), (10, 30), (999, 1000)]
+    lines = [b"\r\n--THIS\r\nContent-Range: bytes %d-%d/1000\r\n\r\n" % (a, b - 1) + bytes(b - a) for a, b in parts]
+    return [
+        b"".join(lines) + b"\r\n--THIS--\r\n", b"".join(lines[::-1]), lines[0], lines[0][:-1], b"\r\n--THIS--\r\n", b"x" * 2000,
+        b'Basic realm="a", Bearer realm="https://h/t",service=s,scope="x:y:pull,push"', b'a="' + b"\\" * 999, b"," * 999,
+        b"bytes 0-9/1000", b"bytes 0-9/*", b'multipart/byteranges; charset=x; boundary="THIS"', b'{"errors":[{"code":"DENIED"}]}',
+        b'{"auths":{"host.test":{"auth":"dTpw"}}}', b'{"auths":{"https://host.test/v1/":{"identitytoken":"t"}}}', b'{"auths":[]}',
+        b'{"auths":{"host.test":{"auth":"\xff"}}}', b'{"auths":{"https://":{}}}',
+    ]
+
+
 _MAKERS: dict[str, Callable[[], Seeds]] = {
     "tar_reader": _tars, "unpack": _tars, "tar_split": _splits, "go_tar_split": _tars, "pax": _paxes, "decompress": _compressed, "journal_record": _records,
-    "journal_segment": _segments, "oci_json": _documents, "manifest": _manifests, "side_file": _side_files,
+    "journal_segment": _segments, "oci_json": _documents, "manifest": _manifests, "side_file": _side_files, "registry_answer": _answers,
 }

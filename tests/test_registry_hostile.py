@@ -3,6 +3,7 @@
 Whatever happens, nothing is visible in the store that was not before (``refused`` looks).
 """
 
+import io
 import threading
 import time
 
@@ -12,6 +13,7 @@ import pytest
 import layerstore
 from layerstore import Credentials, PullOptions, errors
 from layerstore.sources import open_source
+from layerstore.sources.registry import pace
 from registries import Authority, Fake, part, quick
 
 SIZE = 3 << 20
@@ -129,6 +131,7 @@ def test_pauses_grow_are_jittered_and_are_capped(fake, monkeypatch):
         attempts.failed(Broken("it broke", "url"))
     for n, pause in enumerate(pauses):
         assert min(0.5 * 2**n, 30) <= pause <= min(2**n, 30)
+    assert any(pause < 2**n for n, pause in enumerate(pauses[:5]))
     with pytest.raises(errors.RegistryUnavailableError, match="10 times in a row"):
         attempts.failed(Broken("it broke", "url"))
 
@@ -211,6 +214,18 @@ def test_another_range_than_asked_for_is_refused(fake, told):
             blob.open(100).read()
         with pytest.raises(errors.RegistryError, match="another range"):
             list(blob.ranges([(100, 50)]))
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_range_of_another_length_than_it_says_is_refused(fake, change):
+    def hook(request, data, before):
+        told = f"bytes {start(request)}-{len(data) - 1}/{len(data)}"
+        request.answer(206, data[start(request) :], Content_Range=told, Content_Length=str(len(data) - start(request) + change))
+
+    fake.hook = of_layers(hook)
+    source, blob, _data = layer(fake)
+    with source, pytest.raises(errors.RegistryError, match="another range"):
+        blob.open(100).read()
 
 
 def test_a_range_of_unsaid_total_is_taken(fake):
@@ -335,9 +350,54 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(fake, store, where)
     assert time.monotonic() - began < 30   # of the 40 s that it would take
 
 
-def test_a_reader_that_takes_its_time_is_not_taken_for_a_slow_server(fake, monkeypatch):
-    from layerstore.sources.registry import pace
+class Socket(io.RawIOBase):
+    """A socket that gives *count* bytes a read, each of them after *waits* seconds of a clock of its own."""
 
+    def __init__(self, count, waits):
+        self._count, self._waits, self.now = count, waits, 0.0
+
+    def makefile(self, *_arguments, **_named):
+        return self
+
+    def gettimeout(self):
+        return 30.0
+
+    def monotonic(self):
+        return self.now
+
+    def readinto(self, buffer):
+        self.now += self._waits
+        buffer[: self._count] = bytes(self._count)
+        return self._count
+
+
+@pytest.mark.parametrize(("count", "waits", "seconds"), [(1, 1.0, 31), (33, 1.0, 31), (35, 1.0, None), (1000, 29.0, None)])
+def test_a_body_that_comes_with_less_than_a_kilobyte_in_the_idle_time_is_too_slow(monkeypatch, count, waits, seconds):
+    sock = Socket(count, waits)
+    monkeypatch.setattr(pace.time, "monotonic", sock.monotonic)
+    paced = pace.Paced(sock)
+    paced.in_headers = False
+    if seconds is None:
+        for _ in range(1000):
+            paced.readinto(bytearray(2000))
+        return
+    with pytest.raises(TimeoutError):
+        for _ in range(1000):
+            paced.readinto(bytearray(2000))
+    assert sock.now == seconds
+
+
+def test_headers_that_do_not_come_in_the_idle_time_altogether_are_too_slow(monkeypatch):
+    sock = Socket(1000, 1.0)
+    monkeypatch.setattr(pace.time, "monotonic", sock.monotonic)
+    paced = pace.Paced(sock)
+    with pytest.raises(TimeoutError):
+        for _ in range(1000):
+            paced.readinto(bytearray(2000))
+    assert sock.now == 31
+
+
+def test_a_reader_that_takes_its_time_is_not_taken_for_a_slow_server(fake, monkeypatch):
     source, blob, data = layer(fake)
     with source, blob.open() as stream:
         got = stream.read(1000)
@@ -499,6 +559,22 @@ def test_parts_that_go_wrong_in_the_middle_cost_none_that_came(fake):
     fake.hook = of_layers(hook)
     in_ranges(fake, FEW)
     assert asked_for(fake) == [len(FEW)] + [1] * (len(FEW) - 5)
+
+
+def test_headers_of_a_part_without_end_are_not_read_to_it(fake):
+    sent = []
+
+    def hook(request, data, before):
+        if len(request.wanted) == 1:
+            return False
+        request.answer(206, b"\r\n--THIS\r\n", say_length=False, Content_Type="multipart/byteranges; boundary=THIS")
+        for _ in range(1000):
+            request.wfile.write(b"X: y\r\n" * 10_000)
+            sent.append(60_000)
+
+    fake.hook = of_layers(hook)
+    in_ranges(fake, FEW)
+    assert sum(sent) < 40_000_000
 
 
 def test_a_server_that_answers_only_the_first_range_is_asked_for_the_others(fake):

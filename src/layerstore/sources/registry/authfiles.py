@@ -17,7 +17,7 @@ from layerstore.sources.registry.helpers import ask_helper
 from layerstore.sources.registry.names import Name
 from layerstore.sources.registry.secrets import Credentials
 
-__all__ = ["auth_files", "find_credentials"]
+__all__ = ["auth_files", "find_credentials", "look_up"]
 
 _MAX_BYTES = 1 << 20
 
@@ -29,7 +29,7 @@ def find_credentials(name: Name, auth_file: str | None) -> Credentials | None:
     """
     for path, required in auth_files(auth_file):
         document = _read(path, required=required)
-        found = _look_up(document, name, path) if document else None
+        found = look_up(document, name, path) if document else None
         if found:
             return found
     return None
@@ -67,7 +67,8 @@ def _read(path: str, *, required: bool) -> Mapping[str, Any] | None:
     return document
 
 
-def _look_up(document: Mapping[str, Any], name: Name, path: str) -> Credentials | None:
+def look_up(document: Mapping[str, Any], name: Name, path: str) -> Credentials | None:
+    """The credentials in one file's *document*. *path* is for messages. Raises as ``find_credentials``."""
     helpers, entries = _table(document, "credHelpers", path), _table(document, "auths", path)
     if name.host in helpers:
         return ask_helper(helpers[name.host], name.host)
