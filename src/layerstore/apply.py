@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from layerstore import catalog, executor, fs
+from layerstore import catalog, executor, fs, quota
 from layerstore.checkpoint import checkpoint_if_due
 from layerstore.errors import (
     BusyError,
@@ -181,6 +181,7 @@ def _claim(
 ) -> None:
     deadline = time.monotonic() + _CLAIM_PATIENCE_SECONDS
     big_data = any(m.spec.big_data for m in members)
+    limit = quota.limit_of(handle)
 
     def claim(txn: Any) -> None:
         _check_image(txn, image)
@@ -188,6 +189,9 @@ def _claim(
             member.duplicate = _is_duplicate(txn, member)
         fresh = [m for m in members if not m.duplicate]
         _check_claimable(txn, members, image, image_layers, image_names, replace_names)
+        if limit is not None:
+            # one that is a duplicate is given up right after this
+            quota.check(handle, txn, limit, {m.staging.txid: 0 if m.duplicate else _tar_size(m) for m in members})
         if not all(m.staging.durable for m in fresh):
             raise _NotDurableError
         seal_rows(txn, [m.staging for m in fresh])
@@ -212,6 +216,11 @@ def _claim(
             make_durable(handle, [m.staging for m in members if not m.duplicate])
         else:
             return
+
+
+def _tar_size(member: _Member) -> int:
+    assert member.staging.output is not None
+    return member.staging.output.diff_size
 
 
 def _is_duplicate(txn: Any, member: _Member) -> bool:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from layerstore import executor, fs, spool
+from layerstore import executor, fs, reserve, spool
 from layerstore.dress import improvable
 from layerstore.errors import BusyError, LayerstoreError, PrivilegeError
 from layerstore.handle import Handle, new_txid
@@ -54,6 +54,7 @@ def begin(
     A thread that holds other trees already waits only if *ordered*, that is, if it begins in the order of
     content keys. Durability: the rows are on disk when this returns; trees without a row are swept by the next open.
     """
+    reserve.ensure(handle.root_fd)   # first: what frees space must not be kept from it by what is put in
     deadline = None if wait is None else time.monotonic() + wait
     while True:
         if deadline is not None and time.monotonic() > deadline:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from layerstore import fs
+from layerstore import fs, reserve
 from layerstore.errors import LayerstoreError, PrivilegeError
 from layerstore.handle import Handle
 from layerstore.journaling import journal_errors
@@ -52,6 +52,7 @@ def checkpoint(handle: Handle, *, archive: bool | None = None) -> CheckpointRepo
         made = handle.journal.checkpoint(sync, _held_back)
     handle.checkpointed_at = made.seq   # an open transaction may hold the mark: then do not try again at once
     emptied, left = empty_gone(handle, made.low_water)
+    reserve.renew(handle.root_fd)
     segment = None
     if archive or (archive is None and _long(handle, made.low_water)):
         with journal_errors(handle.set_poison):
@@ -82,6 +83,7 @@ def relieve(handle: Handle) -> None:
         with handle.read() as view:
             trash = bool(_open_gone(view, "layer"))
         if trash:
+            reserve.open_up(handle.root_fd)
             checkpoint(handle, archive=False)
 
 

@@ -37,7 +37,8 @@
     │   ├── UnsafeFilesystemError      the file system cannot keep the promises
     │   ├── UnsupportedFormatError     the store was written by a newer layerstore
     │   ├── ReadOnlyError              the store is open, or mounted, read-only
-    │   ├── NoSpaceError               the disk or a quota is full
+    │   ├── NoSpaceError               the disk or a quota of its file system is full
+    │   │   └── QuotaError                the store's own quota is used up
     │   ├── PrivilegeError             needs a privilege that this process lacks
     │   ├── PidNamespaceError          another pid namespace has the store open
     │   ├── BusyError                  a lock was not to be had in the time allowed
@@ -60,7 +61,7 @@ __all__ = [
     "HostError", "InUseError", "InputError", "InvalidArgumentError", "IoError", "JournalDamagedError",
     "LayerDamagedError", "LayerstoreError", "LimitExceededError", "NoMatchingPlatformError", "NoSpaceError",
     "OutcomeError", "OutcomeUnknownError", "ParentUnavailableError", "PendingError", "PidNamespaceError",
-    "PoisonedError", "PrivilegeError", "RangesUnsupportedError", "ReadOnlyError", "RegistryAccessError",
+    "PoisonedError", "PrivilegeError", "QuotaError", "RangesUnsupportedError", "ReadOnlyError", "RegistryAccessError",
     "RegistryError", "RegistryUnavailableError", "SizeMismatchError", "SourceError", "StagedHandleError",
     "TocError", "UnknownImageError", "UnknownLayerError", "UnknownMountError", "UnsafeFilesystemError",
     "UnsupportedFormatError", "UnsupportedMediaTypeError",
@@ -254,7 +255,30 @@ class ReadOnlyError(HostError):
 
 
 class NoSpaceError(HostError):
+    """``needed`` and ``free`` are bytes, where they are known."""
+
     default_hint = "free space: 'layerstore gc', or delete images"
+
+    def __init__(
+        self, what: str, *, needed: int | None = None, free: int | None = None, hint: str | None = None,
+    ) -> None:
+        super().__init__(what, hint=hint)
+        self.needed, self.free = needed, free
+
+
+class QuotaError(NoSpaceError):
+    """The store's own limit: ``quota`` bytes, of which ``used`` are taken. Nothing was changed."""
+
+    default_hint = "delete images, let go of staged layers ('layerstore gc --retention 0'), or raise the quota"
+
+    def __init__(
+        self, what: str, *, quota: int, used: int, needed: int | None = None, hint: str | None = None,
+    ) -> None:
+        super().__init__(
+            f"{what}: the store's quota is {quota} bytes, and {used} are used", needed=needed, free=max(quota - used, 0),
+            hint=hint,
+        )
+        self.quota, self.used = quota, used
 
 
 class PrivilegeError(HostError):

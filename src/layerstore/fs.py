@@ -134,6 +134,15 @@ def size(fd: int) -> int:
     return os.fstat(fd).st_size
 
 
+def allocate(dir_fd: int, name: str, size: int, *, point: str) -> None:
+    """Make *name* a file of at least *size* allocated bytes, which nobody wrote. May be done again, by several at once.
+
+    Where the file system cannot allocate without writing, it is written.
+    """
+    with faults.point(point), Descriptor(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, dir_fd=dir_fd) as fd:
+        os.posix_fallocate(fd, 0, size)
+
+
 def read_file(dir_fd: int, name: str, *, maximum: int = 64 << 20) -> bytes | None:
     """The content of *name*, or None if it is not there, not a regular file, or larger than *maximum* bytes."""
     try:

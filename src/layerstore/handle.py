@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from layerjournal import ReadTxn, WriteTxn
 from layerjournal.gate import Gate
-from layerstore import filesystem, fs, idmap
+from layerstore import filesystem, fs, idmap, reserve
 from layerstore.config import read_config
 from layerstore.descriptors import Descriptor
 from layerstore.errors import (
@@ -97,6 +97,8 @@ class Handle:
         self._check_one_filesystem()
         # opened before the first write and kept: a write-back error is reported once per open file description
         self.sync_fd = self._own(fs.open_dir(".", self.root_fd))
+        if not self.readonly:
+            reserve.open_up(self.root_fd)   # recovery may have to write on a disk that is full
         with journal_errors(self.set_poison):
             path = os.path.join(self.root, "journal")
             hook = Timed(self.observer, fault_hook) if self.watched else fault_hook

@@ -19,6 +19,7 @@ from layerstore.model import Image, SourceImage, default_layer_id
 from layerstore.progress import Progress, Quiet
 from layerstore.pull_layers import Job, PullOptions, stage_all
 from layerstore.sources import open_source
+from layerstore.space import preflight
 from layerstore.stage import StagedLayer
 from layerstore.states import State
 
@@ -62,6 +63,8 @@ def _pull(
             progress.layer(job.source.diff_id, state="present", size=job.source.descriptor.size)
     if known is None or missing:
         # pinned by shared locks until the batch's own rows pin them: nobody may delete what we build on
+        if options.preflight:
+            preflight(handle, [job.source for job in missing])
         present = [job.layer_id for job in chain if job not in missing]
         with ReaderLock(handle, present):
             known = _stage_and_apply(handle, wanted, chain, missing, names, options, progress)

@@ -37,7 +37,8 @@ class PullOptions:
     ``seal_every`` seconds, what is finished is made durable by a sync of its own, so that a loss of power in the middle
     of a long pull does not cost it; None: once, at the end, together with everything else. 0: each as it is finished.
     ``registry`` says how to speak with one, and as whom. ``partial``: of a layer with a table of contents (zstd:chunked,
-    eStargz) only what is in no layer here is fetched; else all of it.
+    eStargz) only what is in no layer here is fetched; else all of it. ``preflight``: begin only if the layers seem to fit
+    on the disk and into the quota; the size of compressed ones is guessed, rather too low (``space``).
     """
 
     workers: int = 2
@@ -46,6 +47,7 @@ class PullOptions:
     limits: Limits = field(default_factory=Limits)
     seal_every: float | None = None
     partial: bool = True
+    preflight: bool = True
     registry: RegistryOptions = field(default_factory=RegistryOptions)
 
 

@@ -21,13 +21,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from layerstore import fs, spool, staging
+from layerstore import fs, quota, spool, staging
 from layerstore.begin import Want, begin
 from layerstore.descriptors import Descriptor
 from layerstore.digests import DigestsWriter
-from layerstore.errors import DigestMismatchError, LayerstoreError, StagedHandleError
+from layerstore.errors import DigestMismatchError, LayerstoreError, LimitExceededError, QuotaError, StagedHandleError
 from layerstore.handle import Handle
 from layerstore.model import Differ, DiffOutput, DiffTarget, Limits, StageOptions
 from layerstore.staging import Staging, discard, give_up, write_output
@@ -130,8 +131,11 @@ def fill(
 
     On any error it is given up: what was fetched is kept, if it is worth it and not bad, and nothing else is left.
     """
-    begun = time.perf_counter()
+    begun, room = time.perf_counter(), None
     try:
+        room = quota.remaining(handle)
+        if room is not None:
+            limits = replace(limits, max_bytes=min(limits.max_bytes, room))
         # its own descriptor: nobody can close it under the differ
         with Descriptor.duplicate(handle.lock_fd(tree.txid)) as lock_fd:
             with fs.open_dir("diff", lock_fd) as diff_fd, DigestsWriter(lock_fd) as digests:
@@ -145,8 +149,11 @@ def fill(
             if fs.exists(lock_fd, spool.NAME):   # this differ's, or of an attempt before, if this one had no use for it
                 fs.unlink(lock_fd, spool.NAME, point="stage.spool.unlink")
     except BaseException as error:
+        over = _over_quota(handle, error, limits, room)
         with suppress(LayerstoreError):
-            give_up(handle, tree, error=error)
+            give_up(handle, tree, error=over or error)
+        if over is not None:
+            raise over from error
         if isinstance(error, OSError):
             raise fs.host_error(error, "unpacking a layer") from error
         raise
@@ -154,3 +161,13 @@ def fill(
         "staged", txid=tree.txid, diff_id=output.diff_id, bytes=output.diff_size, blob_bytes=output.blob_size,
         compression=output.compression, entries=output.entries, unset=output.unset, seconds=time.perf_counter() - begun,
     )
+
+
+def _over_quota(handle: Handle, error: BaseException, limits: Limits, room: int | None) -> QuotaError | None:
+    """What a limit says that was passed, if it was the quota's *room* that set it."""
+    if room is None or not isinstance(error, LimitExceededError):
+        return None
+    if error.limit != "max_bytes" or limits.max_bytes != room:
+        return None
+    limit = quota.limit_of(handle) or room
+    return QuotaError(f"the layer has more than {room} bytes", quota=limit, used=limit - room)

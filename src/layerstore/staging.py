@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from layerstore import fs, records, spool
+from layerstore import fs, records, reserve, spool
 from layerstore.errors import (
     BusyError,
     HostError,
@@ -115,11 +115,13 @@ def discard(handle: Handle, *stagings: Staging) -> None:
     held = [each for each in stagings if handle.holds(each.txid)]
     if not held:
         return
+    reserve.open_up(handle.root_fd)
     try:
         forgotten = handle.update("discard", lambda txn: {each.txid for each in held if _forget(txn, each.txid)})
         for each in held:
             if each.txid in forgotten:
                 drop_tree(handle, each.txid)
+        reserve.renew(handle.root_fd)
     except BaseException as error:
         for each in held:
             _disown(handle, each)

@@ -11,7 +11,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from layerstore import catalog, recover
+from layerstore import catalog, recover, reserve
 from layerstore.errors import LayerstoreError, NoSpaceError, UnknownImageError
 from layerstore.form import Form
 from layerstore.fs import host_error
@@ -40,14 +40,16 @@ class _Verb:
 
 
 _VERBS = [_Verb(name) for name in (
-    "apply", "check", "checkpoint", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull", "stage")]
+    "apply", "check", "checkpoint", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
+    "space", "stage")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
-    from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, stage
+    from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota  # noqa: I001
+    from layerstore import space, stage
     from layerstore.extract import ExtractReport
     from layerstore.stage import StagedLayer
     from layerstore.timeline import Life
 else:
-    apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, stage = _VERBS
+    apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, space, stage = _VERBS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -128,6 +130,24 @@ class UnknownStoreError(UnknownImageError):
         super().__init__(f"there is no store at {path}", hint="pull into it, or open it writable, to make one")
 
 
+_FREEING = frozenset({
+    "delete_layer", "delete_image", "collect_garbage", "checkpoint", "recover", "drop_name", "drop_lease", "unmount",
+})
+"""Verbs that free space, or are needed for it: they may use the reserve."""
+
+
+def _freeing(handle: Handle, call: Callable[[], T]) -> T:
+    """With the reserve, if the disk is nearly full; once more with it, if a quota was, which the disk says nothing of."""
+    reserve.open_up(handle.root_fd)
+    try:
+        return call()
+    except NoSpaceError:   # nothing happened yet, so it may be done again
+        if not reserve.held(handle.root_fd):
+            raise
+        reserve.open_up(handle.root_fd, always=True)
+        return call()
+
+
 def _verb(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
     """Around every verb: the store is not closed meanwhile, and no bare OSError gets out."""
 
@@ -135,6 +155,8 @@ def _verb(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[St
     def call(self: Store, /, *args: P.args, **options: P.kwargs) -> T:
         with self._handle.in_use(), verb(self._handle.observer, method.__name__):
             try:
+                if method.__name__ in _FREEING and not self._handle.readonly:
+                    return _freeing(self._handle, lambda: method(self, *args, **options))
                 return method(self, *args, **options)
             except NoSpaceError:
                 checkpoint.relieve(self._handle)   # so that the next attempt finds what was deleted before
@@ -438,6 +460,25 @@ class Store:
         """Look for damage: structure always, every file's metadata and digest with *content*. Reads only."""
         self._handle.check_usable()
         return check.check(self._handle, content=content)
+
+    @_verb
+    def space(self, *, exact: bool = False) -> space.Space:
+        """What the store takes and what is left, in bytes; *exact*: also what is allocated to layers, file by file."""
+        return space.space(self._handle, exact=exact)
+
+    @_verb
+    def quota(self) -> int | None:
+        """The most bytes of layers (their uncompressed tars) that this store takes, or None."""
+        return quota.limit_of(self._handle)
+
+    @_verb
+    def set_quota(self, limit: int | None) -> None:
+        """Let the store take at most *limit* bytes of layers (their uncompressed tars); None: as many as fit.
+
+        Every process that stages or applies goes by it from its next layer on: QuotaError. It may be less than what is
+        there. Durability: on disk when this returns; a crash before leaves the old limit or the new one.
+        """
+        quota.set_limit(self._handle, limit)
 
     @_verb
     def explain(self, reference: str) -> Life:

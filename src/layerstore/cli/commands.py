@@ -58,7 +58,9 @@ class _Settings:
 class _Commands(click.Group):
     """The store's commands, and those of other modules (``elsewhere``: name → module), imported when they are named."""
 
-    elsewhere: ClassVar[dict[str, str]] = {"journal": "journal", "explain": "looking"}
+    elsewhere: ClassVar[dict[str, str]] = {
+        "journal": "journal", "explain": "looking", "space": "looking", "quota": "looking",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.elsewhere])
@@ -152,6 +154,7 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Layers staged at once.")
 @click.option("--replace", is_flag=True, help="Move names that belong to another image.")
 @click.option("--whole", is_flag=True, help="Fetch whole layers, also where parts of them are here.")
+@click.option("--preflight/--no-preflight", default=True, help="Begin only if the layers seem to fit on the disk.")
 @registry_options
 @limit_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
@@ -159,7 +162,7 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.pass_obj
 def pull(
     settings: _Settings, source: str, names: tuple[str, ...], platform: str | None, workers: int, replace: bool,
-    whole: bool, registry: RegistryOptions, limits: tuple[str, ...], quiet: bool, as_json: bool,
+    whole: bool, preflight: bool, registry: RegistryOptions, limits: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:
     """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG] or docker://HOST/REPO[:TAG|@DIGEST]."""
     from layerstore.cli import terminal  # noqa: PLC0415
@@ -167,7 +170,7 @@ def pull(
 
     options = PullOptions(
         workers=workers, platform=platform, replace_names=replace, limits=_limits(limits), partial=not whole,
-        registry=registry,
+        preflight=preflight, registry=registry,
     )
     with settings.open(write=True) as store, terminal.PullProgress(quiet=quiet or as_json) as progress:
         image = store.pull(source, names=names or None, options=options, progress=progress)

@@ -1,7 +1,8 @@
-"""Commands that only look: ``explain``. Imported when one of them is named."""
+"""``explain``, ``space`` and ``quota``: what a store is made of. Imported when one of them is named."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -31,3 +32,43 @@ def explain(settings: Any, reference: str, html: str | None, as_json: bool) -> N
     """Tell the life of a layer, tree or image from the journal: each record, what lies between, what the disk says now."""
     with settings.open() as store:
         show_life(store.explain(reference), html, as_json)
+
+
+@click.command()
+@click.option("--exact", is_flag=True, help="Also count what is allocated to layers, file by file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def space(settings: Any, exact: bool, as_json: bool) -> None:
+    """Show what the store takes, and what is left on its file system."""
+    with settings.open() as store:
+        found = dataclasses.asdict(store.space(exact=exact))
+    if as_json:
+        output.as_json(found)
+        return
+    output.table(
+        ("WHAT", "SIZE"),
+        [(name, value if isinstance(value, str) else output.size(value)) for name, value in found.items()], right=(1,),
+    )
+
+
+@click.command()
+@click.argument("limit", required=False, metavar="[BYTES|none]")
+@click.pass_obj
+def quota(settings: Any, limit: str | None) -> None:
+    """Show the store's quota, or set it: bytes of layers, as 'layerstore layers' counts them (k, M, G, T: 1000s)."""
+    wanted = None if limit in (None, "none") else _bytes(str(limit))
+    with settings.open(write=limit is not None) as store:
+        if limit is not None:
+            store.set_quota(wanted)
+        found, counted = store.quota(), store.space().counted
+    click.echo(f"{counted} bytes of " + ("no quota" if found is None else str(found)))
+
+
+def _bytes(text: str) -> int:
+    number, factor = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
+    if not number.isdecimal():
+        raise click.UsageError(f"{text!r} is no number of bytes")
+    return int(number) * factor
+
+
+_UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
