@@ -33,7 +33,7 @@ FILESYSTEMS = {   # megabytes (xfs makes none smaller), and how it is made; no b
     "xfs": (300, ["mkfs.xfs", "-q", "-f"]),
 }
 SLACK = {"ext4": 256 << 10, "xfs": 3 << 20}   # what it needs in between; what the file system never gives away
-WORKLOADS = ("create", "pull", "apply", "delete", "checkpoint")
+WORKLOADS = ("create", "pull", "apply", "delete", "checkpoint", "gc")
 _CLONE_NEWNS = 0x00020000
 _MS_REC_PRIVATE = 0x4000 | (1 << 18)
 
@@ -121,6 +121,8 @@ class Disk:
         if os.path.isdir(start):
             copy(start, self.store)
             os.unlink(os.path.join(self.store, "journal", "lock.mdb"))   # the next open makes it: on the full disk
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.store, "reserve"))   # as if it was spent; with it: tests/test_space.py
         with open(self.lines, "wb") as file:
             file.write(told)
         os.sync()
