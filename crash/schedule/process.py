@@ -55,6 +55,7 @@ class Scheduled:
             return hashlib.shake_256(f"{number}.{next(numbers)}".encode()).hexdigest(nbytes or 32)
 
         _replace(secrets, "token_hex", token_hex)
+        _replace(os, "urandom", lambda size: bytes.fromhex(token_hex(size)))   # a transaction's ID is made of it
         _replace(time, "sleep", self._sleep)
         _replace(time, "monotonic", lambda: self._slept)
         _replace(fcntl, "flock", self._flock(fcntl.flock))
