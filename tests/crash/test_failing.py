@@ -47,7 +47,7 @@ def test_a_slice_of_the_calls_of_the_other_workloads_fails(record_property):
 
 def test_a_map_that_is_full_grows_and_one_that_another_process_grew_is_adopted(record_property):
     tally = explored(record_property, scenario="growing")
-    assert tally.states == 17
+    assert tally.states == 18
 
 
 def test_a_reader_that_was_killed_does_not_make_the_journal_grow(record_property):
