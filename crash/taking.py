@@ -26,12 +26,13 @@ _PIECE = 1 << 20
 class TakingDiffer:
     """Unpack *tar*, with the content of its files from *finder*'s layers; *meanwhile* is called when they are held.
 
-    ``taken``, ``cloned`` and ``fetched`` count files.
+    ``taken``, ``cloned`` and ``fetched`` count files, ``damaged`` those that could not be taken although they were
+    ``found``: where a call fails, less is found or taken, and all else is as ever.
     """
 
     def __init__(self, tar: bytes, finder: LayerFinder, *, meanwhile: Callable[[], object] = lambda: None) -> None:
         self._tar, self._finder, self._meanwhile = tar, finder, meanwhile
-        self.taken = self.cloned = self.fetched = 0
+        self.taken = self.cloned = self.fetched = self.damaged = self.found = 0
         self.diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
         self.content_key = self.diff_id
 
@@ -40,8 +41,10 @@ class TakingDiffer:
             files = [(each.name.encode(), each.offset_data, each.size) for each in archive if each.isreg() and each.size]
         wanted = {hashlib.sha256(self._tar[start : start + size]).digest() for _, start, size in files}
         with self._finder.find(wanted) as places, Donors() as donors:
+            self.found = len(places)
             self._meanwhile()
-            stream = self._stream(files, places, donors)
+            # all of it first: the rigs count calls, and those of two threads would have no order
+            stream = list(self._stream(files, places, donors))
             return fill(replace(target, donors=donors), stream, compression="none", is_blob=False, diff_id=self.diff_id)
 
     def _stream(
@@ -71,6 +74,7 @@ class TakingDiffer:
                 self.taken += 1
                 return _again(first, pieces)
         except DamagedError:
+            self.damaged += 1
             return None
         own = Descriptor.duplicate(made.fd)   # the unpacker may be done with the donor before we are
         donors.offer(path, made, place.size, digest)
