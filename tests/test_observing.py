@@ -1,5 +1,6 @@
 """Who watches a store is told what happened, when it is durable, and cannot disturb it."""
 
+import gc
 import json
 import logging
 import os
@@ -246,10 +247,14 @@ def spans():
 
     from layerstore.observing import Tracing
 
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")
-    return Tracing(tracer), tracer, exporter.get_finished_spans
+    yield Tracing(tracer), tracer, exporter.get_finished_spans
+    # while it lives, each child that a later test forks begins with a thread of its own, and may not have a namespace
+    provider.shutdown()
+    del exporter, provider, tracer
+    gc.collect()
 
 
 def test_spans_are_verbs_with_barriers_as_events(root, tmp_path, spans):

@@ -237,16 +237,14 @@ def remove_tree(dir_fd: int, name: str, *, point: str) -> None:
 
 def _remove_as_subids(dir_fd: int, name: str, denied: PermissionError, *, is_dir: bool) -> None:
     why = str(denied.strerror)
-    try:
-        if os.geteuid() != 0:
-            # a descriptor of its own: in the child, those of an open store are closed
-            with Descriptor.duplicate(dir_fd) as own:
-                namespace.as_subids(lambda: _remove(own, os.fsencode(name), is_dir=is_dir))
-            return
-    except namespace.SubidsError as error:
-        why = f"{why}; {error}"
-    except PermissionError:
-        pass                             # of somebody else's, or kept by an attribute of the file system (chattr(1))
+    if os.geteuid() != 0:
+        try:
+            why = namespace.remove_as_subids(dir_fd, name) or why
+        except namespace.SubidsError as error:
+            why = f"{why}; {error}"
+        else:
+            with suppress(PermissionError):   # of somebody else's, or kept by an attribute of the file system (chattr(1))
+                return _remove(dir_fd, os.fsencode(name), is_dir=is_dir)   # what is left says why by its error
     raise PrivilegeError(f"removing the tree {name}: {why}", hint=_NOT_REMOVABLE) from denied
 
 
