@@ -16,7 +16,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from layerstore import faults, kernel, namespace
@@ -217,8 +217,10 @@ def _sync(fd: int) -> None:
         raise SyncError(error.errno, error.strerror) from error
 
 
-def remove_tree(dir_fd: int, name: str, *, point: str) -> None:
+def remove_tree(dir_fd: int, name: str, *, point: str, pause: Callable[[], None] | None = None) -> None:
     """Unlink a whole tree, by descriptors, following nothing; one that is not there is fine.
+
+    *pause*, if given, is called before each of its files and may wait.
 
     What belongs to subordinate ids of this user is removed in a user namespace that has them (``namespace``).
     PrivilegeError for what this process may not remove; what it may has gone by then.
@@ -230,7 +232,7 @@ def remove_tree(dir_fd: int, name: str, *, point: str) -> None:
             return
         is_dir = stat.S_ISDIR(status.st_mode)
         try:
-            _remove(dir_fd, os.fsencode(name), is_dir=is_dir)
+            _remove(dir_fd, os.fsencode(name), is_dir=is_dir, pause=pause)
         except PermissionError as error:
             _remove_as_subids(dir_fd, name, error, is_dir=is_dir)
 
@@ -248,7 +250,9 @@ def _remove_as_subids(dir_fd: int, name: str, denied: PermissionError, *, is_dir
     raise PrivilegeError(f"removing the tree {name}: {why}", hint=_NOT_REMOVABLE) from denied
 
 
-def _remove(dir_fd: int, name: bytes, *, is_dir: bool) -> None:
+def _remove(dir_fd: int, name: bytes, *, is_dir: bool, pause: Callable[[], None] | None = None) -> None:
+    if pause is not None:
+        pause()
     if not is_dir:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=dir_fd)
@@ -266,10 +270,10 @@ def _remove(dir_fd: int, name: bytes, *, is_dir: bool) -> None:
             children = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
         for child, child_is_dir in children:
             try:
-                _remove(fd, child, is_dir=child_is_dir)
+                _remove(fd, child, is_dir=child_is_dir, pause=pause)
             except PermissionError:
                 os.fchmod(fd, 0o700)
-                _remove(fd, child, is_dir=child_is_dir)
+                _remove(fd, child, is_dir=child_is_dir, pause=pause)
     with suppress(FileNotFoundError):
         os.rmdir(name, dir_fd=dir_fd)
 

@@ -499,18 +499,28 @@ class Store:
 
     @_verb
     def collect_garbage(
-        self, *, retention: float = 7 * 86_400.0, grace: float = 3_600.0, dry_run: bool = False,
+        self, *, retention: float = 7 * 86_400.0, grace: float = 3_600.0, segments: int | None = None,
+        rate: float | None = None, dry_run: bool = False,
     ) -> gc.GcReport:
-        """Let go of staged trees older than *retention* seconds, unreferenced layers older than *grace*, and trash.
+        """Let go of old staged trees, of old layers that nothing needs, of the trash, and of archived log.
+
+        Args:
+            retention: seconds that staged trees are kept.
+            grace: seconds that unreferenced layers are kept after their creation.
+            segments: how many segments of the archived log are kept, the newest (at least 1); None: all.
+            rate: files removed a second at most, for the sake of others on the disk; None: no limit.
+            dry_run: only say what would go, and how many bytes that would free.
 
         Raises:
+            InvalidArgumentError: *segments* or *rate* is too small.
             PendingError: the layers are gone, or will be; their space, or the rest, could not be dealt with now.
 
         Durability: all layers are promised to be deleted in one transaction, and are gone when this returns. A crash
         after the promise is finished by the next open; one before it has collected no layer.
 
         """
-        return gc.collect(self._handle, retention=retention, grace=grace, dry_run=dry_run)
+        policy = gc.GcPolicy(retention=retention, grace=grace, segments=segments, rate=rate)
+        return gc.collect(self._handle, policy, dry_run=dry_run)
 
     @_verb
     def recover(self, *, dry_run: bool = False) -> RecoveryReport:

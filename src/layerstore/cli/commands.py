@@ -373,20 +373,32 @@ def recover(settings: _Settings, dry_run: bool, as_json: bool) -> None:
 @cli.command()
 @click.option("--retention", type=float, default=7.0, show_default=True, help="Days to keep staged layers.")
 @click.option("--grace", type=float, default=1.0, show_default=True, help="Hours to keep unreferenced layers.")
+@click.option("--segments", type=click.IntRange(min=1), metavar="N", help="Keep the newest N segments of archived log.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Remove at most N files a second.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @json_option
 @click.pass_obj
-def gc(settings: _Settings, retention: float, grace: float, dry_run: bool, as_json: bool) -> None:
-    """Let go of old staged layers, of layers nothing needs, and of the trash."""
+def gc(
+    settings: _Settings, retention: float, grace: float, segments: int | None, rate: float | None, dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Let go of old staged layers, of layers nothing needs, of the trash, and of old segments of the log."""
     with settings.open(write=not dry_run) as store:
-        report = store.collect_garbage(retention=retention * 86_400, grace=grace * 3_600, dry_run=dry_run)
+        report = store.collect_garbage(
+            retention=retention * 86_400, grace=grace * 3_600, segments=segments, rate=rate, dry_run=dry_run,
+        )
     if as_json:
         output.as_json(dataclasses.asdict(report))
         return
     verb = "would go" if dry_run else "gone"
     output.lines([f"staged tree {each} {verb}" for each in report.staged])
     output.lines([f"layer {output.short(each)} {verb}" for each in report.layers])
-    click.echo(f"{len(report.staged)} staged trees, {len(report.layers)} layers, {report.emptied} trees of trash")
+    output.lines([f"layer {output.short(each)} hidden; its readers keep its tree" for each in report.deferred])
+    output.lines([f"segment {each} {verb}" for each in report.segments])
+    click.echo(
+        f"{len(report.staged)} staged trees, {len(report.layers)} layers, {report.emptied} trees and files of trash, "
+        f"{len(report.segments)} segments: {output.size(report.freed)} {'would be ' if dry_run else ''}freed",
+    )
 
 
 @cli.command("apply")
