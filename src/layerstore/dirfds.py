@@ -89,7 +89,9 @@ class DirFds:
 
     def _evict(self) -> None:
         if len(self._open) > (self._capacity or _CAPACITY):
-            self._open.popitem(last=False)   # closed when nobody holds it any more
+            path, _ = self._open.popitem(last=False)   # closed when nobody holds it any more
+            if path == self._held[0]:
+                self._held = (b"", (self._root_fd, None))
 
     def held(self, path: bytes) -> tuple[int, Descriptor | None]:
         """The same, with what keeps the descriptor open as long as it is kept (None: the root, which is the caller's)."""
