@@ -263,8 +263,8 @@ def test_a_copy_has_what_a_copy_of_cp_has(tmp_path):
     copy_store(str(source), str(copy))
 
     def seen(top):
-        format = "%P %m %U %G %s %l %T@ %y %n\\n"
-        return sorted(subprocess.run(["find", top, "-printf", format], capture_output=True, check=True).stdout.splitlines())
+        wanted = "%P %m %U %G %s %l %T@ %y %n\\n"
+        return sorted(subprocess.run(["find", top, "-printf", wanted], capture_output=True, check=True).stdout.splitlines())
 
     assert seen(copy) == seen(other) == seen(source)
     assert len({disk_print(str(each)) for each in (copy, other)}) == 1
@@ -278,18 +278,21 @@ def written(path, at):
         file.write(b"x")
 
 
-@pytest.mark.parametrize("change", [
-    lambda top: (top / "file").write_bytes(b"somE"),
-    lambda top: (top / "file").rename(top / "other"),
-    lambda top: (top / "file").chmod(0o600),
-    lambda top: os.setxattr(top / "file", "user.some", b"Value"),
-    lambda top: os.setxattr(top / "folder", "user.some", b""),
-    lambda top: (top / "new").touch(),
-    lambda top: ((top / "to").unlink(), (top / "to").symlink_to("filf")),
-    lambda top: os.truncate(top / "large", 4_000_001),
-    lambda top: written(top / "large", 3_999_999),
-    lambda top: written(top / "large", 1_000_001),
-])
+CHANGES = {
+    "content": lambda top: (top / "file").write_bytes(b"somE"),
+    "name": lambda top: (top / "file").rename(top / "other"),
+    "mode": lambda top: (top / "file").chmod(0o600),
+    "xattr": lambda top: os.setxattr(top / "file", "user.some", b"Value"),
+    "xattr of a folder": lambda top: os.setxattr(top / "folder", "user.some", b""),
+    "file": lambda top: (top / "new").touch(),
+    "link": lambda top: ((top / "to").unlink(), (top / "to").symlink_to("filf")),
+    "length": lambda top: os.truncate(top / "large", 4_000_001),
+    "end": lambda top: written(top / "large", 3_999_999),
+    "hole": lambda top: written(top / "large", 1_000_001),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_print_tells_any_change_from_none(tmp_path, change):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"some")
@@ -299,7 +302,7 @@ def test_a_print_tells_any_change_from_none(tmp_path, change):
     os.setxattr(tmp_path / "file", "user.some", b"value")
     before = disk_print(str(tmp_path))
     assert disk_print(str(tmp_path)) == before
-    change(tmp_path)
+    CHANGES[change](tmp_path)
     assert disk_print(str(tmp_path)) != before
 
 
