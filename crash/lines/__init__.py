@@ -14,16 +14,17 @@ import pickle
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from crash.lines import fresh
 from crash.lines.judge import InjectedInterrupt, InjectedMemoryError, Report, Trial
 from crash.lines.points import Aim, NotReachedError, Point, steady
 from crash.lines.verbs import Verb, build
 from crash.state import State, outcome_of
 from crash.workloads import Images
-from layerstore.testing.children import ChildDiedError, run_child, telling, warm
+from layerstore.testing.children import ChildDiedError, run_child, telling
 from layerstore.testing.copies import copy_store
 from layerstore.testing.ledger import Ledger
 
@@ -98,6 +99,7 @@ class Bench:
         self.work = work
         self.verbs = build(Images(os.path.join(work, "images")))
         self._points: dict[str, dict[Point, int]] = {}
+        fresh.late()   # before anything is forked
 
     def points(self, name: str) -> dict[Point, int]:
         """What the verb surely passes, and how often."""
@@ -139,13 +141,6 @@ class Bench:
             self._prepare(self.verbs[name], start)
         copy_store(start, os.path.join(self.work, name, tag))
 
-    def warm(self, name: str, tag: str) -> None:
-        """Import here what the trials of a verb import: not of one that opens a store, as an interrupt may come in then."""
-        if self.verbs[name].handle:
-            self.copy(name, tag)
-            warm(lambda: self._trial(name, tag).census())
-            self.remove(name, tag)
-
     def remove(self, name: str, tag: str) -> None:
         shutil.rmtree(os.path.join(self.work, name, tag), ignore_errors=True)
 
@@ -163,7 +158,7 @@ class Bench:
 def in_workers(bench: Bench, cases: list[Case], workers: int, seed: int) -> Iterator[State]:
     """Try *cases* in forked workers, dealt out in turn; their states, in the cases' order."""
     if cases:
-        bench.copy(cases[0].verb, "first")   # its start is made once, before the workers are forked
+        bench.copy(cases[0].verb, "warm")   # made once, before the workers are forked
     pipes = [_worker(bench, cases[n::workers], n, seed) for n in range(workers)]
     try:
         for number in range(len(cases)):
@@ -175,7 +170,7 @@ def in_workers(bench: Bench, cases: list[Case], workers: int, seed: int) -> Iter
             os.waitpid(pid, 0)
 
 
-def _worker(bench: Bench, cases: list[Case], number: int, seed: int) -> tuple[int, Any]:
+def _worker(bench: Bench, cases: Iterable[Case], number: int, seed: int) -> tuple[int, Any]:
     read_fd, write_fd = os.pipe()
     sys.stdout.flush()
     pid = os.fork()
@@ -184,8 +179,6 @@ def _worker(bench: Bench, cases: list[Case], number: int, seed: int) -> tuple[in
         code = 1
         try:
             with os.fdopen(write_fd, "wb") as pipe:
-                if cases:
-                    bench.warm(cases[0].verb, f"w{number}")   # in the worker only, whose cases are all of one verb
                 for case in cases:
                     try:
                         made: object = state_of(bench, case, f"w{number}", seed)

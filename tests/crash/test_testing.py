@@ -41,7 +41,6 @@ from layerstore.testing import (
     telling,
     tree_of_tar,
     violations,
-    warm,
 )
 from layerstore.testing.copies import disk_print
 from storekit import add, differ
@@ -233,12 +232,15 @@ def test_a_child_that_dies_tells_nothing_and_that_is_an_error():
         telling(lambda: os.kill(os.getpid(), 9))
 
 
-def test_what_a_warming_child_imported_its_likes_find_imported():
-    sys.modules.pop("this", None)
-    warm(lambda: __import__("this"))
-    assert telling(lambda: "this" in sys.modules)
-    with pytest.raises(ChildDiedError):
-        warm(lambda: 1 / 0)
+def test_a_child_that_opens_a_store_finds_everything_imported(tmp_path):
+    def imported():
+        before = set(sys.modules)
+        with layerstore.open(tmp_path / "s") as store:
+            add(store)
+            store.check()
+        return set(sys.modules) - before
+
+    assert not telling(imported)
 
 
 def test_a_copy_has_what_a_copy_of_cp_has(tmp_path):

@@ -23,7 +23,7 @@ layerstore imports this package. It uses ``os.fork``: call it from a single-thre
 from __future__ import annotations
 
 from layerstore.testing.arming import Armed, armed, delaying, environment, killing, raising
-from layerstore.testing.children import ChildDiedError, in_workers, run_child, start_child, telling, warm
+from layerstore.testing.children import ChildDiedError, in_workers, run_child, start_child, telling
 from layerstore.testing.copies import copy_store
 from layerstore.testing.explore import CrashExplorer, Outcome, reopen, still_clock
 from layerstore.testing.ledger import Expectation, Ledger, expectation, image, layer, name, read_ledger
@@ -36,5 +36,4 @@ __all__ = [
     "Passing", "Tree", "Verdict", "armed", "copy_store", "delaying", "differences", "dump", "environment", "examine",
     "expectation", "image", "in_workers", "kill_at", "killing", "layer", "name", "passings", "raising", "read_ledger",
     "read_tree", "reopen", "run_child", "start_child", "still_clock", "telling", "tree_of_tar", "violations",
-    "warm",
 ]

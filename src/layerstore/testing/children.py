@@ -1,10 +1,12 @@
 """Forked children of a warmed interpreter: run something in one, and hear what it says or how it died.
 
-Call these from a single-threaded process: ``os.fork`` copies the calling thread alone.
+What opening a store imports is imported before the fork, and what there was then is spared by the child's collector: a
+rig forks twice for each crash state, and would do little else. Call these from a single-threaded process: ``os.fork`` copies the calling thread alone.
 """
 
 from __future__ import annotations
 
+import codecs
 import gc
 import os
 import pickle
@@ -13,10 +15,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from typing import IO, Any, TypeVar
 
 from layerstore import faults
+from layerstore.store import _VERBS
 
 T = TypeVar("T")
 
@@ -46,6 +50,7 @@ def start_child(fn: Callable[[], object], *, hook: faults.Hook | None = None) ->
     Durability: as *fn*'s.
 
     """
+    warm()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -100,6 +105,7 @@ def telling(fn: Callable[[], T]) -> T:
     Durability: as *fn*'s.
 
     """
+    warm()
     sys.stdout.flush()
     sys.stderr.flush()
     read_fd, write_fd = os.pipe()
@@ -127,25 +133,13 @@ def telling(fn: Callable[[], T]) -> T:
     return result
 
 
-def warm(fn: Callable[[], object]) -> None:
-    """Run something in a forked child, then import here what it imported: its likes, forked later, need not again.
-
-    Args:
-        fn: what to run.
-
-    Raises:
-        ChildDiedError: it died, or raised; its traceback is on stderr.
-
-    Durability: as *fn*'s.
-
-    """
-    def imported() -> list[str]:
-        fn()
-        return [name for name, module in sys.modules.items() if module is not None]
-
-    for name in telling(imported):
-        if name not in sys.modules:
-            import_module(name)
+@cache
+def warm() -> None:
+    """Import here what opening and using a store imports: children need not, each anew."""
+    for each in _VERBS:
+        each.load()
+    import_module("lmdb._envid")   # lmdb's own, at its first opening; and a codec, likewise
+    codecs.lookup("ascii")
 
 
 def _spare_the_parents_objects() -> None:
@@ -230,4 +224,4 @@ def _end_worker(worker: _Worker) -> None:
         os.waitpid(pid, 0)
 
 
-__all__ = ["ChildDiedError", "in_workers", "run_child", "start_child", "telling", "warm"]
+__all__ = ["ChildDiedError", "in_workers", "run_child", "start_child", "telling"]

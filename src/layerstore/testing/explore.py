@@ -19,7 +19,7 @@ from functools import partial
 
 import layerstore
 from layerstore.store import Store
-from layerstore.testing.children import ChildDiedError, in_workers, telling, warm
+from layerstore.testing.children import in_workers, run_child, telling
 from layerstore.testing.copies import copy_store, disk_print
 from layerstore.testing.ledger import Ledger, read_ledger
 from layerstore.testing.oracle import Verdict, examine
@@ -253,10 +253,8 @@ class CrashExplorer:
             return
         new = f"{self._start}.new"
         os.mkdir(new)
-        try:
-            warm(partial(_with_ledger, self._prepare, new))
-        except ChildDiedError as error:
-            raise AssertionError(f"prepare failed: {error}") from error
+        if os.waitstatus_to_exitcode(run_child(partial(_with_ledger, self._prepare, new))) != 0:
+            raise AssertionError("prepare failed")
         os.rename(new, self._start)
 
     def _run_in(self, home: str) -> None:
