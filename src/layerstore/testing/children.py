@@ -1,7 +1,8 @@
 """Forked children of a warmed interpreter: run something in one, and hear what it says or how it died.
 
 What opening a store imports is imported before the fork, and what there was then is spared by the child's collector: a
-rig forks twice for each crash state, and would do little else. Call these from a single-threaded process: ``os.fork`` copies the calling thread alone.
+rig forks for each crash state, and would do little else. Call these from a single-threaded process: ``os.fork`` copies
+the calling thread alone.
 """
 
 from __future__ import annotations
