@@ -10,11 +10,9 @@ state that was judged already, of the same crash, is not judged again, and what 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +20,7 @@ from functools import partial
 import layerstore
 from layerstore.store import Store
 from layerstore.testing.children import in_workers, run_child, telling
+from layerstore.testing.copies import copy_store, disk_print
 from layerstore.testing.ledger import Ledger, read_ledger
 from layerstore.testing.oracle import Verdict, examine
 from layerstore.testing.passing import FaultNotReachedError, Passing, kill_at, passings
@@ -285,56 +284,6 @@ def _same(verdict: Verdict) -> Verdict:
 def _drawn(share: float, seed: int, path: Sequence[Passing]) -> bool:
     """Whether a state is in the sample: by its own path, so that neither workers nor order make a difference."""
     return share >= 1 or random.Random(f"{seed} {' '.join(map(str, path))}").random() < share  # noqa: S311
-
-
-def disk_print(directory: str) -> str:
-    """Digest all that a store's directory holds and that recovery may look at: names, types, modes, contents, xattrs.
-
-    LMDB's lock file is left out: it says who is alive, and nobody is. Times are left out, too: recovery asks none.
-
-    Args:
-        directory: a directory that nobody writes to.
-
-    Returns:
-        A digest; equal ones are equal states.
-
-    Durability: reads only.
-
-    """
-    digest = hashlib.sha256()
-    for parent, folders, files in os.walk(directory):
-        folders.sort()
-        for name in sorted([*folders, *files]):
-            path = os.path.join(parent, name)
-            status = os.lstat(path)
-            digest.update(f"{path[len(directory):]} {status.st_mode} {status.st_rdev} {status.st_size}\n".encode())
-            if stat.S_ISREG(status.st_mode) and name != "lock.mdb":
-                with open(path, "rb") as file:
-                    digest.update(file.read())
-            elif stat.S_ISLNK(status.st_mode):
-                digest.update(os.fsencode(os.readlink(path)))
-            for attribute in sorted(os.listxattr(path, follow_symlinks=False)):
-                digest.update(attribute.encode() + os.getxattr(path, attribute, follow_symlinks=False))
-    return digest.hexdigest()
-
-
-def copy_store(source: str, target: str) -> None:
-    """Copy a store that nobody has open, with all that matters to it: links, times, modes, xattrs, device nodes.
-
-    Args:
-        source: a directory.
-        target: a path where nothing is.
-
-    Raises:
-        OSError: ``cp -a`` failed.
-
-    Durability: nothing is synced.
-
-    """
-    pid = os.posix_spawnp("cp", ["cp", "-a", "--", source, target], os.environ)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status != 0:
-        raise OSError(f"cp -a {source} {target} failed with {status}")
 
 
 __all__ = [
