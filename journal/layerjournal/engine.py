@@ -20,7 +20,7 @@ import lmdb
 from lmdb.verify import VerifyError
 from lmdb.verify import verify as lmdb_verify
 
-from layerjournal import lockfile
+from layerjournal import lockfile, pages
 from layerjournal.effects import FULL, MORE_DESCRIPTORS, NO_DESCRIPTOR, is_writable
 from layerjournal.errors import (
     AlreadyOpenError,
@@ -107,12 +107,19 @@ class Engine:
             )
             self.is_open, self.identity = True, _identity(data)
             _engines.add(self)
+            if not create:
+                self._check_pages(data)
             self._begin(tables, create=create)
         except lmdb.Error as error:
             raise _open_error(error, path) from error
         except BaseException:   # an interrupt may come at any line: nothing stays open behind it
             self._abandon()
             raise
+
+    def _check_pages(self, data: str) -> None:
+        """Before the engine reads a page but the metas: it would die of some that are wrong."""
+        with self.reading():   # keeps what is looked at from reuse; to begin one reads no page
+            pages.check(data)
 
     def _begin(self, tables: Sequence[str], *, create: bool) -> None:
         try:
@@ -311,11 +318,12 @@ def check_size(path: str) -> None:
 
 
 def structural_problems(path: str) -> list[str]:
-    """What LMDB's own offline walk finds wrong with a data file: structure only, not values. About 100 MB/s."""
+    """What LMDB's own offline walk finds wrong with a data file, and ours: structure, not values. About 80 MB/s."""
     try:
-        return [str(problem) for problem in lmdb_verify(path)]  # type: ignore[no-untyped-call]
+        found = [str(problem) for problem in lmdb_verify(path)]  # type: ignore[no-untyped-call]
     except VerifyError as error:
-        return [str(error)]
+        found = [str(error)]
+    return found or pages.problems(path)
 
 
 def _identity(path: str) -> tuple[int, int]:
