@@ -43,6 +43,7 @@ class Workload:
     prepare: Callable[[str, Ledger], None]
     run: Callable[[str, Ledger], None]
     again: Callable[[Store], object]
+    mend: Callable[[str], object] = lambda _root: None   # by an operator, where a crash leaves what is not opened
 
 
 class Images:

@@ -1,0 +1,75 @@
+"""Workloads in which the database was lost or damaged, and is rebuilt. What a crash leaves is rebuilt again, if need be."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from functools import partial
+
+import layerstore
+from crash import workloads as w
+from crash.workloads import Images, Workload, drop, pull, put
+from layerstore.errors import InvalidArgumentError
+from layerstore.testing import Ledger, still_clock
+
+SNAPSHOT = "snapshot"
+
+
+def build(images: Images) -> dict[str, Workload]:
+    """``rebuild``: from archive and disk; ``rebuild-from``: from a snapshot, too; ``rebuild-log``: from the log."""
+    ensure = w._ensure((w.BASE, w.BASE_ID, None), (w.TOP, w.TOP_ID, w.BASE_ID))
+    made = [
+        Workload("rebuild", partial(_lost, images), _rebuild, ensure, mend),
+        Workload("rebuild-from", partial(_lost, images), _rebuild_from, ensure, mend),
+        Workload("rebuild-log", partial(_altered, images), _rebuild, ensure, mend),
+    ]
+    return {each.name: each for each in made}
+
+
+def mend(root: str) -> None:
+    """What the error says: rebuild. A database that is sound is left as it is."""
+    with suppress(InvalidArgumentError):
+        _rebuild(root, None)
+
+
+def _work(images: Images, root: str, ledger: Ledger) -> None:
+    """A store with an archive, and work of all kinds after it; a snapshot of its middle."""
+    with layerstore.open(root) as store:
+        put(store, ledger, w.BASE, w.BASE_ID, names=("base",))
+        put(store, ledger, w.DOOMED, w.DOOMED_ID, names=("doomed",))
+        store.checkpoint(archive=True)
+        put(store, ledger, w.TOP, w.TOP_ID, parent=w.BASE_ID, names=("top",), big_data={"key": b"value"})
+        drop(store, ledger, w.DOOMED_ID, "doomed")
+        store.snapshot(os.path.join(os.path.dirname(root), SNAPSHOT))
+        pull(store, ledger, images.first, "app")
+        put(store, ledger, w.AGAIN, w.DOOMED_ID)
+        w.stage(store, w.LEFT).release()
+    for name in ("f" * 64, "e" * 64):   # what no record and no side file tells of
+        os.mkdir(os.path.join(root, "layers", name))
+    with open(os.path.join(root, "images", "f" * 64), "wb") as file:
+        file.write(b"torn")
+
+
+def _lost(images: Images, root: str, ledger: Ledger) -> None:
+    _work(images, root, ledger)
+    os.unlink(os.path.join(root, "journal", "data.mdb"))
+
+
+def _altered(images: Images, root: str, ledger: Ledger) -> None:
+    """Every row of a layer is wrong, and the log is right."""
+    _work(images, root, ledger)
+    for name in ("f" * 64, "e" * 64):
+        os.rmdir(os.path.join(root, "layers", name))
+    path = os.path.join(root, "journal", "data.mdb")
+    with open(path, "rb") as file:
+        data = file.read()
+    with open(path, "wb") as file:
+        file.write(data.replace(b"born_named", b"born_nomed"))
+
+
+def _rebuild(root: str, _ledger: Ledger | None) -> None:
+    layerstore.rebuild(root, clock=still_clock)
+
+
+def _rebuild_from(root: str, _ledger: Ledger | None) -> None:
+    layerstore.rebuild(root, source=os.path.join(os.path.dirname(root), SNAPSHOT), clock=still_clock)
