@@ -44,6 +44,7 @@ MAX_MAP = 1 << 46
 _MAX_READERS = 1022
 _TRIES = 64
 _NEARLY_FULL = 1 << 16    # bytes
+UNREADABLE = "look at the kernel's log; what can still be read of it can be salvaged"
 _READERS_EVERY = 32       # write transactions between looks for readers that died
 
 # what this process has open is what of these is open: an opening that was interrupted leaves nothing in it
@@ -92,7 +93,8 @@ class Engine:
         self._gate, self._own = Gate(), threading.local()
         data = os.path.join(path, DATA_FILE)
         if not create:
-            check_size(data)
+            with _reading(data):
+                check_size(data)
             _check_not_open(data)
         self.locking = (not readonly or is_writable(path)) if lock is None else lock
         self.is_open = False
@@ -118,7 +120,7 @@ class Engine:
 
     def _check_pages(self, data: str) -> None:
         """Before the engine reads a page but the metas: it would die of some that are wrong."""
-        with self.reading():   # keeps what is looked at from reuse; to begin one reads no page
+        with self.reading(), _reading(data):   # keeps what is looked at from reuse; to begin one reads no page
             pages.check(data)
 
     def _begin(self, tables: Sequence[str], *, create: bool) -> None:
@@ -306,6 +308,17 @@ class Engine:
             raise HostError(f"the map of {self.path} cannot be made {size} bytes long: {error}") from error
 
 
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """A device that does not give back what it has is the machine's error: nothing was written, and nothing is unknown."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise HostError(f"{path} cannot be read: {error}", hint=UNREADABLE) from error
+
+
 def check_size(path: str) -> None:
     """DamagedError when *path* is shorter than its newest meta page says: reading it would kill us by SIGBUS.
 
@@ -323,7 +336,7 @@ def structural_problems(path: str) -> list[str]:
         found = [str(problem) for problem in lmdb_verify(path)]  # type: ignore[no-untyped-call]
     except VerifyError as error:
         found = [str(error)]
-    return found or pages.problems(path)
+    return found or pages.damage(path)
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ length or child's number (2, 2), flags (2), length of the key (2), key, value.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ _NONE = (1 << 64) - 1
 _MAX_DEPTH = 32
 _MAX_KEY = 511
 _MAX_NAMED = 5
+LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
+"""What the system says of a file that is not there, not a file, or not to be read any more."""
 
 _Node = tuple[int, int, bytes, int]   # flags, length of the value or child's number, key, where the value begins
 
@@ -46,17 +49,24 @@ class _WrongError(Exception):
 def problems(path: str, *, whole: bool = True) -> list[str]:
     """What is wrong with the structure of the data file *path*, in words; not *whole*: with its branches.
 
-    A short file, too, is only a problem, and so is one that is missing.
+    A short file is a problem like others. OSError for one that is missing, or cannot be read.
     """
+    with Descriptor(path, os.O_RDONLY) as fd:
+        metas, wrong = read_metas(fd)
+        if not metas or wrong:
+            return wrong[:_MAX_NAMED]
+        walk = _Walk(fd, metas[-1], whole=whole)
+        walk.all()
+        return walk.found[:_MAX_NAMED]
+
+
+def damage(path: str) -> list[str]:
+    """As ``problems`` of all of it; that it is missing, no file, or lies on bad sectors, is one, too."""
     try:
-        with Descriptor(path, os.O_RDONLY) as fd:
-            metas, wrong = read_metas(fd)
-            if not metas or wrong:
-                return wrong[:_MAX_NAMED]
-            walk = _Walk(fd, metas[-1], whole=whole)
-            walk.all()
-            return walk.found[:_MAX_NAMED]
+        return problems(path)
     except OSError as error:
+        if error.errno not in LOST:
+            raise
         return [str(error)]
 
 
@@ -80,7 +90,7 @@ class Reading:
 
 
 def readings(path: str, table: str) -> list[Reading]:
-    """One for each meta page that can be read, the one that counts first. OSError if there is no such file."""
+    """One for each meta page that can be read, the one that counts first. OSError if these, or the file, cannot be."""
     with Descriptor(path, os.O_RDONLY) as fd:
         metas, wrong = read_metas(fd)
     return [Reading(path, meta, wrong, table) for meta in reversed(metas)]
@@ -186,7 +196,7 @@ class _Walk:
             raise _WrongError(f"a value of {length} bytes cannot be at page {first}")
         for number in range(first, first + pages):
             self._use(number)
-        data = os.pread(self._fd, _HEAD_BYTES + length, first * self._size)
+        data = self._read(first, _HEAD_BYTES + length)
         if len(data) < _HEAD_BYTES + length:
             raise _WrongError(f"page {first} and what follows reach past the end of the file")
         stored, _, flags, low, high = _HEAD.unpack_from(data)
@@ -197,7 +207,7 @@ class _Walk:
 
     def _load(self, number: int, kind: int) -> bytes:
         self._use(number)
-        page = os.pread(self._fd, self._size, number * self._size)
+        page = self._read(number, self._size)
         if len(page) < self._size:
             raise _WrongError(f"page {number} is past the end of the file")
         stored, _, flags, lower, upper = _HEAD.unpack_from(page)
@@ -206,6 +216,14 @@ class _Walk:
         if not _HEAD_BYTES <= lower <= upper <= self._size or lower % 2:
             raise _WrongError(f"page {number} has bounds that cannot be")
         return page
+
+    def _read(self, number: int, count: int) -> bytes:
+        try:
+            return os.pread(self._fd, count, number * self._size)
+        except OSError as error:
+            if not self._lenient or error.errno != errno.EIO:
+                raise
+            raise _WrongError(f"page {number} cannot be read: {error}") from error
 
     def _nodes(self, page: bytes, *, branch: bool) -> list[_Node]:
         number, _, _, lower, upper = _HEAD.unpack_from(page)

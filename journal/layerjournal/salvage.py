@@ -84,7 +84,9 @@ def _tail(path: str, last: int, link: bytes) -> _Tail:
     """What the log in *path* proves after record *last*: from whichever meta page gives more."""
     try:
         readings = pages.readings(path, LOG)
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in pages.LOST:
+            raise
         return (), False, None, (str(error),)
     best: list[tuple[Record, bytes]] = []
     seen: list[int] = []

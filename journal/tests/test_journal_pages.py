@@ -4,6 +4,7 @@ Every page of a small journal is hit: bits are flipped, pages zeroed, exchanged,
 left; how it ended is looked at. What is damaged is found, or nothing that can be read has changed.
 """
 
+import errno
 import faulthandler
 import os
 import random
@@ -13,7 +14,19 @@ import struct
 import pytest
 
 import parcels
-from layerjournal import DamagedError, Journal, MissingError, Replay, canonical_dump, engine, metapage, pages
+from layerjournal import (
+    BusyError,
+    DamagedError,
+    HostError,
+    Journal,
+    MissingError,
+    Replay,
+    canonical_dump,
+    engine,
+    metapage,
+    pages,
+    salvage,
+)
 from layerjournal.effects import Descriptor
 from parcels import Parcels, in_child, mark, pack
 
@@ -310,11 +323,11 @@ def test_what_is_no_file_at_all_is_damage_or_missing(copy):
     os.unlink(path / "data.mdb")
     with pytest.raises(MissingError):
         parcels.reopen(path)
-    assert pages.problems(str(path / "data.mdb"))
+    assert pages.damage(str(path / "data.mdb"))
     os.mkdir(path / "data.mdb")
     with pytest.raises(DamagedError, match="directory"):
         parcels.reopen(path)
-    assert pages.problems(str(path / "data.mdb"))
+    assert pages.damage(str(path / "data.mdb"))
 
 
 def test_pages_of_another_size_are_read_too(tmp_path):
@@ -358,3 +371,60 @@ def test_a_log_that_ends_before_the_archive_does_is_an_older_copy(copy):
         parcels.reopen(path)
     with Replay.open([path], Parcels()) as replay:   # looking at it is another matter
         assert replay.verify().sound
+
+
+# -- bad sectors --------------------------------------------------------------------------------------------------------
+
+
+def large_page(data):
+    return struct.unpack_from("<Q", data, large_value(data))[0] * PAGE
+
+
+def bad_sectors(monkeypatch, pages_lost, number=errno.EIO):
+    """From now on these pages cannot be read."""
+    real = os.pread
+
+    def pread(fd, count, offset):
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("data.mdb") and any(
+            offset <= page * PAGE < offset + count or page * PAGE <= offset < (page + 1) * PAGE for page in pages_lost
+        ):
+            raise OSError(number, os.strerror(number))
+        return real(fd, count, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+
+
+@pytest.mark.parametrize("where", [lambda data: 0, leaf, large_page], ids=["a meta page", "a leaf", "a large value"])
+def test_a_device_that_does_not_read_is_the_machines_error_and_not_damage(copy, monkeypatch, where):
+    path, data, _ = copy
+    bad_sectors(monkeypatch, [where(data) // PAGE])
+    with pytest.raises(HostError, match="cannot be read") as caught:
+        parcels.reopen(path)
+    assert type(caught.value) is HostError
+    assert pages.damage(str(path / "data.mdb")) == [f"[Errno {errno.EIO}] {os.strerror(errno.EIO)}"]
+
+
+def test_other_errors_of_the_machine_come_out_as_they_are(copy, monkeypatch):
+    path, _, _ = copy
+    bad_sectors(monkeypatch, [0], errno.EMFILE)
+    with pytest.raises(BusyError):
+        parcels.reopen(path)
+    for look in (lambda: pages.damage(str(path / "data.mdb")), lambda: salvage(str(path), parcels.UUID, str(path / "segments"))):
+        with pytest.raises(OSError, match="Too many open files"):
+            look()
+    bad_sectors(monkeypatch, [6], errno.EMFILE)
+
+
+def test_around_bad_sectors_everything_else_is_salvaged(copy, monkeypatch):
+    path, data, _ = copy
+    heads = set()
+    for page in range(2, len(data) // PAGE):
+        with monkeypatch.context() as here:
+            bad_sectors(here, [page])
+            left = salvage(str(path), parcels.UUID, str(path / "segments"))
+        assert len(left.segments) == 1
+        heads.add((left.head[0], left.whole))
+    assert len(heads) > 1 and any(whole for _, whole in heads)
+    bad_sectors(monkeypatch, [0])
+    left = salvage(str(path), parcels.UUID, str(path / "segments"))
+    assert (left.tail, left.whole) == ((), False)

@@ -176,7 +176,7 @@ class _Rebuild:
     def _damage(self) -> list[str]:
         """What keeps the database from being trusted. A damaged archive beside a sound one is not among it."""
         path = os.path.join(self._path, "journal")
-        if found := pages.problems(os.path.join(path, "data.mdb")):   # first: opening may not look at all of a large one
+        if found := pages.damage(os.path.join(path, "data.mdb")):   # first: opening may not look at all of a large one
             return found
         try:
             with journal_errors(None), open_journal(path, readonly=self._dry, clock=self._clock) as journal:
