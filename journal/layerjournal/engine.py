@@ -82,12 +82,13 @@ class Engine:
     """One open environment. ``.log`` and the named tables are its databases.
 
     *lock* None: LMDB's lock file is used wherever it can be written; without it a reader is not protected from
-    writers, which is right on read-only media and for copies.
+    writers, which is right on read-only media and for copies. *look*: every page is looked at before it is used; who
+    leaves that out knows that the file is sound.
     """
 
     def __init__(
         self, path: str, tables: Sequence[str], *, readonly: bool, map_size: int, create: bool = False,
-        lock: bool | None = None,
+        lock: bool | None = None, look: bool = True,
     ) -> None:
         self.path, self.readonly, self._pid = path, readonly, os.getpid()
         self._gate, self._own = Gate(), threading.local()
@@ -109,7 +110,7 @@ class Engine:
             )
             self.is_open, self.identity = True, _identity(data)
             _engines.add(self)
-            if not create:
+            if look and not create:
                 self._check_pages(data)
             self._begin(tables, create=create)
         except lmdb.Error as error:

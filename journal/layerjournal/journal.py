@@ -72,10 +72,14 @@ class Journal:
         self._pid, self._closed, self._poison = os.getpid(), False, ""
         self._segments = os.path.join(path, creating.SEGMENTS_DIR)
         self._namespace: namespace.Membership | None = None
+        inside, data = os.path.join(path, "pidns"), os.path.join(path, DATA_FILE)
         if not readonly or is_writable(path):
-            self._namespace = namespace.enter(os.path.join(path, "pidns"))
+            self._namespace = namespace.enter(inside, data)
+        vouched = self._namespace.vouched if self._namespace is not None else namespace.vouched_for(inside, data)
         try:
-            self._engine = Engine(path, OWN_TABLES, readonly=readonly, map_size=map_size)
+            self._engine = Engine(path, OWN_TABLES, readonly=readonly, map_size=map_size, look=not vouched)
+            if self._namespace is not None:
+                self._namespace.using()
             self._begin()
         except BaseException:
             self._leave_namespace()
@@ -361,7 +365,7 @@ class Journal:
 
     def _leave_namespace(self) -> None:
         if self._namespace is not None:
-            self._namespace.close()
+            self._namespace.leave()
             self._namespace = None
 
     def __enter__(self) -> Journal:

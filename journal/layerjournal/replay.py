@@ -43,7 +43,7 @@ class Replay:
                 f"{data} is damaged in {len(problems)} places: {'; '.join(problems[:3])}",
                 hint="replay its archived segments instead, or restore the journal from them",
             )
-        self._engine = Engine(directory, OWN_TABLES, readonly=True, map_size=1 << 20, lock=False)
+        self._engine = Engine(directory, OWN_TABLES, readonly=True, map_size=1 << 20, lock=False, look=False)
         try:
             with self._engine.reading() as txn:
                 meta = ReadTxn(self._engine, txn).meta()

@@ -94,22 +94,22 @@ def outcome(copy, changed):
 
 
 def hits(data):
-    """For each page: its header, where nodes are pointed at, in its middle, near its end; a bit, eight bytes, all of it."""
+    """For each page three of: a bit in its header, in its offsets, in its middle, near its end; eight bytes; all of it."""
     random_ = random.Random(1)
     for start in range(0, len(data), PAGE):
-        for low, high in ((0, 16), (16, 32), (100, 140), (1000, 3000), (PAGE - 96, PAGE)):
-            yield flipped(data, (start + random_.randrange(low, high)) * 8 + random_.randrange(8))
         at = start + random_.randrange(16, PAGE - 8)
-        yield patched(data, at, random_.randbytes(8))
-        yield patched(data, start, bytes(PAGE))
-        yield patched(data, start, data[(start + 5 * PAGE) % len(data):][:PAGE])
+        made = [flipped(data, (start + random_.randrange(low, high)) * 8 + random_.randrange(8))
+                for low, high in ((0, 16), (16, 32), (100, 140), (1000, 3000), (PAGE - 96, PAGE))]
+        made += [patched(data, at, random_.randbytes(8)), patched(data, start, bytes(PAGE)),
+                 patched(data, start, data[(start + 5 * PAGE) % len(data):][:PAGE])]
+        yield from random_.sample(made, 3)
 
 
 def test_every_page_that_is_hit_is_found_or_it_did_not_matter_and_no_process_dies(copy):
     seen = {"refused": 0, "found": 0, "without effect": 0}
     for changed in hits(copy[1]):
         seen[outcome(copy, changed)] += 1
-    assert seen["refused"] > 100 and seen["found"] > 0, seen
+    assert seen["refused"] > 40 and seen["found"] > 0, seen
     assert seen["without effect"] < sum(seen.values()) * 0.7, seen
 
 
@@ -141,26 +141,13 @@ def test_without_the_walk_a_process_dies(copy, monkeypatch):
     pytest.fail("nothing died: the walk is not needed, or the campaign hits nothing")
 
 
-def test_a_large_file_is_walked_along_its_branches_only(copy, monkeypatch):
-    path, data, _ = copy
-    monkeypatch.setattr(pages, "LARGE", 0)
-    parcels.reopen(path).close()
-    whole, branches = [], []
-    for start in range(2 * PAGE, len(data), PAGE):
-        (path / "data.mdb").write_bytes(patched(data, start, bytes(PAGE)))
-        whole.append(bool(pages.problems(str(path / "data.mdb"))))
-        branches.append(bool(pages.problems(str(path / "data.mdb"), whole=False)))
-    assert 0 < sum(branches) < sum(whole)
-    assert all(one for one, other in zip(whole, branches, strict=True) if other)
-
-
 def test_a_commit_in_between_is_not_taken_for_damage(copy, monkeypatch):
     path, _, _ = copy
     real, commits = pages.problems, []
 
-    def disturbed(file, *, whole=True):
+    def disturbed(file):
         commits.append(1)
-        return ["page 3 is another page"] if len(commits) < 3 else real(file, whole=whole)
+        return ["page 3 is another page"] if len(commits) < 3 else real(file)
 
     states = iter([[1], [2], [2], [3]])
     monkeypatch.setattr(pages, "problems", disturbed)
@@ -172,7 +159,7 @@ def test_a_commit_in_between_is_not_taken_for_damage(copy, monkeypatch):
 def test_damage_that_keeps_changing_is_refused_all_the_same(copy, monkeypatch):
     path, _, _ = copy
     counter = iter(range(100))
-    monkeypatch.setattr(pages, "problems", lambda file, whole=True: ["odd"])
+    monkeypatch.setattr(pages, "problems", lambda file: ["odd"])
     monkeypatch.setattr(pages, "_metas", lambda file: [next(counter)])
     with pytest.raises(DamagedError, match="odd"):
         pages.check(str(path / "data.mdb"))

@@ -132,8 +132,8 @@ def test_a_namespace_file_that_stays_locked_is_busy(tmp_path, hurried, mode):
     with open(tmp_path / "pidns", "w+") as file:
         fcntl.flock(file, mode)
         with pytest.raises(BusyError, match="stays locked"):
-            namespace.enter(str(tmp_path / "pidns"))
-    membership = namespace.enter(str(tmp_path / "pidns"))
+            namespace.enter(str(tmp_path / "pidns"), str(tmp_path / "data.mdb"))
+    membership = namespace.enter(str(tmp_path / "pidns"), str(tmp_path / "data.mdb"))
     membership.close()
     membership.close()   # once is enough, twice is no harm
 
