@@ -4,6 +4,7 @@ The oracle of every case is ``rebuilt``: nothing that was there is lost, nothing
 records prove is the same to the byte, the old database is kept.
 """
 
+import errno
 import json
 import os
 import random
@@ -21,7 +22,7 @@ import layerjournal
 import layerstore
 from crash import points
 from layerjournal import DictView, Replay
-from layerstore import catalog, errors, fs, readopt, rebuilding
+from layerstore import catalog, errors, fs, readopt, rebuilding, remains
 from layerstore.lifecycle import fire
 from layerstore.projection import CatalogProjector
 from layerstore.states import Kind, Trigger
@@ -576,10 +577,37 @@ def test_a_tree_that_is_not_what_its_side_file_says_is_quarantined(made, name):
         store.layer(D)
 
 
-def test_a_tree_without_its_manifest_is_quarantined(made):
+@pytest.mark.parametrize("change", [os.unlink, lambda path: (os.unlink(path), os.symlink("nowhere", path))],
+                         ids=["missing", "a link"])
+def test_a_tree_without_its_manifest_is_quarantined(made, change):
     made.lose()
-    os.unlink(made.path("layers", D, "manifest"))
+    change(made.path("layers", D, "manifest"))
     assert ("quarantined", D) in codes(layerstore.rebuild(made.root))
+
+
+def unreadable(monkeypatch, number):
+    def fail(_fd, _name):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(remains, "file_digest", fail)
+
+
+def test_a_manifest_that_the_device_does_not_give_is_no_reason_to_quarantine_a_layer(made, monkeypatch):
+    made.lose()
+    with monkeypatch.context() as once:
+        unreadable(once, errno.EIO)
+        report = rebuilt(made)
+    assert codes(report) >= {("adopted-layer", D), ("unread", D)}
+    assert not [item for item in report.items if item.code == "quarantined"]
+
+
+def test_without_descriptors_nothing_is_rebuilt(made, monkeypatch):
+    made.lose()
+    with monkeypatch.context() as once:
+        unreadable(once, errno.EMFILE)
+        with pytest.raises(errors.BusyError):
+            layerstore.rebuild(made.root)
+    rebuilt(made)
 
 
 @pytest.mark.parametrize("content", [False, True])

@@ -1,8 +1,8 @@
 """SIGKILL at every fault point of every workload, of the recovery that follows, and (sampled) of the one after that.
 
 Here: which workloads, to which depth, and outcomes as states. The killing is ``layerstore.testing``'s explorer. The
-workloads that only this rig has are in ``wrecks`` (a recovery with everything to do at once, a store being created),
-``lost`` (a database that is rebuilt) and ``mounts``.
+workloads that only this rig has are in ``wrecks`` (a recovery with everything to do at once, a store being created)
+and ``mounts``.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 
+from crash import lost
 from crash.content import TREES
-from crash.points import lost, mounts, wrecks
+from crash.points import mounts, wrecks
 from crash.state import State, outcome_of
 from crash.workloads import Images, Workload, build
 from layerstore.testing import CrashExplorer, Outcome, Passing, reopen

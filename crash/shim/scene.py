@@ -219,6 +219,7 @@ class Scene:
         def see() -> Verdict:
             draw("oracle")
             signal.alarm(PATIENCE_SECONDS)
+            self.workload.mend(self.store)
             return examine(
                 self.store, expect=read_ledger(self.ledger), trees=content.TREES, again=again or self.workload.again,
             )

@@ -186,6 +186,8 @@ class _Completion:
         if tree.bad:
             self._fire(Kind.LAYER, txid, Trigger.QUARANTINE, txid, {"why": tree.bad, "files": []})
             self._out.say("quarantined", layer_id, tree.bad)
+        if tree.unread:
+            self._out.say("unread", layer_id, f"taken as it is, and not compared: {tree.unread}")
         self._named.append((tree.written_ns, "layer", layer_id, tuple(side["names"])))
 
     # -- images ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ documents themselves. What else was true of them (later names, leases, mounts, d
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from layerstore.verify import tree_problems
 __all__ = ["ImageFile", "Remains", "Tree", "gather"]
 
 Record = Mapping[str, Any]
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ class Tree:
     """One tree. ``side`` is its side file ``layer``, ``output`` the file of that name, each None unless whole.
 
     ``torn``: there is a side file, and it is not whole. ``wrong``: why it cannot be told what the tree is. ``bad``: it
-    is known what it is, and it is not that any more. ``written_ns``: when the side file was written; a hint, no more.
+    is known what it is, and it is not that any more. ``unread``: the machine did not let it be compared, which proves
+    nothing against it. ``written_ns``: when the side file was written; a hint, no more.
     """
 
     place: str
@@ -42,6 +45,7 @@ class Tree:
     torn: bool = False
     wrong: str = ""
     bad: str = ""
+    unread: str = ""
     written_ns: int = 0
 
 
@@ -103,7 +107,14 @@ class _Look:
             return Tree(place, name, txid, output=output, torn=torn, wrong=str(error))
         if wrong:
             return Tree(place, name, txid, output=output, wrong=wrong)
-        return Tree(place, name, txid, side, output, bad=next(self._problems(fd, side), ""), written_ns=written)
+        bad, unread = "", ""
+        try:
+            bad = next(self._problems(fd, side), "")
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            unread = str(error)
+        return Tree(place, name, txid, side, output, bad=bad, unread=unread, written_ns=written)
 
     def _misfit(self, place: str, name: str, txid: str | None, side: Record) -> str:
         if side["txid"] != txid:
@@ -128,7 +139,11 @@ class _Look:
                         tar_split=output.tar_split_digest, ids=self._ids,
                     ) if not problem.unreadable
                 )
-        except (DamagedError, OSError) as error:
+        except DamagedError as error:
+            yield str(error)
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
             yield str(error)
 
     def image(self, name: str) -> ImageFile:

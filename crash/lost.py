@@ -19,9 +19,9 @@ def build(images: Images) -> dict[str, Workload]:
     """``rebuild``: from archive and disk; ``rebuild-from``: from a snapshot, too; ``rebuild-log``: from the log."""
     ensure = w._ensure((w.BASE, w.BASE_ID, None), (w.TOP, w.TOP_ID, w.BASE_ID))
     made = [
-        Workload("rebuild", partial(_lost, images), _rebuild, ensure, mend),
-        Workload("rebuild-from", partial(_lost, images), _rebuild_from, ensure, mend),
-        Workload("rebuild-log", partial(_altered, images), _rebuild, ensure, mend),
+        Workload("rebuild", partial(_lost, images), _rebuild, ensure, mend, handle=False),
+        Workload("rebuild-from", partial(_lost, images), _rebuild_from, ensure, mend, handle=False),
+        Workload("rebuild-log", partial(_altered, images), _rebuild, ensure, mend, handle=False),
     ]
     return {each.name: each for each in made}
 
