@@ -32,7 +32,7 @@ def mend(root: str) -> None:
         _rebuild(root, None)
 
 
-def _work(images: Images, root: str, ledger: Ledger) -> None:
+def work(images: Images, root: str, ledger: Ledger) -> None:
     """A store with an archive, and work of all kinds after it; a snapshot of its middle."""
     with layerstore.open(root) as store:
         put(store, ledger, w.BASE, w.BASE_ID, names=("base",))
@@ -44,22 +44,20 @@ def _work(images: Images, root: str, ledger: Ledger) -> None:
         pull(store, ledger, images.first, "app")
         put(store, ledger, w.AGAIN, w.DOOMED_ID)
         w.stage(store, w.LEFT).release()
+
+
+def _lost(images: Images, root: str, ledger: Ledger) -> None:
+    work(images, root, ledger)
     for name in ("f" * 64, "e" * 64):   # what no record and no side file tells of
         os.mkdir(os.path.join(root, "layers", name))
     with open(os.path.join(root, "images", "f" * 64), "wb") as file:
         file.write(b"torn")
-
-
-def _lost(images: Images, root: str, ledger: Ledger) -> None:
-    _work(images, root, ledger)
     os.unlink(os.path.join(root, "journal", "data.mdb"))
 
 
 def _altered(images: Images, root: str, ledger: Ledger) -> None:
     """Every row of a layer is wrong, and the log is right."""
-    _work(images, root, ledger)
-    for name in ("f" * 64, "e" * 64):
-        os.rmdir(os.path.join(root, "layers", name))
+    work(images, root, ledger)
     path = os.path.join(root, "journal", "data.mdb")
     with open(path, "rb") as file:
         data = file.read()
