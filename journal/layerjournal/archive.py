@@ -49,10 +49,11 @@ def archive(directory: str, effects: Effects, whole: Whole, read: Read, update: 
 def snapshot(path: str, effects: Effects, whole: Whole, view: ReadTxn) -> None:
     """See ``Journal.snapshot_to``."""
     meta, (last, link) = view.meta(), view.head()
-    tables: Bodies = {
-        name: {key.decode(): check_row(name, key, stored) for key, stored in view.stored_rows(name)}
-        for name in whole.tables
-    }
+    tables: Bodies = {name: {} for name in whole.tables}
+    for name, bodies in tables.items():
+        for key, stored in view.stored_rows(name):
+            body = check_row(name, key, stored)   # first: it proves the key, too
+            bodies[key.decode()] = body
     chunks = segment.pack(
         uuid=meta["uuid"], first=meta["archived"] + 1, last=last, prev_link=meta["archived_link"], last_link=link,
         stored=(stored for _, stored in view.stored_records()), tables=tables,

@@ -36,7 +36,8 @@ class ReadTxn:
     def scan(self, table: str, prefix: str = "") -> Iterator[tuple[str, Row]]:
         """Rows whose keys begin with *prefix*, in the order of the keys' bytes. The table may change meanwhile."""
         for key, stored in self.stored_rows(table, prefix):
-            yield key.decode(), load_row(table, key, stored)
+            row = load_row(table, key, stored)   # first: it proves the key, too
+            yield key.decode(), row
 
     def stored_rows(self, table: str, prefix: str = "") -> Iterator[tuple[bytes, bytes]]:
         """As scan, of keys and rows as they are stored."""

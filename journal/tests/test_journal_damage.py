@@ -68,6 +68,19 @@ def test_a_row_that_was_altered_is_found_and_is_not_read(written):
         assert view.get("parcels", "r")
 
 
+def test_a_row_whose_key_is_no_text_any_more_is_found_and_is_not_read(written, tmp_path):
+    def change(txn, db):
+        txn.put(b"p3\x8c", txn.pop(b"p3", db=db), db=db)
+
+    forge(written, "parcels", change)
+    with parcels.reopen(written) as journal:
+        with journal.read() as view, pytest.raises(RowError, match="p3"):
+            list(view.scan("parcels"))
+        with pytest.raises(RowError, match="p3"):
+            journal.snapshot_to(tmp_path / "snapshot")
+    assert "row" in codes(written)
+
+
 def test_a_row_that_was_moved_is_as_wrong_as_one_that_was_altered(written):
     forge(written, "parcels", lambda txn, db: txn.put(b"r", txn.get(b"q", db=db), db=db))
     assert codes(written) == ["row"]
