@@ -9,19 +9,29 @@ from functools import partial
 import layerstore
 from crash import workloads as w
 from crash.workloads import Images, Workload, drop, pull, put
+from layerstore import fs
 from layerstore.errors import InvalidArgumentError
+from layerstore.store import Store
 from layerstore.testing import Ledger, still_clock
 
 SNAPSHOT = "snapshot"
+WRONG = b"born_nomed"
 
 
 def build(images: Images) -> dict[str, Workload]:
     """``rebuild``: from archive and disk; ``rebuild-from``: from a snapshot, too; ``rebuild-log``: from the log."""
     ensure = w._ensure((w.BASE, w.BASE_ID, None), (w.TOP, w.TOP_ID, w.BASE_ID))
+
+    def kept(store: Store) -> None:
+        ensure(store)
+        quarantine = os.path.join(store.root, "quarantine")
+        names = [each for each in os.listdir(quarantine) if each.startswith("journal-data.mdb")]
+        assert any(WRONG in _content(os.path.join(quarantine, each)) for each in names), "the old database is not kept"
+
     made = [
         Workload("rebuild", partial(_lost, images), _rebuild, ensure, mend, handle=False),
         Workload("rebuild-from", partial(_lost, images), _rebuild_from, ensure, mend, handle=False),
-        Workload("rebuild-log", partial(_altered, images), _rebuild, ensure, mend, handle=False),
+        Workload("rebuild-log", partial(_altered, images), _rebuild, kept, mend, handle=False),
     ]
     return {each.name: each for each in made}
 
@@ -53,16 +63,30 @@ def _lost(images: Images, root: str, ledger: Ledger) -> None:
     with open(os.path.join(root, "images", "f" * 64), "wb") as file:
         file.write(b"torn")
     os.unlink(os.path.join(root, "journal", "data.mdb"))
+    _settle(root)
 
 
 def _altered(images: Images, root: str, ledger: Ledger) -> None:
     """Every row of a layer is wrong, and the log is right."""
     work(images, root, ledger)
     path = os.path.join(root, "journal", "data.mdb")
-    with open(path, "rb") as file:
-        data = file.read()
+    data = _content(path)
     with open(path, "wb") as file:
-        file.write(data.replace(b"born_named", b"born_nomed"))
+        file.write(data.replace(b"born_named", WRONG))
+    _settle(root)
+
+
+def _settle(root: str) -> None:
+    """All of it is on disk: what a loss of power takes away is the rebuild's. (What it took before that, and the database
+    with it, nothing is left to tell of.)
+    """
+    with fs.open_dir(root) as fd:
+        fs.sync_filesystem(fd, point="lost.settle")
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _rebuild(root: str, _ledger: Ledger | None) -> None:

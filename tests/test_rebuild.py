@@ -904,6 +904,18 @@ POINTS = ("rebuild.mkdir", "journal.create.commit", "rebuild.set-aside", "rebuil
           "rebuild.journal.sync", "rebuild.clear")
 
 
+def test_a_rebuild_that_goes_on_from_one_that_was_killed_keeps_the_old_database_once(made):
+    alter(made, b"born_named", b"born_nomed")
+
+    def die():
+        with killing("rebuild.rename"):
+            layerstore.rebuild(made.root)
+
+    run_child(die)
+    assert rebuilt(made).kept == "quarantine/journal-data.mdb-0"
+    assert tree_names(made.root, "quarantine") == ["journal-data.mdb-0"]
+
+
 @pytest.mark.parametrize("errno_name", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_call_that_fails_is_a_typed_error_and_the_next_rebuild_or_open_goes_on(made, point, errno_name):
@@ -919,7 +931,7 @@ def test_a_call_that_fails_is_a_typed_error_and_the_next_rebuild_or_open_goes_on
     except errors.JournalDamagedError:
         rebuilt(made)
     assert violations(made.root) == []
-    assert any(name.startswith("journal-data.mdb") for name in tree_names(made.root, "quarantine"))
+    assert [name for name in tree_names(made.root, "quarantine") if name.startswith("journal")] == ["journal-data.mdb-0"]
 
 
 # -- snapshots and the command line ---------------------------------------------------------------------------------------------

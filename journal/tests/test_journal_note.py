@@ -83,7 +83,7 @@ def test_what_a_stranger_changed_is_looked_at_once(path, looks, change):
 
 
 @pytest.mark.parametrize("change", [rewritten, copied_back], ids=["written to", "copied back"])
-def test_damage_is_refused_by_every_opening_until_it_is_gone(path, change):
+def test_damage_is_looked_for_by_every_opening_until_it_is_gone(path, looks, change):
     data = bytearray((path / "data.mdb").read_bytes())
     sound = bytes(data)
     data[3 * PAGE:] = bytes(len(data) - 3 * PAGE)
@@ -92,6 +92,7 @@ def test_damage_is_refused_by_every_opening_until_it_is_gone(path, change):
     for _ in range(3):
         with pytest.raises(DamagedError):
             parcels.reopen(path)
+    assert len(looks) == 3
     (path / "data.mdb").write_bytes(sound)
     parcels.reopen(path).close()
 

@@ -7,8 +7,8 @@ In order, and what a crash in each gap leaves:
 3. ``staging/rebuild/`` made, the new database in it (``rebuild.mkdir``, ``journal.create.*``) – the old database; what is
    in ``staging/`` without a row is cleared by the next rebuild, or removed by the next open
 4. ``rebuild.set-aside``: what will have no row, and is not garbage, to ``quarantine/`` – the same, and it is out of the way
-5. ``rebuild.sync``: one syncfs
-6. ``rebuild.keep``: the old database gets a second name, in ``quarantine/`` – the same
+5. ``rebuild.keep``: the old database gets a second name, in ``quarantine/`` – the same; the next rebuild finds that name
+6. ``rebuild.sync``: one syncfs, before the old database loses its first name: else a loss of power could take the second
 7. ``rebuild.rename``: the new one over its first name – **the new database**, or after a loss of power the old one
 8. ``rebuild.journal.sync``: ``journal/``, ``segments/``, ``quarantine/`` – the new database
 9. ``rebuild.clear``: ``staging/rebuild/`` goes; ``rebuild.set-aside`` of segments that are not good – the same
@@ -39,6 +39,7 @@ from layerstore.remains import gather
 __all__ = ["RebuildReport", "rebuild"]
 
 _ASIDE = "rebuild"
+_KEPT = "journal-data.mdb"
 _OF_THE_ARCHIVE = frozenset({"segment", "gap", "snapshot"})
 
 
@@ -224,8 +225,8 @@ class _Rebuild:
         with self._made(left, decide) as (made, outcome):
             for directory, name in outcome.aside:
                 self._set_aside(directory, name)
-            fs.sync_filesystem(self._root, point="rebuild.sync")
             kept = self._keep_old()
+            fs.sync_filesystem(self._root, point="rebuild.sync")
             fs.put_in_place(made, "data.mdb", self._dirs["journal"], "data.mdb", point="rebuild.rename")
             for name in ("journal", "segments", "quarantine"):
                 fs.sync_dir(self._dirs[name], point="rebuild.journal.sync")
@@ -261,12 +262,16 @@ class _Rebuild:
 
     def _keep_old(self) -> str | None:
         """A second name for the old database; None if there is none. What is no file is moved away."""
+        quarantine = self._dirs["quarantine"]
         try:
-            mode = os.stat("data.mdb", dir_fd=self._dirs["journal"], follow_symlinks=False).st_mode
+            status = os.stat("data.mdb", dir_fd=self._dirs["journal"], follow_symlinks=False)
         except FileNotFoundError:
             return None
-        keep = partial(fs.keep_as if stat.S_ISREG(mode) else fs.move, self._dirs["journal"], "data.mdb")
-        return self._under_a_free_name("journal-data.mdb", partial(keep, point="rebuild.keep"))
+        for name in fs.names_in(quarantine):   # one that was interrupted may have given it a name
+            if name.startswith(_KEPT) and os.path.samestat(os.stat(name, dir_fd=quarantine, follow_symlinks=False), status):
+                return f"quarantine/{name}"
+        keep = partial(fs.keep_as if stat.S_ISREG(status.st_mode) else fs.move, self._dirs["journal"], "data.mdb")
+        return self._under_a_free_name(_KEPT, partial(keep, point="rebuild.keep"))
 
     def _set_aside(self, directory: str, name: str) -> None:
         move = partial(fs.move, self._dirs[directory], name, point="rebuild.set-aside")
