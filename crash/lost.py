@@ -43,9 +43,10 @@ def mend(root: str) -> None:
 
 
 def work(images: Images, root: str, ledger: Ledger) -> None:
-    """A store with an archive, and work of all kinds after it; a snapshot of its middle."""
+    """A store with two archived segments, and work of all kinds after them; a snapshot of its middle."""
     with layerstore.open(root) as store:
         put(store, ledger, w.BASE, w.BASE_ID, names=("base",))
+        store.checkpoint(archive=True)
         put(store, ledger, w.DOOMED, w.DOOMED_ID, names=("doomed",))
         store.checkpoint(archive=True)
         put(store, ledger, w.TOP, w.TOP_ID, parent=w.BASE_ID, names=("top",), big_data={"key": b"value"})

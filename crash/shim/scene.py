@@ -230,7 +230,8 @@ class Scene:
             return Verdict([f"the oracle: {error}"])
 
     def reopen(self) -> None:
-        """What recovers: a writable open."""
+        """What recovers: a writable open, after what an operator must do before it."""
+        self.workload.mend(self.store)
         with layerstore.open(self.store):
             pass
 
