@@ -916,6 +916,13 @@ def test_a_rebuild_that_goes_on_from_one_that_was_killed_keeps_the_old_database_
     assert tree_names(made.root, "quarantine") == ["journal-data.mdb-0"]
 
 
+def test_a_second_damaged_database_is_kept_beside_the_first(made):
+    for number in range(2):
+        truncated(made)
+        assert layerstore.rebuild(made.root).kept == f"quarantine/journal-data.mdb-{number}"
+    assert violations(made.root) == []
+
+
 @pytest.mark.parametrize("errno_name", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_call_that_fails_is_a_typed_error_and_the_next_rebuild_or_open_goes_on(made, point, errno_name):

@@ -139,10 +139,8 @@ class _Look:
                         tar_split=output.tar_split_digest, ids=self._ids,
                     ) if not problem.unreadable
                 )
-        except DamagedError as error:
-            yield str(error)
-        except OSError as error:
-            if error.errno not in _NO_FILE:
+        except (DamagedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_FILE:
                 raise
             yield str(error)
 
