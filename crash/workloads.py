@@ -43,6 +43,8 @@ class Workload:
     prepare: Callable[[str, Ledger], None]
     run: Callable[[str, Ledger], None]
     again: Callable[[Store], object]
+    mend: Callable[[str], object] = lambda _root: None   # by an operator, where a crash leaves what is not opened
+    handle: bool = True   # whether it works by a handle, which is poisoned where a sync fails
 
 
 class Images:

@@ -116,6 +116,12 @@ with layerstore.open(root) as store:
     records = []
     with store._handle.read() as view:
         records = [(r.entity.split(":")[0], r.trigger, r.from_state) for r in view.records()]
+with layerstore.open(root) as store:
+    store.pull(made.reference)
+os.unlink(os.path.join(root, "journal", "data.mdb"))
+layerstore.rebuild(root)                                                 # adopt, for layers and images
+with layerstore.open(root) as store, store._handle.read() as view:
+    records += [(r.entity.split(":")[0], r.trigger, r.from_state) for r in view.records()]
 missing = {(t.kind.value, t.trigger.value, t.source.value) for t in states.TRANSITIONS} - set(records)
 assert not missing, f"did not pass {missing}"
 assert violations(root) == [], violations(root)

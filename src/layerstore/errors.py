@@ -227,7 +227,7 @@ class DamagedError(LayerstoreError):
 
 
 class JournalDamagedError(DamagedError):
-    pass
+    default_hint = "run 'layerstore rebuild --dry-run', then 'layerstore rebuild': it keeps the damaged database, too"
 
 
 class LayerDamagedError(DamagedError):

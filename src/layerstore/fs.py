@@ -176,6 +176,18 @@ def move(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
         kernel.renameat2(src_fd, src, dst_fd, dst, kernel.RENAME_NOREPLACE)
 
 
+def keep_as(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+    """Give a file a second name, so that the first can be given to another file. FileExistsError if *dst* is there."""
+    with faults.point(point):
+        os.link(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd, follow_symlinks=False)
+
+
+def put_in_place(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+    """rename(2), over what is there: what was *dst* is another name's, too, or nobody's (see ``keep_as``)."""
+    with faults.point(point):
+        os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
+
+
 def unlink(dir_fd: int, name: str, *, point: str) -> None:
     """Remove a file; one that is not there is fine."""
     with faults.point(point), suppress(FileNotFoundError):
@@ -331,15 +343,15 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def lock_root(fd: int, *, exclusive: bool) -> None:
-    """Lock a store's root, open as *fd*, until that is closed. BusyError if it cannot be had within a minute."""
-    deadline = time.monotonic() + 60
+def lock_root(fd: int, *, exclusive: bool, wait: float = 60.0) -> None:
+    """Lock a store's root, open as *fd*, until that is closed. BusyError if it cannot be had within *wait* seconds."""
+    deadline = time.monotonic() + wait
     while True:
         try:
             fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise BusyError("the store is being created, moved or rebuilt by another process") from None
+                raise BusyError("the store is open in, or being created or rebuilt by, another process") from None
             time.sleep(0.01)
         else:
             return

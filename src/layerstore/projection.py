@@ -147,6 +147,16 @@ def _remove(view: View, txid: str, record: Record) -> None:
     view.put("open", f"layer:{txid}", {"first": record.seq, "state": State.GONE.value})
 
 
+def _adopt(view: View, txid: str, record: Record) -> None:
+    row = {**record.payload, "state": State.COMMITTED.value, "created_ns": record.time_ns}
+    view.put("layers", txid, row)
+    view.put("ids", row["layer_id"], {"txid": txid})
+    if row["parent"] is not None:
+        view.put("users", f"{row['parent']}/child/{row['layer_id']}", {})
+    for key in _digest_keys(row):
+        view.put("digests", key, {})
+
+
 # -- images ----------------------------------------------------------------------------------------------------
 
 def _image_promise(view: View, image_id: str, record: Record) -> None:
@@ -168,6 +178,14 @@ def _image_commit(view: View, image_id: str, record: Record) -> None:
     row = {k: v for k, v in row.items() if k not in ("manifest", "config", "names", "replace_names")}
     view.put("images", image_id, {**row, "state": State.COMMITTED.value, "created_ns": record.time_ns})
     view.delete("open", f"image:{image_id}")
+
+
+def _image_adopt(view: View, image_id: str, record: Record) -> None:
+    view.put("images", image_id, {
+        **record.payload, "state": State.COMMITTED.value, "txid": record.txid, "created_ns": record.time_ns,
+    })
+    for layer in record.payload["layers"]:
+        view.put("users", f"{layer}/image/{image_id}", {})
 
 
 def _image_abandon(view: View, image_id: str, _record: Record) -> None:
@@ -311,11 +329,13 @@ _RULES: dict[tuple[str, str], Callable[[View, str, Record], None]] = {
     (Kind.LAYER, _T.DELETE): _delete,
     (Kind.LAYER, _T.REMOVE): _remove,
     (Kind.LAYER, _T.EMPTY): _forget_tree,
+    (Kind.LAYER, _T.ADOPT): _adopt,
     (Kind.IMAGE, _T.PROMISE): _image_promise,
     (Kind.IMAGE, _T.COMMIT): _image_commit,
     (Kind.IMAGE, _T.ABANDON): _image_abandon,
     (Kind.IMAGE, _T.DELETE): _image_delete,
     (Kind.IMAGE, _T.EMPTY): _image_empty,
+    (Kind.IMAGE, _T.ADOPT): _image_adopt,
     (Kind.NAME, _T.TAKE): _name_set,
     (Kind.NAME, _T.MOVE): _name_set,
     (Kind.NAME, _T.DROP): _name_drop,

@@ -16,7 +16,8 @@ mostly passed through in the claim's transaction, right after the one sync of a 
 ``creating``: an ID and names are claimed for it, the parent pinned. ``incomplete`` is the commit point: from here
 every crash rolls *forward*, by whoever opens the store next. ``committed`` is the only state that readers see.
 ``quarantined`` keeps a damaged layer's ID and tree, unserved. ``deleting`` is hidden and is finished by anyone who
-gets the tree's lock; ``gone`` is acknowledged: the tree waits in ``trash/`` until a checkpoint covers it.
+gets the tree's lock; ``gone`` is acknowledged: the tree waits in ``trash/`` until a checkpoint covers it. One way leads
+past all of this: a layer whose records are lost with the database is ``adopt``-ed by a rebuild, from its side file.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Trigger(StrEnum):
     DROP = "drop"
     ATTACH = "attach"
     DETACH = "detach"
+    ADOPT = "adopt"
 
 
 class Transition(NamedTuple):
@@ -96,12 +98,14 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Kind.LAYER, T.DELETE, S.QUARANTINED, S.DELETING, "a damaged layer may be given up"),
     Transition(Kind.LAYER, T.REMOVE, S.DELETING, S.GONE, "its tree is in trash; the ID is free"),
     Transition(Kind.LAYER, T.EMPTY, S.GONE, S.ABSENT, "a checkpoint covers it; the tree is unlinked"),
+    Transition(Kind.LAYER, T.ADOPT, S.ABSENT, S.COMMITTED, "a rebuild found it whole on disk, and no record of it"),
     Transition(Kind.IMAGE, T.PROMISE, S.ABSENT, S.INCOMPLETE, "promised together with its layers"),
     Transition(Kind.IMAGE, T.COMMIT, S.INCOMPLETE, S.COMMITTED, "visible in the moment its layers are"),
     Transition(Kind.IMAGE, T.ABANDON, S.INCOMPLETE, S.ABSENT, "one of its layers was quarantined"),
     Transition(Kind.IMAGE, T.DELETE, S.COMMITTED, S.GONE, "hidden, and no longer holds its layers"),
     Transition(Kind.IMAGE, T.PROMISE, S.GONE, S.INCOMPLETE, "pulled again before its side file was unlinked"),
     Transition(Kind.IMAGE, T.EMPTY, S.GONE, S.ABSENT, "a checkpoint covers it; the side file is unlinked"),
+    Transition(Kind.IMAGE, T.ADOPT, S.ABSENT, S.COMMITTED, "a rebuild found it and its layers whole, and no record"),
     Transition(Kind.NAME, T.TAKE, S.ABSENT, S.HELD, "a name for an image or layer that is there"),
     Transition(Kind.NAME, T.MOVE, S.HELD, S.HELD, "moved on request, never silently"),
     Transition(Kind.NAME, T.DROP, S.HELD, S.ABSENT, "untagged"),

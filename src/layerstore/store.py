@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from layerstore import catalog, recover, reserve
-from layerstore.errors import LayerstoreError, NoSpaceError, UnknownImageError
+from layerstore.errors import InvalidArgumentError, LayerstoreError, NoSpaceError, UnknownImageError
 from layerstore.form import Form
 from layerstore.fs import host_error
 from layerstore.handle import Handle
+from layerstore.journaling import journal_errors
 from layerstore.model import Differ, Image, Layer, Lease, Mount, StageOptions, check_digest, check_id
 from layerstore.observe import Observer, verb, watching
 from layerstore.progress import Progress, Quiet
@@ -454,6 +455,28 @@ class Store:
     def checkpoint(self, *, archive: bool | None = None) -> checkpoint.CheckpointReport:
         """Sync everything, so that recovery need not look further back; empty the trash; archive a long log."""
         return checkpoint.checkpoint(self._handle, archive=archive)
+
+    @_verb
+    def snapshot(self, path: str | os.PathLike[str]) -> None:
+        """Write a consistent copy of journal and catalog into one file, while others write; none of them waits.
+
+        The file is a sealed segment: ``layerstore journal log|state|replay|verify FILE`` reads it anywhere, and
+        ``layerstore.rebuild(source=FILE)`` goes by it. It holds no layers. (A copied ``data.mdb`` of a live store is torn.)
+
+        Args:
+            path: where to; nothing may be there.
+
+        Raises:
+            InvalidArgumentError: there is something. JournalDamagedError: the database is damaged. NoSpaceError, HostError.
+
+        Durability: the file and its name are on disk when this returns; a crash before leaves at most ``<path>.part``.
+
+        """
+        self._handle.check_usable()
+        if os.path.lexists(path):
+            raise InvalidArgumentError(f"there is something at {os.fspath(path)}", hint="name a file that is not there yet")
+        with journal_errors(None):
+            self._handle.journal.snapshot_to(path)
 
     @_verb
     def check(self, *, content: bool = False) -> check.CheckReport:

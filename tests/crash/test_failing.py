@@ -45,6 +45,12 @@ def test_a_slice_of_the_calls_of_the_other_workloads_fails(record_property):
     assert set(tally.by_workload) == set(others)
 
 
+def test_a_slice_of_the_calls_of_a_rebuild_fails_and_the_next_one_is_as_good(record_property):
+    tally = explored(record_property, workload=["rebuild", "rebuild-log"], every=6)
+    assert tally.states > 70
+    assert tally.outcomes["error"] > 40
+
+
 def test_a_map_that_is_full_grows_and_one_that_another_process_grew_is_adopted(record_property):
     tally = explored(record_property, scenario="growing")
     assert tally.states == 18

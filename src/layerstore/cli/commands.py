@@ -352,6 +352,38 @@ def check(context: click.Context, content: bool, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+              help="A snapshot to go by where it reaches further than the archive.")
+@click.option("--content", is_flag=True, help="Compare every file of the layers that are taken from disk.")
+@click.option("--force", is_flag=True, help="Even if the database looks sound; do not believe that its log is whole.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done; nothing is changed.")
+@json_option
+@click.pass_obj
+def rebuild(
+    settings: _Settings, source: str | None, content: bool, force: bool, dry_run: bool, as_json: bool,
+) -> None:
+    """Make a lost or damaged database anew, from archive, log and what is on disk. The old one is kept."""
+    from layerstore.rebuilding import rebuild as rebuild_store  # noqa: PLC0415
+
+    report = rebuild_store(
+        settings.root, source=source, content=content, force=force, dry_run=dry_run, allow_filesystem=settings.allow,
+    )
+    if as_json:
+        output.as_json(report.as_json())
+    else:
+        output.lines(output.rebuild_lines(report))
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@click.pass_obj
+def snapshot(settings: _Settings, file: str) -> None:
+    """Write a consistent copy of journal and catalog (no layers) into FILE, while others write."""
+    with settings.open() as store:
+        store.snapshot(file)
+
+
+@cli.command()
 @click.option("--dry-run", is_flag=True, help="Print the plan; touch nothing.")
 @json_option
 @click.pass_obj

@@ -88,6 +88,8 @@ class CrashExplorer:
             time: one worker, no threads of its own. ``ledger.asking`` around each call says what it may expect.
         recover: what comes after a crash, ``recover(root)``; the default opens the store.
         again: given the open store after all: the program once more, as its user would. It must succeed.
+        mend: what an operator does before a crashed store is opened and judged, ``mend(root)``; by default nothing.
+            A *recover* of your own does it itself.
         trees: by diffID, the trees that layers must have (``tree_of_tar``); None compares no trees, and leaves it
             to the store's own digests.
         ledger: whether *run* tells the ledger of every change; if not, nothing is expected but soundness.
@@ -99,12 +101,14 @@ class CrashExplorer:
     def __init__(
         self, directory: str | os.PathLike[str], prepare: Program, run: Program, *,
         recover: Callable[[str], object] = reopen, again: Callable[[Store], object] | None = None,
-        trees: Mapping[str, Tree] | None = None, ledger: bool = True,
+        mend: Callable[[str], object] = lambda _root: None, trees: Mapping[str, Tree] | None = None,
+        ledger: bool = True,
     ) -> None:
         self.explored = 0
         """How many crash states were explored so far."""
         self._directory, self._prepare, self._run = os.path.abspath(os.fspath(directory)), prepare, run
         self._recover, self._again, self._trees, self._ledger = recover, again, trees, ledger
+        self._mend = mend
         self._start = os.path.join(self._directory, "start")
 
     def points(self) -> list[Passing]:
@@ -241,6 +245,7 @@ class CrashExplorer:
 
     def _judge(self, home: str, again: Callable[[Store], object] | None) -> Verdict:
         """*again* only for the first level: below it, the catalog and the trees must be what they are there."""
+        self._mend(os.path.join(home, STORE))
         expect = read_ledger(os.path.join(home, LEDGER)) if self._ledger else None
         return examine(
             os.path.join(home, STORE), expect=expect, trees=self._trees, again=again, clock=still_clock,
