@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +69,9 @@ def _make(base: Path, images: dict[str, Sequence[Layer]], skopeo: str) -> None:
                 skopeo, "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", "--dest-compress",
                 "--dest-compress-format", "zstd:chunked", f"oci:{layout}:t", f"docker://{host}/family:{tag}",
             ], check=True)
-        first, second = (list(_layers(host, tag)) for tag in images)
+        first = list(_layers(host, "first", set()))
+        new = list(_layers(host, "second", {each.blob for each in first}))
     here = {digest for layer in first for digest in layer.digests}
-    new = [layer for layer in second if layer.blob not in {each.blob for each in first}]
     parts = {
         "chunks": sum(length for layer in new for digest, length in layer.frames.items() if digest not in here),
         "tables": sum(layer.table for layer in new), "headers": sum(layer.headers for layer in new),
@@ -106,9 +106,12 @@ class _Layer:
     headers: int                         # bytes of the tar-split, or of what lies between the frames
 
 
-def _layers(host: str, tag: str) -> Iterator[_Layer]:
+def _layers(host: str, tag: str, known: Collection[str]) -> Iterator[_Layer]:
+    """All but the *known* blobs (of which skopeo, having pushed them once, does not say again that they are chunked)."""
     manifest = json.loads(_get(f"http://{host}/v2/family/manifests/{tag}", Accept=_OCI))
     for layer in manifest["layers"]:
+        if layer["digest"] in known:
+            continue
         said = {key.rpartition(".")[2]: value for key, value in layer.get("annotations", {}).items()}
         if "manifest-position" not in said:
             raise machine.CannotError("skopeo did not write zstd:chunked")

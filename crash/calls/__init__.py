@@ -28,7 +28,9 @@ from crash.workloads import Images, Workload, build
 from layerstore.testing.oracle import Verdict
 
 FAULTS = {"kill": Fault.KILL, "tear": Fault.TEAR, "short": Fault.SHORT}
-ONE_PROCESS = ("pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "take", "everything")
+ONE_PROCESS = (
+    "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "everything",
+)
 
 
 @dataclass(frozen=True, slots=True)

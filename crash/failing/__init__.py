@@ -25,7 +25,9 @@ from crash.state import State
 from crash.workloads import Images, build
 
 SCENARIOS = {"growing": growing.states, "readers": readers.states, "full": full.states}   # beside the calls
-ONE_PROCESS = ("pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "take", "everything")
+ONE_PROCESS = (
+    "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "everything",
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
