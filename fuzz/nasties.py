@@ -289,7 +289,7 @@ def _tocs() -> Seeds:
     return [
         *texts, texts[2][:-1], texts[2] + b" x", texts[1].replace(b"1,", b"2,", 1), b'{"version":1,"entries":null}', b"", b"{}", b"[" * 5000,
         b'{"version":1,"entries":[{"type":"dir","name":"\\ud800"}]}', b'{"version":1,"entries":[' + b"[" * 5000, b'{"version":1e5,"entries":[]}',
-        b'{"version":1,"version":1,"entries":[]}', b'{"entries":[],"version":' + b"1" * 5000 + b"}", b'{"x":"\xff"}', b'{"version":1',
+        b'{"version":1,"version":1,"entries":[]}', b'{"entries":[],"version":' + b"1" * 5000 + b"}", b'{"entries":[],"version":' + b"1" * 3000 + b"}", b'{"x":"\xff"}', b'{"version":1',
     ]
 
 
