@@ -245,6 +245,14 @@ def test_only_so_many_layers_are_looked_in_and_held(store):
     assert len(took(store, *wanted, bounds=Bounds(index_bytes=1))) == 1
 
 
+def test_only_so_many_layers_are_asked_for_their_age(store, monkeypatch):
+    layers = {add(store, {"a": DATA + bytes([n])}).id for n in range(6)}
+    with store._handle.read() as view:
+        assert set(candidates(view, (), None, 10)) == layers
+        monkeypatch.setattr("layerstore.dedup.candidates._ROWS", 4)
+        assert len(candidates(view, (), None, 10)) == 4
+
+
 def test_no_descriptor_is_left(store):
     for n in range(6):
         add(store, {"f": DATA + b"%d" % n})

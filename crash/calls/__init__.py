@@ -30,8 +30,8 @@ from layerstore.testing.oracle import Verdict
 
 FAULTS = {"kill": Fault.KILL, "tear": Fault.TEAR, "short": Fault.SHORT}
 ONE_PROCESS = (
-    "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "take", "everything", "rebuild",
-    "rebuild-log",
+    "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "everything",
+    "rebuild", "rebuild-log",
 )
 
 

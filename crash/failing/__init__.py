@@ -27,8 +27,8 @@ from crash.workloads import Images, build
 
 SCENARIOS = {"growing": growing.states, "readers": readers.states, "full": full.states}   # beside the calls
 ONE_PROCESS = (
-    "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "take", "everything", "rebuild",
-    "rebuild-log",
+    "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "everything",
+    "rebuild", "rebuild-log",
 )
 
 

@@ -7,7 +7,7 @@ Layout, top to bottom; a module imports only from below it (a test checks):
 ``rebuilding`` (by ``remains`` and ``readopt``), over ``dedup`` (what is here already) · ``begin`` ``staging``
 ``left`` ``spool`` ``spooled`` (trees in hand) · ``executor`` (acts) and ``recovery`` (decides, pure) ·
 ``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·
-``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``tar`` ``compression`` ·
+``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``measure`` ``tar`` ``compression`` ·
 ``dress`` ``override`` (into a tree), ``copying`` ``redress`` ``meant`` (out of it; what may not be set) ·
 ``idmap`` ``filecaps`` ``privilege`` ``namespace`` (whose it is, and what this process may do) ·
 ``create`` · ``handle`` over ``journaling`` ``config`` · ``form`` ``fs`` ``kernel`` ``faults`` · ``model``

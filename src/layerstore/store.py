@@ -42,15 +42,16 @@ class _Verb:
 
 _VERBS = [_Verb(name) for name in (
     "apply", "check", "checkpoint", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
-    "space", "stage")]
+    "space", "stage", "usage")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota  # noqa: I001
-    from layerstore import space, stage
+    from layerstore import space, stage, usage
     from layerstore.extract import ExtractReport
     from layerstore.stage import StagedLayer
     from layerstore.timeline import Life
 else:
-    apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, space, stage = _VERBS
+    (apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, space, stage,
+     usage) = _VERBS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -485,9 +486,31 @@ class Store:
         return check.check(self._handle, content=content)
 
     @_verb
-    def space(self, *, exact: bool = False) -> space.Space:
-        """What the store takes and what is left, in bytes; *exact*: also what is allocated to layers, file by file."""
-        return space.space(self._handle, exact=exact)
+    def space(self) -> space.Space:
+        """What the store takes of its disk and of its quota, part by part, and what is left, in bytes. Reads only.
+
+        Whose the bytes of layers are tells ``usage``, which walks them; this walks none.
+        """
+        return space.space(self._handle)
+
+    @_verb
+    def usage(self) -> usage.Usage:
+        """Measure what images and layers take on the disk, in bytes, and what would become free.
+
+        Returns:
+            Per image and in total: logical, allocated, unique, shared and reclaimable bytes, and those whose blocks
+            another file shares where the file system says that (xfs, btrfs). ``layerstore.usage`` has the definitions.
+            The rest of the store, and what is left, tells ``space``.
+
+        Raises:
+            PoisonedError, ClosedError: this handle cannot be used.
+
+        Durability: reads only. Beside writers: whom a layer belongs to is one moment's truth; each layer is held by a
+        reader's lock while it is measured, and one that is being deleted is counted as ``unread``. The cost is that of
+        looking at every file.
+
+        """
+        return usage.usage(self._handle)
 
     @_verb
     def quota(self) -> int | None:

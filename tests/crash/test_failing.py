@@ -39,7 +39,7 @@ def test_every_call_of_big_data_and_deleting_fails_by_another(record_property):
 
 
 def test_a_slice_of_the_calls_of_the_other_workloads_fails(record_property):
-    others = ["batch", "image-delete", "checkpoint", "gc", "adopt", "take", "everything"]
+    others = ["batch", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "everything"]
     tally = explored(record_property, workload=others, every=7)
     assert tally.states > 300
     assert set(tally.by_workload) == set(others)

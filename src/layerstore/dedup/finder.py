@@ -29,7 +29,7 @@ __all__ = ["Bounds", "LayerFinder"]
 class Bounds:
     """What one search may cost. Layers looked in and held (each held one is six descriptors); bytes of their indexes.
 
-    ``manifests`` are layers without an index whose manifest is read instead (some 60 times slower), each of at most
+    ``manifests`` are layers without an index whose manifest is read instead (some 70 times slower), each of at most
     ``manifest_bytes``; ``probed`` layers in which chunks are looked for by path, ``probe_bytes`` read there.
     """
 

@@ -24,12 +24,12 @@ from layerstore.handle import Handle
 from layerstore.holds import ReaderLock
 from layerstore.packed import open_regular
 
-__all__ = ["Cloning", "LayerPlace", "Source"]
+__all__ = ["CLONED_FROM", "Cloning", "LayerPlace", "Source"]
 
 _PIECE = 1 << 20                         # bytes read at once; what has not more is read once, and kept until it is hashed
 _DIRECTORIES = 2                         # kept open in one layer: content is asked for in the order of its paths
 _FAILURES = 8                            # so many places of a layer that were not what was said, and it is believed no more
-_CLONED_FROM = 1 << 16                   # bytes: what is smaller is written (docs/dedup.md has the numbers)
+CLONED_FROM = 1 << 16                    # bytes: what is smaller is written (docs/dedup.md has the numbers)
 _CANNOT = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EISDIR})
 
 
@@ -142,7 +142,7 @@ class LayerPlace:
     def clone(self) -> Descriptor | None:
         """See ``partial.Place``. What is hashed is the clone itself: no later change of the layer's file reaches it."""
         found = self._found
-        if found.offset or found.length < _CLONED_FROM or not self._source.cloning.possible:
+        if found.offset or found.length < CLONED_FROM or not self._source.cloning.possible:
             return None
         with self._open() as fd:
             if os.fstat(fd).st_size != found.length:
