@@ -118,6 +118,7 @@ def _open(
         if isinstance(error, OSError):
             raise host_error(error, f"recovering the store at {path}") from error
         raise
+    handle.recovered = frozenset(action.layer_id for action in report.actions if action.layer_id is not None)
     handle.observer.event(
         "opened", readonly=readonly, actions=len(report.actions), deferred=len(report.deferred), head=report.head,
         low_water=report.low_water, seconds=report.seconds,
@@ -456,10 +457,36 @@ class Store:
         return checkpoint.checkpoint(self._handle, archive=archive)
 
     @_verb
-    def check(self, *, content: bool = False) -> check.CheckReport:
-        """Look for damage: structure always, every file's metadata and digest with *content*. Reads only."""
+    def check(
+        self, *, depth: str = "structure", content: bool = False, since_ns: int | None = None, budget: float | None = None,
+        workers: int | None = None, rate: float | None = None, note: bool | None = None,
+    ) -> check.CheckReport:
+        """Look for damage, beside everything else that goes on: nobody waits for it, and it waits for nobody.
+
+        Args:
+            depth: ``structure`` (journal, parts, side files: cheap), ``metadata`` (what every path is meant to be, too) or
+                ``content`` (every digest, too).
+            content: short for ``depth="content"``.
+            since_ns: leave out layers found sound at that depth since then (nanoseconds since 1970).
+            budget: seconds after which no further layer is begun; the next check goes on, the oldest first.
+            workers: threads that hash; None: one a CPU, at most 8.
+            rate: bytes of content read in a second, at most.
+            note: keep with each layer when it was found sound (None: if *since_ns* or *budget* is given). Not in a store
+                that is open read-only.
+
+        Returns:
+            What was found. Codes are stable: docs/check.md.
+
+        Raises:
+            InvalidArgumentError.
+
+        Durability: reads only; what is noted is advice, and never synced.
+
+        """
         self._handle.check_usable()
-        return check.check(self._handle, content=content)
+        return check.check(self._handle, check.options(
+            "content" if content else depth, since_ns=since_ns, budget=budget, workers=workers, rate=rate, note=note,
+        ))
 
     @_verb
     def space(self, *, exact: bool = False) -> space.Space:

@@ -60,6 +60,7 @@ class _Commands(click.Group):
 
     elsewhere: ClassVar[dict[str, str]] = {
         "journal": "journal", "explain": "looking", "space": "looking", "quota": "looking",
+        "check": "keeping",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -331,24 +332,6 @@ def rm(settings: _Settings, reference: str, keep_layers: bool, wait: float, as_j
         return
     output.lines([f"deleted {output.short(each)}" for each in report.layers])
     output.lines([f"deferred {output.short(each)}: readers still hold it" for each in report.deferred])
-
-
-@cli.command()
-@click.option("--content", is_flag=True, help="Compare every file of every layer with its recorded digest.")
-@json_option
-@click.pass_context
-def check(context: click.Context, content: bool, as_json: bool) -> None:
-    """Look for damage. Exit status 3 if there is any."""
-    with context.obj.open() as store:
-        report = store.check(content=content)
-    if as_json:
-        output.as_json({"sound": report.sound, **dataclasses.asdict(report)})
-    else:
-        output.lines(f"{f.code} {f.subject}: {f.message}" for f in report.findings)
-        click.echo(f"{report.layers} layers, {report.images} images: "
-                   + ("sound" if report.sound else f"{len(report.findings)} findings")
-                   + (f"; {report.unread} paths may not be read by this user" if report.unread else ""))
-    context.exit(OK if report.sound else DAMAGE)
 
 
 @cli.command()
