@@ -17,7 +17,7 @@ ORDER = [
     ["cli"],
     ["observing"],
     ["store"],
-    ["pull"],
+    ["pull", "repair"],
     ["pull_layers"],
     ["mount"],
     ["check", "explain", "export", "gc", "space"],

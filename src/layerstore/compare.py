@@ -83,6 +83,8 @@ def compare(
         return
     if kind == "whiteout":
         return
+    if (lost := _target_wrong(entry, kind, found, dir_fd, name)) is not None:
+        yield Problem(path, lost, code="path-target")
     wrong = list(_metadata_wrong(entry, kind, found, dir_fd, name, form, ids))
     if kind == "file" and found.st_size != entry.size:
         wrong.append(f"size {found.st_size}, not {entry.size} bytes")
@@ -141,12 +143,17 @@ def _metadata_wrong(
     yield from _owner_wrong(found, entry, ids)
     if not entry.unset & TIME and found.st_mtime_ns != entry.mtime_ns:
         yield f"mtime {found.st_mtime_ns}, not {entry.mtime_ns} (nanoseconds)"
+    yield from _xattrs_wrong(f"/proc/self/fd/{dir_fd}/".encode() + (name or b"."), entry, form, ids)
+
+
+def _target_wrong(entry: ManifestEntry, kind: str, found: os.stat_result, dir_fd: int, name: bytes) -> str | None:
+    """What cannot be put right but by making it anew."""
     device = (os.major(found.st_rdev), os.minor(found.st_rdev))
     if kind in ("char", "block") and device != (entry.devmajor, entry.devminor):
-        yield f"device {device[0]}:{device[1]}, not {entry.devmajor}:{entry.devminor}"
+        return f"device {device[0]}:{device[1]}, not {entry.devmajor}:{entry.devminor}"
     if kind == "symlink" and os.readlink(name, dir_fd=dir_fd) != entry.linkname:
-        yield f"link target is not {entry.linkname!r}"
-    yield from _xattrs_wrong(f"/proc/self/fd/{dir_fd}/".encode() + (name or b"."), entry, form, ids)
+        return f"link target is not {entry.linkname!r}"
+    return None
 
 
 def _owner_wrong(found: os.stat_result, entry: ManifestEntry, ids: IdMap) -> Iterator[str]:

@@ -41,15 +41,16 @@ class _Verb:
 
 _VERBS = [_Verb(name) for name in (
     "apply", "check", "checkpoint", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
-    "space", "stage")]
+    "repair", "space", "stage")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota  # noqa: I001
-    from layerstore import space, stage
+    from layerstore import repair, space, stage
     from layerstore.extract import ExtractReport
+    from layerstore.pull import PullOptions
     from layerstore.stage import StagedLayer
     from layerstore.timeline import Life
 else:
-    apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, space, stage = _VERBS
+    apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, repair, space, stage = _VERBS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -486,6 +487,38 @@ class Store:
         self._handle.check_usable()
         return check.check(self._handle, check.options(
             "content" if content else depth, since_ns=since_ns, budget=budget, workers=workers, rate=rate, note=note,
+        ))
+
+    @_verb
+    def repair(
+        self, *, depth: str = "content", layers: Sequence[str] = (), source: str | None = None,
+        options: PullOptions | None = None, wait: float = 10.0, dry_run: bool = False,
+    ) -> repair.RepairReport:
+        """Put right what a check finds, from the nearest good copy; quarantine what cannot be. Nothing is deleted.
+
+        Args:
+            depth: how closely to look for damage, as for ``check``.
+            layers: only these IDs; empty: every layer, what nobody owns, and images' side files.
+            source: where good copies are, as for ``pull``; of a chunked layer only the ranges that are needed are fetched.
+            options: how to fetch from it.
+            wait: seconds for readers that hold a damaged layer; then it is left (``RepairReport.busy``).
+            dry_run: only plan: ``RepairReport.steps``. Nothing is changed, nor fetched.
+
+        Returns:
+            What was done, what was quarantined, and what must be remounted: to change what is mounted is undefined for
+            overlayfs.
+
+        Raises:
+            UnknownLayerError; SourceError and its kin; NoSpaceError; OutcomeUnknownError.
+
+        Durability: each layer's repair is in the journal before its first effect, and on disk when this returns. A crash
+        leaves every path as it was or good; the next open ends what was begun.
+
+        """
+        self._handle.check_usable()
+        return repair.repair(self._handle, repair.RepairOptions(
+            depth=check.Depth(depth), layers=tuple(layers), source=source, pull=options or pull.PullOptions(), wait=wait,
+            dry_run=dry_run,
         ))
 
     @_verb

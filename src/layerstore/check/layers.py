@@ -27,7 +27,7 @@ from layerstore.model import Layer
 from layerstore.states import State
 from layerstore.verify import tree_problems
 
-__all__ = ["Look", "begin", "end", "row_of"]
+__all__ = ["Look", "begin", "end", "row_of", "take_hashed"]
 
 MAX_FILES_NAMED = 1_000
 _LOOKS = 3                               # at a layer that is changed under us
@@ -44,6 +44,7 @@ class Look:
     batches: list[Batch] = field(default_factory=list)
     unread: int = 0
     looks: int = 1
+    most: int = MAX_FILES_NAMED
     begun: float = field(default_factory=time.perf_counter)
 
 
@@ -56,9 +57,11 @@ def row_of(handle: Handle, layer: Layer) -> Mapping[str, Any] | None:
     return found[1]
 
 
-def begin(handle: Handle, layer: Layer, row: Mapping[str, Any], depth: Depth, hashing: Hashing) -> Look:
-    """Look at everything but content, and hand that out."""
-    look = Look(layer, row, depth)
+def begin(
+    handle: Handle, layer: Layer, row: Mapping[str, Any], depth: Depth, hashing: Hashing, most: int = MAX_FILES_NAMED,
+) -> Look:
+    """Look at everything but content, and hand that out. At most *most* paths are named."""
+    look = Look(layer, row, depth, most=most)
     try:
         look.findings += structure.layer(handle, layer, row)
         if not any(each.code in structure.MISSING and each.path != tarsplit.NAME for each in look.findings):
@@ -99,12 +102,19 @@ def _take(look: Look, problems: Iterator[Problem]) -> None:
     for problem in problems:
         if problem.unreadable:           # what this process may not look at is only counted
             look.unread += 1
-        elif len(look.findings) < MAX_FILES_NAMED:
+        elif len(look.findings) < look.most:
             look.findings.append(Finding(
                 problem.code, look.layer.id, f"{os.fsdecode(problem.path)}: {problem.what}", os.fsdecode(problem.path),
             ))
         elif look.findings[-1].code != "more":
             look.findings.append(Finding("more", look.layer.id, "… and more"))
+
+
+def take_hashed(look: Look, hashing: Hashing) -> None:
+    """Wait for what was handed out."""
+    for batch in look.batches:
+        _take(look, iter(hashing.problems(batch)))
+    look.batches = []
 
 
 def _big_data(fd: int, layer: Layer) -> Iterator[Finding]:
@@ -120,9 +130,7 @@ def _big_data(fd: int, layer: Layer) -> Iterator[Finding]:
 
 def end(handle: Handle, look: Look, hashing: Hashing, *, note: bool) -> Look | None:
     """What was found, when all is hashed. None: the layer is not there any more, or is being repaired."""
-    for batch in look.batches:
-        _take(look, iter(hashing.problems(batch)))
-    look.batches = []
+    take_hashed(look, hashing)
     row = row_of(handle, look.layer)
     if row is None:
         return None

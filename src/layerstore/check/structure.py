@@ -50,7 +50,7 @@ def layer(handle: Handle, layer: Layer, row: Mapping[str, Any]) -> Iterator[Find
         return
     with tree as fd:
         found = fs.read_txid(fd)
-        if found is None:
+        if found is None or (found != layer.txid and _is_nobodys(handle, found)):
             yield Finding("txid-damaged", layer.id, "the file 'txid' is missing or damaged", fs.TXID_FILE)
         elif found != layer.txid:
             what = f"in its place is another tree, {found}, not {layer.txid}"
@@ -60,6 +60,12 @@ def layer(handle: Handle, layer: Layer, row: Mapping[str, Any]) -> Iterator[Find
         yield from _parts(layer, names)
         yield from _side_file(fd, layer, row)
         yield from _big_data(fd, layer, names)
+
+
+def _is_nobodys(handle: Handle, txid: str) -> bool:
+    """Whether no row has that txid: then the file that says so is damaged, more likely than that the tree is another."""
+    with handle.read() as view:
+        return view.get("layers", txid) is None
 
 
 def _parts(layer: Layer, names: set[str]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""``check``: is the store still good? Imported when it is named."""
+"""``check`` and ``repair``: is the store still good, and what to do if not. Imported when one of them is named."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from layerstore.cli import output
+from layerstore.cli.registry import registry_options
 
 DAMAGE = 3
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -77,3 +78,51 @@ def _summary(report: Any) -> str:
         + ("sound" if report.sound else f"{len(report.findings)} findings")
         + "".join(f"; {number} {what}" for number, what in left if number)
     )
+
+
+@click.command()
+@click.option("--from", "source", metavar="SOURCE", help="Where good copies are: as for pull.")
+@click.option("--depth", type=click.Choice(["structure", "metadata", "content"]), default="content", show_default=True,
+              help="How closely to look for damage.")
+@click.option("--layer", "only", multiple=True, metavar="ID", help="Only this layer, by its ID in full, or a name.")
+@click.option("--dry-run", is_flag=True, help="Show the plan; change nothing, fetch nothing.")
+@click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for readers of a damaged layer.")
+@registry_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def repair(
+    context: click.Context, source: str | None, depth: str, only: tuple[str, ...], dry_run: bool, wait: float,
+    registry: Any, as_json: bool,
+) -> None:
+    """Put damage right from the nearest good copy, in other layers or SOURCE; quarantine what cannot be. Deletes nothing.
+
+    Exit status 3 if anything is left that is damaged.
+    """
+    from layerstore.pull import PullOptions  # noqa: PLC0415
+
+    settings: Any = context.obj
+    with settings.open(write=not dry_run) as store:
+        report = store.repair(
+            depth=depth, layers=[store.resolve(each)[1] for each in only], source=source, wait=wait, dry_run=dry_run,
+            options=PullOptions(registry=registry),
+        )
+    if as_json:
+        output.as_json({"clean": report.clean, **dataclasses.asdict(report)})
+    else:
+        _show(report)
+    left = report.clean if not dry_run else all(step.do.value not in ("quarantine", "leave") for step in report.steps)
+    context.exit(0 if left else DAMAGE)
+
+
+def _show(report: Any) -> None:
+    output.lines(f"{step.do.value} {step.subject} {step.path}: {step.why} (from: {step.source})" for step in report.steps)
+    if report.dry_run:
+        click.echo(f"{len(report.steps)} steps; nothing was changed")
+        return
+    output.lines(f"mended {each}" for each in report.mended)
+    output.lines(f"quarantined {each}" for each in report.quarantined)
+    output.lines(f"left {each}: readers hold it" for each in report.busy)
+    output.lines(f"failed {each}: {why}" for each, why in report.failed.items())
+    output.lines(f"mount again: {each}" for each in report.remount)
+    output.lines(f"what was replaced is in {each}" for each in report.evidence)
+    click.echo(f"{len(report.mended)} mended, {len(report.quarantined)} quarantined")
