@@ -315,3 +315,23 @@ def test_the_command_shows_its_plan_and_ends_with_3_if_anything_is_left(root, tm
     assert run.invoke(cli, ["--root", root, "repair"]).exit_code == 3
     done = run.invoke(cli, ["--root", root, "repair", "--from", made.reference, "--json"])
     assert (done.exit_code, json.loads(done.stdout)["mended"]) == (0, [bad.id])
+
+
+def test_a_quarantined_layer_is_served_to_who_asks_for_it_and_its_image_says_so(store, tmp_path):
+    pulled = store.pull(image(tmp_path).reference)
+    bad = pulled.layers[1]
+    flip(tree(store, store.layer(bad), "diff", "layer1"))
+    assert store.image(pulled.id).damaged == ()
+    store.repair()
+    assert store.image(pulled.id).damaged == (bad,)
+    assert [each.damaged for each in store.images()] == [(bad,)]
+    assert store.layer(bad, damaged=True).damaged_files == ("diff/layer1",)
+    assert [each.id for each in store.chain(pulled.layers[2], damaged=True)] == list(pulled.layers)
+    for asking in (lambda: store.chain(pulled.layers[2]), lambda: store.extract(pulled.id, tmp_path / "no"),
+                   lambda: store.layer_paths(bad).__enter__()):
+        with pytest.raises(errors.LayerDamagedError):
+            asking()
+    store.extract(pulled.id, tmp_path / "out", damaged=True)
+    assert (tmp_path / "out" / "layer2").exists()
+    with store.layer_paths(bad, damaged=True) as paths:
+        assert len(paths) == 2

@@ -170,4 +170,10 @@ def _to_image(view: Reader, image_id: str, row: Row) -> Image:
         id=image_id, names=_names(view, image_id), layers=tuple(row["layers"]),
         manifest_digest=row["manifest_digest"], manifest_media_type=row["manifest_media_type"],
         config_digest=row["config_digest"], created_ns=row["created_ns"],
+        damaged=tuple(each for each in row["layers"] if _is_quarantined(view, each)),
     )
+
+
+def _is_quarantined(view: Reader, layer_id: str) -> bool:
+    found = tree_of(view, layer_id)
+    return found is not None and found[1]["state"] == State.QUARANTINED

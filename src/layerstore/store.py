@@ -299,11 +299,11 @@ class Store:
             return list(catalog.layers(view))
 
     @_verb
-    def layer(self, layer_id: str) -> Layer:
-        """One layer by its exact ID. UnknownLayerError; LayerDamagedError if it is quarantined."""
+    def layer(self, layer_id: str, *, damaged: bool = False) -> Layer:
+        """One layer by its exact ID. UnknownLayerError; LayerDamagedError if it is quarantined and not *damaged*."""
         check_id(layer_id)
         with self._handle.read() as view:
-            return catalog.layer(view, layer_id)
+            return catalog.layer(view, layer_id, damaged=damaged)
 
     @_verb
     def layers_by_digest(self, digest: str, *, kind: str = "diff") -> list[Layer]:
@@ -313,9 +313,9 @@ class Store:
             return catalog.by_digest(view, kind, digest)
 
     @_verb
-    def chain(self, layer_id: str) -> list[Layer]:
-        """A layer and its ancestors, base first."""
-        return mount.chain_of(self._handle, "layer", check_id(layer_id))
+    def chain(self, layer_id: str, *, damaged: bool = False) -> list[Layer]:
+        """A layer and its ancestors, base first. LayerDamagedError if one is quarantined and not *damaged*."""
+        return mount.chain_of(self._handle, "layer", check_id(layer_id), damaged=damaged)
 
     @_verb
     def images(self) -> list[Image]:
@@ -346,15 +346,18 @@ class Store:
     # -- taking out ----------------------------------------------------------------------------------------------
 
     @_verb
-    def mount(self, reference: str, target: str | os.PathLike[str], *, writable: bool = False) -> Mount:
+    def mount(
+        self, reference: str, target: str | os.PathLike[str], *, writable: bool = False, damaged: bool = False,
+    ) -> Mount:
         """Mount an image or layer by overlayfs at an existing directory; the layers cannot be deleted meanwhile.
 
-        Raises PrivilegeError without the privilege to mount (use ``extract``), BusyError, InvalidArgumentError.
+        *damaged*: also if a layer is quarantined; what is bad in it is in the mount, too. Raises PrivilegeError without the
+        privilege to mount (use ``extract``), BusyError, InvalidArgumentError, LayerDamagedError.
         Durability: the mount's row is on disk first; a mount does not survive a reboot, but the upper directory of
         a writable one does, and mounting the same at the same place takes it up again.
         """
-        chain = mount.chain_of(self._handle, *self.resolve(reference))
-        return mount.mount(self._handle, chain, os.fspath(target), writable=writable)
+        chain = mount.chain_of(self._handle, *self.resolve(reference), damaged=damaged)
+        return mount.mount(self._handle, chain, os.fspath(target), writable=writable, damaged=damaged)
 
     @_verb
     def unmount(self, target: str | os.PathLike[str], *, keep_upper: bool = False) -> None:
@@ -368,13 +371,16 @@ class Store:
     @_verb
     def extract(
         self, reference: str, directory: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None,
+        damaged: bool = False,
     ) -> ExtractReport:
         """Copy an image's or layer's merged content into an absent or empty directory; needs no privilege.
 
+        *damaged*: also if a layer is quarantined, with what is bad in it; else LayerDamagedError.
+
         Durability: none; what was copied is not synced.
         """
-        chain = mount.chain_of(self._handle, *self.resolve(reference))
-        return mount.extract_chain(self._handle, chain, os.fspath(directory), progress)
+        chain = mount.chain_of(self._handle, *self.resolve(reference), damaged=damaged)
+        return mount.extract_chain(self._handle, chain, os.fspath(directory), progress, damaged=damaged)
 
     @contextmanager
     def diff(self, layer_id: str) -> Iterator[Iterator[bytes]]:
@@ -403,10 +409,13 @@ class Store:
             yield chunks
 
     @contextmanager
-    def layer_paths(self, layer_id: str) -> Iterator[list[str]]:
-        """The ``diff`` directories of a layer's chain, base first, locked against deletion while inside."""
-        chain = self.chain(layer_id)
-        with holds.ReaderLock(self._handle, [each.id for each in chain]):
+    def layer_paths(self, layer_id: str, *, damaged: bool = False) -> Iterator[list[str]]:
+        """The ``diff`` directories of a layer's chain, base first, locked against deletion and repair while inside.
+
+        LayerDamagedError if one is quarantined and not *damaged*.
+        """
+        chain = self.chain(layer_id, damaged=damaged)
+        with holds.ReaderLock(self._handle, [each.id for each in chain], damaged=damaged):
             yield [os.path.join(self.root, "layers", each.id, "diff") for each in chain]
 
     # -- holding, naming, deleting ---------------------------------------------------------------------------------

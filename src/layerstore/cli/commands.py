@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, USAGE, DAMAGE = 0, 1, 2, 3
 
+damaged_option = click.option("--damaged", is_flag=True, help="Also if a layer is quarantined: with what is bad in it.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -195,7 +196,8 @@ def images(settings: _Settings, as_json: bool) -> None:
     output.table(
         ("ID", "NAMES", "LAYERS", "SIZE", "CREATED"),
         [(output.short(i.id), " ".join(i.names) or "-", str(len(i.layers)),
-          output.size(sum(sizes.get(each, 0) for each in i.layers)), output.when(i.created_ns)) for i in found],
+          output.size(sum(sizes.get(each, 0) for each in i.layers)), output.when(i.created_ns)
+          + (" (damaged)" if i.damaged else "")) for i in found],
         right=(2, 3),
     )
 
@@ -259,11 +261,12 @@ def _plain(value: Any) -> str:
 @click.argument("reference", metavar="ID")
 @click.argument("target", type=click.Path(file_okay=False))
 @click.option("--writable", is_flag=True, help="With a writable upper directory, removed at unmount.")
+@damaged_option
 @click.pass_obj
-def mount(settings: _Settings, reference: str, target: str, writable: bool) -> None:
+def mount(settings: _Settings, reference: str, target: str, writable: bool, damaged: bool) -> None:
     """Mount an image or layer by overlayfs at the directory TARGET."""
     with settings.open(write=True) as store:
-        store.mount(reference, target, writable=writable)
+        store.mount(reference, target, writable=writable, damaged=damaged)
 
 
 @cli.command()
@@ -279,11 +282,12 @@ def unmount(settings: _Settings, target: str, keep_upper: bool) -> None:
 @cli.command()
 @click.argument("reference", metavar="ID")
 @click.argument("directory", type=click.Path())
+@damaged_option
 @click.pass_obj
-def extract(settings: _Settings, reference: str, directory: str) -> None:
+def extract(settings: _Settings, reference: str, directory: str, damaged: bool) -> None:
     """Copy an image's or layer's content into the absent or empty directory DIRECTORY."""
     with settings.open() as store:
-        report = store.extract(reference, directory)
+        report = store.extract(reference, directory, damaged=damaged)
     click.echo(f"{report.entries} entries extracted to {directory}" + (
         f"; {report.unset} owners, devices or attributes could not be set without privilege" if report.unset else ""
     ), err=True)
