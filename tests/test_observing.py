@@ -52,6 +52,8 @@ def a_life(root, observer, tmp_path):
 
 def test_every_event_has_the_fields_that_are_promised_and_is_one_of_the_table(root, told, tmp_path):
     a_life(root, told, tmp_path)
+    with layerstore.open(root, observer=told) as store:
+        store.check()
     assert {what for what, _ in told.events} == set(EVENTS) - {"recovery", "checkpoint-failed", "noted", "poisoned"}
     for what, fields in told.events:
         assert set(fields) == set(EVENTS[what]), what

@@ -16,7 +16,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from layerstore import faults, kernel, namespace
@@ -186,6 +186,36 @@ def put_in_place(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) ->
     """rename(2), over what is there: what was *dst* is another name's, too, or nobody's (see ``keep_as``)."""
     with faults.point(point):
         os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
+
+
+def exchange(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+    """renameat2(RENAME_EXCHANGE): each has the other's name, in one step. FileNotFoundError unless both are there."""
+    with faults.point(point):
+        kernel.renameat2(src_fd, src, dst_fd, dst, kernel.RENAME_EXCHANGE)
+
+
+def make_link(src_fd: int, src: bytes, dir_fd: int, name: str, *, point: str) -> None:
+    """Another name for a file; what it is, is not followed."""
+    with faults.point(point):
+        os.link(src, name, src_dir_fd=src_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+
+
+def make_symlink(target: bytes, dir_fd: int, name: str, *, point: str) -> None:
+    with faults.point(point):
+        os.symlink(target, os.fsencode(name), dir_fd=dir_fd)
+
+
+def make_node(dir_fd: int, name: str, kind: int, device: int, *, point: str) -> None:
+    """A device or fifo; *kind* as in stat(2)'s S_IFMT."""
+    with faults.point(point):
+        os.mknod(name, kind | 0o600, device, dir_fd=dir_fd)
+
+
+def write_pieces(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:
+    """Create *name* with all *pieces*; it must not exist. What is raised while they come leaves it torn. Not synced."""
+    with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
+        for piece in pieces:
+            write_all(fd, piece)
 
 
 def unlink(dir_fd: int, name: str, *, point: str) -> None:

@@ -42,15 +42,16 @@ class _Verb:
 
 _VERBS = [_Verb(name) for name in (
     "apply", "check", "checkpoint", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
-    "space", "stage", "usage")]
+    "repair", "space", "stage", "usage")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota  # noqa: I001
-    from layerstore import space, stage, usage
+    from layerstore import repair, space, stage, usage
     from layerstore.extract import ExtractReport
+    from layerstore.pull import PullOptions
     from layerstore.stage import StagedLayer
     from layerstore.timeline import Life
 else:
-    (apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, space, stage,
+    (apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, repair, space, stage,
      usage) = _VERBS
 
 P = ParamSpec("P")
@@ -120,6 +121,7 @@ def _open(
         if isinstance(error, OSError):
             raise host_error(error, f"recovering the store at {path}") from error
         raise
+    handle.recovered = frozenset(action.layer_id for action in report.actions if action.layer_id is not None)
     handle.observer.event(
         "opened", readonly=readonly, actions=len(report.actions), deferred=len(report.deferred), head=report.head,
         low_water=report.low_water, seconds=report.seconds,
@@ -299,11 +301,11 @@ class Store:
             return list(catalog.layers(view))
 
     @_verb
-    def layer(self, layer_id: str) -> Layer:
-        """One layer by its exact ID. UnknownLayerError; LayerDamagedError if it is quarantined."""
+    def layer(self, layer_id: str, *, damaged: bool = False) -> Layer:
+        """One layer by its exact ID. UnknownLayerError; LayerDamagedError if it is quarantined and not *damaged*."""
         check_id(layer_id)
         with self._handle.read() as view:
-            return catalog.layer(view, layer_id)
+            return catalog.layer(view, layer_id, damaged=damaged)
 
     @_verb
     def layers_by_digest(self, digest: str, *, kind: str = "diff") -> list[Layer]:
@@ -313,9 +315,9 @@ class Store:
             return catalog.by_digest(view, kind, digest)
 
     @_verb
-    def chain(self, layer_id: str) -> list[Layer]:
-        """A layer and its ancestors, base first."""
-        return mount.chain_of(self._handle, "layer", check_id(layer_id))
+    def chain(self, layer_id: str, *, damaged: bool = False) -> list[Layer]:
+        """A layer and its ancestors, base first. LayerDamagedError if one is quarantined and not *damaged*."""
+        return mount.chain_of(self._handle, "layer", check_id(layer_id), damaged=damaged)
 
     @_verb
     def images(self) -> list[Image]:
@@ -346,15 +348,18 @@ class Store:
     # -- taking out ----------------------------------------------------------------------------------------------
 
     @_verb
-    def mount(self, reference: str, target: str | os.PathLike[str], *, writable: bool = False) -> Mount:
+    def mount(
+        self, reference: str, target: str | os.PathLike[str], *, writable: bool = False, damaged: bool = False,
+    ) -> Mount:
         """Mount an image or layer by overlayfs at an existing directory; the layers cannot be deleted meanwhile.
 
-        Raises PrivilegeError without the privilege to mount (use ``extract``), BusyError, InvalidArgumentError.
+        *damaged*: also if a layer is quarantined; what is bad in it is in the mount, too. Raises PrivilegeError without the
+        privilege to mount (use ``extract``), BusyError, InvalidArgumentError, LayerDamagedError.
         Durability: the mount's row is on disk first; a mount does not survive a reboot, but the upper directory of
         a writable one does, and mounting the same at the same place takes it up again.
         """
-        chain = mount.chain_of(self._handle, *self.resolve(reference))
-        return mount.mount(self._handle, chain, os.fspath(target), writable=writable)
+        chain = mount.chain_of(self._handle, *self.resolve(reference), damaged=damaged)
+        return mount.mount(self._handle, chain, os.fspath(target), writable=writable, damaged=damaged)
 
     @_verb
     def unmount(self, target: str | os.PathLike[str], *, keep_upper: bool = False) -> None:
@@ -368,13 +373,16 @@ class Store:
     @_verb
     def extract(
         self, reference: str, directory: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None,
+        damaged: bool = False,
     ) -> ExtractReport:
         """Copy an image's or layer's merged content into an absent or empty directory; needs no privilege.
 
+        *damaged*: also if a layer is quarantined, with what is bad in it; else LayerDamagedError.
+
         Durability: none; what was copied is not synced.
         """
-        chain = mount.chain_of(self._handle, *self.resolve(reference))
-        return mount.extract_chain(self._handle, chain, os.fspath(directory), progress)
+        chain = mount.chain_of(self._handle, *self.resolve(reference), damaged=damaged)
+        return mount.extract_chain(self._handle, chain, os.fspath(directory), progress, damaged=damaged)
 
     @contextmanager
     def diff(self, layer_id: str) -> Iterator[Iterator[bytes]]:
@@ -403,10 +411,13 @@ class Store:
             yield chunks
 
     @contextmanager
-    def layer_paths(self, layer_id: str) -> Iterator[list[str]]:
-        """The ``diff`` directories of a layer's chain, base first, locked against deletion while inside."""
-        chain = self.chain(layer_id)
-        with holds.ReaderLock(self._handle, [each.id for each in chain]):
+    def layer_paths(self, layer_id: str, *, damaged: bool = False) -> Iterator[list[str]]:
+        """The ``diff`` directories of a layer's chain, base first, locked against deletion and repair while inside.
+
+        LayerDamagedError if one is quarantined and not *damaged*.
+        """
+        chain = self.chain(layer_id, damaged=damaged)
+        with holds.ReaderLock(self._handle, [each.id for each in chain], damaged=damaged):
             yield [os.path.join(self.root, "layers", each.id, "diff") for each in chain]
 
     # -- holding, naming, deleting ---------------------------------------------------------------------------------
@@ -480,10 +491,68 @@ class Store:
             self._handle.journal.snapshot_to(path)
 
     @_verb
-    def check(self, *, content: bool = False) -> check.CheckReport:
-        """Look for damage: structure always, every file's metadata and digest with *content*. Reads only."""
+    def check(
+        self, *, depth: str = "structure", content: bool = False, since_ns: int | None = None, budget: float | None = None,
+        workers: int | None = None, rate: float | None = None, note: bool | None = None,
+    ) -> check.CheckReport:
+        """Look for damage, beside everything else that goes on: nobody waits for it, and it waits for nobody.
+
+        Args:
+            depth: ``structure`` (journal, parts, side files: cheap), ``metadata`` (what every path is meant to be, too) or
+                ``content`` (every digest, too).
+            content: short for ``depth="content"``.
+            since_ns: leave out layers found sound at that depth since then (nanoseconds since 1970).
+            budget: seconds after which no further layer is begun; the next check goes on, the oldest first.
+            workers: threads that hash; None: one a CPU, at most 8.
+            rate: bytes of content read in a second, at most.
+            note: keep with each layer when it was found sound (None: if *since_ns* or *budget* is given). Not in a store
+                that is open read-only.
+
+        Returns:
+            What was found. Codes are stable: docs/check.md.
+
+        Raises:
+            InvalidArgumentError.
+
+        Durability: reads only; what is noted is advice, and never synced.
+
+        """
         self._handle.check_usable()
-        return check.check(self._handle, content=content)
+        return check.check(self._handle, check.options(
+            "content" if content else depth, since_ns=since_ns, budget=budget, workers=workers, rate=rate, note=note,
+        ))
+
+    @_verb
+    def repair(
+        self, *, depth: str = "content", layers: Sequence[str] = (), source: str | None = None,
+        options: PullOptions | None = None, wait: float = 10.0, dry_run: bool = False,
+    ) -> repair.RepairReport:
+        """Put right what a check finds, from the nearest good copy; quarantine what cannot be. Nothing is deleted.
+
+        Args:
+            depth: how closely to look for damage, as for ``check``.
+            layers: only these IDs; empty: every layer, what nobody owns, and images' side files.
+            source: where good copies are, as for ``pull``; of a chunked layer only the ranges that are needed are fetched.
+            options: how to fetch from it.
+            wait: seconds for readers that hold a damaged layer; then it is left (``RepairReport.busy``).
+            dry_run: only plan: ``RepairReport.steps``. Nothing is changed, nor fetched.
+
+        Returns:
+            What was done, what was quarantined, and what must be remounted: to change what is mounted is undefined for
+            overlayfs.
+
+        Raises:
+            UnknownLayerError; SourceError and its kin; NoSpaceError; OutcomeUnknownError.
+
+        Durability: each layer's repair is in the journal before its first effect, and on disk when this returns. A crash
+        leaves every path as it was or good; the next open ends what was begun.
+
+        """
+        self._handle.check_usable()
+        return repair.repair(self._handle, repair.RepairOptions(
+            depth=check.Depth(depth), layers=tuple(layers), source=source, pull=options or pull.PullOptions(), wait=wait,
+            dry_run=dry_run,
+        ))
 
     @_verb
     def space(self) -> space.Space:

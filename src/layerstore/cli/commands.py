@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, USAGE, DAMAGE = 0, 1, 2, 3
 
+damaged_option = click.option("--damaged", is_flag=True, help="Also if a layer is quarantined: with what is bad in it.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -60,6 +61,7 @@ class _Commands(click.Group):
 
     elsewhere: ClassVar[dict[str, str]] = {
         "journal": "journal", "du": "looking", "explain": "looking", "space": "looking", "quota": "looking",
+        "check": "keeping", "repair": "keeping",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -194,7 +196,8 @@ def images(settings: _Settings, as_json: bool) -> None:
     output.table(
         ("ID", "NAMES", "LAYERS", "SIZE", "CREATED"),
         [(output.short(i.id), " ".join(i.names) or "-", str(len(i.layers)),
-          output.size(sum(sizes.get(each, 0) for each in i.layers)), output.when(i.created_ns)) for i in found],
+          output.size(sum(sizes.get(each, 0) for each in i.layers)), output.when(i.created_ns)
+          + (" (damaged)" if i.damaged else "")) for i in found],
         right=(2, 3),
     )
 
@@ -258,11 +261,12 @@ def _plain(value: Any) -> str:
 @click.argument("reference", metavar="ID")
 @click.argument("target", type=click.Path(file_okay=False))
 @click.option("--writable", is_flag=True, help="With a writable upper directory, removed at unmount.")
+@damaged_option
 @click.pass_obj
-def mount(settings: _Settings, reference: str, target: str, writable: bool) -> None:
+def mount(settings: _Settings, reference: str, target: str, writable: bool, damaged: bool) -> None:
     """Mount an image or layer by overlayfs at the directory TARGET."""
     with settings.open(write=True) as store:
-        store.mount(reference, target, writable=writable)
+        store.mount(reference, target, writable=writable, damaged=damaged)
 
 
 @cli.command()
@@ -278,11 +282,12 @@ def unmount(settings: _Settings, target: str, keep_upper: bool) -> None:
 @cli.command()
 @click.argument("reference", metavar="ID")
 @click.argument("directory", type=click.Path())
+@damaged_option
 @click.pass_obj
-def extract(settings: _Settings, reference: str, directory: str) -> None:
+def extract(settings: _Settings, reference: str, directory: str, damaged: bool) -> None:
     """Copy an image's or layer's content into the absent or empty directory DIRECTORY."""
     with settings.open() as store:
-        report = store.extract(reference, directory)
+        report = store.extract(reference, directory, damaged=damaged)
     click.echo(f"{report.entries} entries extracted to {directory}" + (
         f"; {report.unset} owners, devices or attributes could not be set without privilege" if report.unset else ""
     ), err=True)
@@ -331,24 +336,6 @@ def rm(settings: _Settings, reference: str, keep_layers: bool, wait: float, as_j
         return
     output.lines([f"deleted {output.short(each)}" for each in report.layers])
     output.lines([f"deferred {output.short(each)}: readers still hold it" for each in report.deferred])
-
-
-@cli.command()
-@click.option("--content", is_flag=True, help="Compare every file of every layer with its recorded digest.")
-@json_option
-@click.pass_context
-def check(context: click.Context, content: bool, as_json: bool) -> None:
-    """Look for damage. Exit status 3 if there is any."""
-    with context.obj.open() as store:
-        report = store.check(content=content)
-    if as_json:
-        output.as_json({"sound": report.sound, **dataclasses.asdict(report)})
-    else:
-        output.lines(f"{f.code} {f.subject}: {f.message}" for f in report.findings)
-        click.echo(f"{report.layers} layers, {report.images} images: "
-                   + ("sound" if report.sound else f"{len(report.findings)} findings")
-                   + (f"; {report.unread} paths may not be read by this user" if report.unread else ""))
-    context.exit(OK if report.sound else DAMAGE)
 
 
 @cli.command()

@@ -90,7 +90,7 @@ def image_json(image: Image) -> dict[str, Any]:
     return {
         "id": image.id, "names": list(image.names), "layers": list(image.layers),
         "manifest_digest": image.manifest_digest, "manifest_media_type": image.manifest_media_type,
-        "config_digest": image.config_digest, "created_ns": image.created_ns,
+        "config_digest": image.config_digest, "created_ns": image.created_ns, "damaged": list(image.damaged),
     }
 
 

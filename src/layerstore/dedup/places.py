@@ -60,7 +60,7 @@ class Source:
 
     def __init__(self, handle: Handle, layer_id: str, cloning: Cloning) -> None:
         self.cloning = cloning
-        self._handle, self._layer_id = handle, layer_id
+        self._handle, self.layer_id = handle, layer_id
         self._guard = threading.Lock()
         self._failures = 0
         with ExitStack() as stack:
@@ -79,9 +79,9 @@ class Source:
         """The regular file *path*, over no symbolic link. OSError; DamagedError if nothing here is believed."""
         with self._guard:
             if self._diff.fd < 0:
-                raise DamagedError(f"layer {self._layer_id} is no longer held")
+                raise DamagedError(f"layer {self.layer_id} is no longer held")
             if self._failures >= _FAILURES:
-                raise DamagedError(f"too much of layer {self._layer_id} is not what it is said to be")
+                raise DamagedError(f"too much of layer {self.layer_id} is not what it is said to be")
             parent, _, name = path.rpartition(b"/")
             file = open_regular(name, self._fds.get(parent))
         if not stat.S_ISREG(os.fstat(file.fd).st_mode):
@@ -104,7 +104,7 @@ class Source:
             if rotten:
                 suspects.note(self._tree.fd, path)
         return DamagedError(
-            f"{os.fsdecode(path)} in layer {self._layer_id} {why}", hint="'layerstore check' looks at it first",
+            f"{os.fsdecode(path)} in layer {self.layer_id} {why}", hint="'layerstore check' looks at it first",
         )
 
     def close(self) -> None:
@@ -126,6 +126,11 @@ class LayerPlace:
     def __init__(self, source: Source, found: Found) -> None:
         self._source, self._found = source, found
         self.size = found.length
+
+    @property
+    def layer_id(self) -> str:
+        """The layer that it is in."""
+        return self._source.layer_id
 
     def read(self) -> Iterator[bytes]:
         """See ``partial.Place``. What is larger than a piece is read twice, through one descriptor."""
