@@ -22,7 +22,7 @@ from layerstore.delete import finish_all, promise_unused
 from layerstore.errors import BusyError, HostError, InvalidArgumentError, PendingError
 from layerstore.handle import Handle
 from layerstore.journaling import journal_errors
-from layerstore.space import allocated
+from layerstore.measure import measure
 from layerstore.staging import Staging, discard
 from layerstore.states import State
 
@@ -78,10 +78,10 @@ def collect(handle: Handle, policy: GcPolicy, *, dry_run: bool) -> GcReport:
     # all in one transaction, so that what fails afterwards leaves nothing half-collected: the rest is finished later
     promised = handle.update("delete", partial(_promise, now=handle.clock(), grace=policy.grace))
     report = finish_all(handle, promised, wait=0.0)
-    freed += allocated(handle.dirs["trash"])
+    freed += measure(handle.dirs["trash"]).allocated
     try:
         emptied = checkpoint(handle, pause=pace(policy.rate)).emptied
-        freed -= allocated(handle.dirs["trash"])
+        freed -= measure(handle.dirs["trash"]).allocated
         dropped, size = _drop(handle, policy.segments)
     except (HostError, OSError) as error:
         if not promised:
@@ -100,7 +100,7 @@ def _plan(handle: Handle, policy: GcPolicy) -> GcReport:
     gone = sum(entry["state"] == State.GONE for entry in opened)
     segments = segments[:-policy.segments] if policy.segments is not None else []
     freed = sum(_size(handle, "staging", txid) for txid in staged) + sum(_size(handle, "layers", each) for each in unused)
-    freed += allocated(handle.dirs["trash"]) + sum(_segment_sizes(handle, segments))
+    freed += measure(handle.dirs["trash"]).allocated + sum(_segment_sizes(handle, segments))
     return GcReport(tuple(staged), tuple(unused), (), gone + len(unused), tuple(segments), freed)
 
 
@@ -128,7 +128,7 @@ def _size(handle: Handle, directory: str, name: str) -> int:
     """Bytes allocated to a tree; 0 if it is not there any more."""
     try:
         with fs.open_dir(name, handle.dirs[directory]) as fd:
-            return os.fstat(fd).st_blocks * 512 + allocated(fd)
+            return os.fstat(fd).st_blocks * 512 + measure(fd).allocated
     except FileNotFoundError:
         return 0
 
