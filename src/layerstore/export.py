@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from layerstore import catalog, fs
+from layerstore import catalog, fs, records
 from layerstore.assemble import assembled
 from layerstore.errors import DamagedError, InvalidArgumentError, LayerDamagedError, PrivilegeError
 from layerstore.gotarsplit import lines
@@ -35,6 +35,12 @@ def go_tar_split(handle: Handle, layer_id: str) -> Iterator[Iterator[bytes]]:
     """The layer's tar-split as the Go tools read it, in chunks (``gotarsplit``)."""
     with _reading(handle, layer_id) as (_, tree_fd):
         yield lines(tree_fd)
+
+
+def image_documents(handle: Handle, image_id: str) -> tuple[bytes, bytes]:
+    """The exact bytes of a committed image's manifest and config. DamagedError if its side file is."""
+    record = records.read(fs.read_file(handle.dirs["images"], image_id), f"the side file of image {image_id}")
+    return record["manifest"], record["config"]
 
 
 @contextmanager
@@ -88,4 +94,4 @@ def _damaged(layer: Layer, name: str, what: str) -> LayerDamagedError:
     return LayerDamagedError(f"layer {layer.id} cannot be exported: {name}: {what}", layer_id=layer.id, files=(name,))
 
 
-__all__ = ["diff", "go_tar_split"]
+__all__ = ["diff", "go_tar_split", "image_documents"]

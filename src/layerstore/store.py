@@ -19,7 +19,6 @@ from layerstore.handle import Handle
 from layerstore.model import Differ, Image, Layer, Lease, Mount, StageOptions, check_digest, check_id
 from layerstore.observe import Observer, verb, watching
 from layerstore.progress import Progress, Quiet
-from layerstore.records import read as read_record
 from layerstore.recover import RecoveryReport
 
 
@@ -41,15 +40,15 @@ class _Verb:
 
 _VERBS = [_Verb(name) for name in (
     "apply", "check", "checkpoint", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
-    "space", "stage")]
+    "space", "stage", "view")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota  # noqa: I001
-    from layerstore import space, stage
+    from layerstore import space, stage, view
     from layerstore.extract import ExtractReport
     from layerstore.stage import StagedLayer
     from layerstore.timeline import Life
 else:
-    apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, space, stage = _VERBS
+    apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, space, stage, view = _VERBS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -331,9 +330,7 @@ class Store:
     @_verb
     def image_documents(self, image_id: str) -> tuple[bytes, bytes]:
         """The exact bytes of an image's manifest and config. DamagedError if its side file is."""
-        image = self.image(image_id)
-        record = read_record(_image_file(self._handle, image.id), f"the side file of image {image.id}")
-        return record["manifest"], record["config"]
+        return export.image_documents(self._handle, self.image(image_id).id)
 
     @_verb
     def resolve(self, reference: str) -> tuple[str, str]:
@@ -406,6 +403,39 @@ class Store:
         chain = self.chain(layer_id)
         with holds.ReaderLock(self._handle, [each.id for each in chain]):
             yield [os.path.join(self.root, "layers", each.id, "diff") for each in chain]
+
+    # -- for other tools -------------------------------------------------------------------------------------------
+
+    @_verb
+    def view(self, directory: str | os.PathLike[str]) -> view.ViewReport:
+        """Publish the committed images at *directory* for podman, buildah, skopeo and CRI-O, or bring that up to date.
+
+        They read it as an additional image store (``additionalimagestores`` in storage.conf). Content is not copied: the
+        view leads to the store's trees, which a lease keeps as long as it shows them (docs/podman.md).
+
+        Args:
+            directory: absent, empty, or a view of this store. What is in a view is layerstore's to change.
+
+        Returns:
+            What it shows, what was added and taken away, and which images had to be left out, and why.
+
+        Raises:
+            InvalidArgumentError if something else is there; PrivilegeError if podman, run like this process, could not read
+            the trees; LayerDamagedError; HostError.
+
+        Durability: on disk when this returns. A crash before leaves the view as it was, or as it was to be; what else it
+        leaves is not seen by who reads the view, and goes at the next refresh.
+
+        """
+        return view.view(self._handle, os.fspath(directory))
+
+    @_verb
+    def remove_view(self, directory: str | os.PathLike[str]) -> None:
+        """Take the view at *directory* away, and let go of what it kept. InvalidArgumentError if there is none.
+
+        Durability: as for ``view``; a crash leaves an empty view or a part of one, and removing it again goes on.
+        """
+        view.remove(self._handle, os.fspath(directory))
 
     # -- holding, naming, deleting ---------------------------------------------------------------------------------
 
@@ -535,12 +565,6 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<layerstore.Store {self.root!r}{' closed' if self._handle.closed else ''}>"
-
-
-def _image_file(handle: Handle, image_id: str) -> bytes | None:
-    from layerstore.fs import read_file  # noqa: PLC0415
-
-    return read_file(handle.dirs["images"], image_id)
 
 
 __all__ = ["LayerstoreError", "Store", "open"]

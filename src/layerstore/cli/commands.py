@@ -59,7 +59,7 @@ class _Commands(click.Group):
     """The store's commands, and those of other modules (``elsewhere``: name → module), imported when they are named."""
 
     elsewhere: ClassVar[dict[str, str]] = {
-        "journal": "journal", "explain": "looking", "space": "looking", "quota": "looking",
+        "journal": "journal", "explain": "looking", "space": "looking", "quota": "looking", "view": "viewing",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
