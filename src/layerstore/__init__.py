@@ -3,8 +3,9 @@
 Layout, top to bottom; a module imports only from below it (a test checks):
 
 ``cli`` · ``observing`` (ready-made observers) · ``store`` (the face) · the verbs, one module each: ``pull`` over
-``pull_layers``, ``apply`` ``stage`` ``delete`` ``mount`` ``check`` ``gc`` ``checkpoint`` ``recover`` ``holds``, over
-``dedup`` (what is here already) · ``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in hand) · ``executor``
+``pull_layers``, ``apply`` ``stage`` ``delete`` ``mount`` ``check`` ``gc`` ``checkpoint`` ``recover`` ``holds``, and
+``view`` over ``view_files`` and ``containers_storage`` (for podman to read), over ``dedup`` (what is here already) ·
+``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in hand) · ``executor``
 (acts) and ``recovery`` (decides, pure) ·
 ``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·
 ``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``tar`` ``compression`` ·
