@@ -102,7 +102,9 @@ def install_python(merged):
     subprocess.run(["apt-get", "download", "-qq", "python3-minimal", "libpython3.11-minimal", "python3.11-minimal",
                     "libexpat1", "media-types"], cwd=debs, check=True, env={**os.environ, "APT_CONFIG": os.devnull})
     for deb in sorted(debs.glob("*.deb")):
-        subprocess.run(["dpkg-deb", "-x", deb, merged], check=True)
+        # not dpkg-deb -x, which puts a directory in the place of the link /lib: then nothing runs in the image
+        data = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], check=True, capture_output=True).stdout
+        subprocess.run(["tar", "-x", "--keep-directory-symlink", "-C", merged], input=data, check=True)
         deb.unlink()
 
 

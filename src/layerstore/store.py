@@ -40,15 +40,16 @@ class _Verb:
 
 _VERBS = [_Verb(name) for name in (
     "apply", "check", "checkpoint", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
-    "space", "stage", "view")]
+    "push", "space", "stage", "view")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota  # noqa: I001
-    from layerstore import space, stage, view
+    from layerstore import push, space, stage, view
     from layerstore.extract import ExtractReport
     from layerstore.stage import StagedLayer
     from layerstore.timeline import Life
 else:
-    apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, space, stage, view = _VERBS
+    (apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, push, space, stage,
+     view) = _VERBS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -428,6 +429,32 @@ class Store:
 
         """
         return view.view(self._handle, os.fspath(directory))
+
+    @_verb
+    def push(
+        self, reference: str, target: str, *, compression: str = "as-it-came",
+        progress: Callable[[int], None] = lambda _n: None,
+    ) -> push.PushReport:
+        """Write an image to ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]`` or ``docker-archive:FILE[:REPOSITORY:TAG]``.
+
+        Args:
+            reference: a name, ID or unambiguous ID prefix of an image.
+            target: where to. A layout may have other images, which stay; a file is replaced.
+            compression: of layers: ``as-it-came`` (their kind; made anew), ``none``, ``gzip`` or ``zstd``. A Docker archive
+                always has plain tars.
+            progress: told of each *n* more bytes of the layers' tars.
+
+        Returns:
+            The digests there. Config and diffIDs are kept; the manifest if ``kept`` says so (docs/podman.md).
+
+        Raises:
+            UnknownImageError; InvalidArgumentError; LayerDamagedError if a layer no longer makes its tar; HostError.
+
+        Durability: the store is only read. What is written is synced before it gets its name: a crash leaves the target as
+        it was, and perhaps blobs and ``.part`` files that nothing refers to.
+
+        """
+        return push.push(self._handle, reference, target, compression, progress)
 
     @_verb
     def remove_view(self, directory: str | os.PathLike[str]) -> None:

@@ -60,6 +60,7 @@ class _Commands(click.Group):
 
     elsewhere: ClassVar[dict[str, str]] = {
         "journal": "journal", "explain": "looking", "space": "looking", "quota": "looking", "view": "viewing",
+        "push": "viewing",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

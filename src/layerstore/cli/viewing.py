@@ -1,4 +1,4 @@
-"""``view``: the store as other tools read it. Imported when it is named."""
+"""``view`` and ``push``: the store for other tools. Imported when one of them is named."""
 
 from __future__ import annotations
 
@@ -30,3 +30,20 @@ def view(settings: Any, directory: str, remove: bool, as_json: bool) -> None:
         click.echo(output.printable(f"left out: image {output.short(image_id)}: {why}"), err=True)
     for layer_id in report.incomplete:
         click.echo(f"note: layer {output.short(layer_id)} lacks owners, devices or attributes (docs/rootless.md)", err=True)
+
+
+@click.command()
+@click.argument("reference", metavar="IMAGE")
+@click.argument("target")
+@click.option("--compression", type=click.Choice(["as-it-came", "none", "gzip", "zstd"]), default="as-it-came",
+              show_default=True, help="Of the layers.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def push(settings: Any, reference: str, target: str, compression: str, as_json: bool) -> None:
+    """Write IMAGE to oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:REPOSITORY:TAG]."""
+    with settings.open() as store:
+        report = store.push(reference, target, compression=compression)
+    if as_json:
+        output.as_json(dataclasses.asdict(report))
+    else:
+        click.echo(report.manifest_digest or report.config_digest)
