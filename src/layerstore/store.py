@@ -269,7 +269,7 @@ class Store:
         """Pull an image: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:TAG]``, ``docker://HOST/…``.
 
         Args:
-            source: where from.
+            source: where from; also ``containers-storage:[overlay@ROOT]NAME``, a store of podman's (docs/podman.md).
             names: names for the image; None takes the source's own suggestion.
             options: workers, platform, limits, whether names may be moved.
             progress: told per layer what happens; a ``layerstore.Tally`` keeps it as figures.

@@ -165,7 +165,10 @@ def pull(
     settings: _Settings, source: str, names: tuple[str, ...], platform: str | None, workers: int, replace: bool,
     whole: bool, preflight: bool, registry: RegistryOptions, limits: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:
-    """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG] or docker://HOST/REPO[:TAG|@DIGEST]."""
+    """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG] or docker://HOST/REPO[:TAG|@DIGEST].
+
+    Or from a store of podman's: containers-storage:[overlay@ROOT]NAME.
+    """
     from layerstore.cli import terminal  # noqa: PLC0415
     from layerstore.pull import PullOptions  # noqa: PLC0415
 

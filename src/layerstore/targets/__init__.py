@@ -1,7 +1,8 @@
 """Where images go: OCI layouts, OCI archives and Docker archives on this machine, by reference.
 
 ``manifests`` (documents; pure), ``files`` (blobs compressed and digested, files that appear whole or not at all),
-``layout``, ``archives``. A target shows an image with the last of its writes; a crash before leaves what was there before, and perhaps files that nobody refers to.
+``layout``, ``archives``. A target shows an image with the last of its writes; a crash before leaves what was there
+before, and perhaps files that nobody refers to.
 
 Source: OCI image-spec 1.1 (image-layout.md, manifest.md); Docker's image specification 1.2 (manifest.json of an archive).
 """
