@@ -204,3 +204,55 @@ def test_a_docker_archive_has_the_tars_the_config_and_the_name(store, pulled, tm
         assert archive.extractfile(listed["Config"]).read() == pulled.config
         tars = [archive.extractfile(name).read() for name in listed["Layers"]]
     assert tuple("sha256:" + hashlib.sha256(tar).hexdigest() for tar in tars) == pulled.diff_ids
+
+
+# -- blobs that were kept ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(store, tmp_path):
+    made = image(tmp_path, name="kept", salt="k")
+    store.pull(made.reference, names=["kept:1"], options=layerstore.PullOptions(keep_blobs=True))
+    return made
+
+
+def test_with_kept_blobs_pull_push_pull_keeps_every_digest(store, kept, tmp_path):
+    report = store.push("kept:1", f"oci:{tmp_path}/out:x")
+    assert report.kept and report.manifest_digest == kept.manifest_digest
+    assert report.blobs == tuple(layer.digest for layer in kept.layers)
+    again, diff_ids = elsewhere(tmp_path, f"oci:{tmp_path}/out:x")
+    assert (again.manifest_digest, tuple(diff_ids)) == (kept.manifest_digest, kept.diff_ids)
+
+
+def test_only_compressed_blobs_are_kept_and_a_check_looks_at_them(store, kept):
+    layers = [store.layer(each) for each in store.images()[0].layers]
+    assert [layer.big_data for layer in layers] == [{"layer-blob": layer.blob_digest} if layer.compression != "none" else {}
+                                                   for layer in layers]
+    assert store.check(content=True).sound
+    with open(f"{store.root}/layers/{layers[0].id}/big-data/layer-blob", "r+b") as file:
+        file.write(b"!")
+    assert [each.code for each in store.check(content=True).findings] == ["big-data-damaged"]
+
+
+def test_a_kept_blob_that_has_rotted_is_not_sent(store, kept, tmp_path):
+    (here,) = store.images()
+    with open(f"{store.root}/layers/{here.layers[0]}/big-data/layer-blob", "r+b") as file:
+        file.write(b"!")
+    with pytest.raises(errors.LayerDamagedError, match="big-data"):
+        store.push("kept:1", f"oci:{tmp_path}/out:x")
+    assert store.push("kept:1", f"oci:{tmp_path}/out:x", compression="none").manifest_digest
+
+
+def test_a_pull_with_kept_blobs_that_is_killed_keeps_them_when_it_is_done_again(root, tmp_path):
+    made = image(tmp_path, name="kept", salt="k")
+
+    def scenario():
+        with layerstore.open(root) as store:
+            store.pull(made.reference, names=["kept:1"], options=layerstore.PullOptions(keep_blobs=True, workers=1))
+
+    for point in ("unpack.blob", "stage.output", "publish.rename"):
+        killed_at(point, "before", scenario, nth=2 if point == "stage.output" else 1)
+    scenario()
+    with layerstore.open(root) as store:
+        assert store.push("kept:1", f"oci:{tmp_path}/out:x").kept
+        assert store.check(content=True).sound

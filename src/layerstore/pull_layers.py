@@ -38,7 +38,9 @@ class PullOptions:
     of a long pull does not cost it; None: once, at the end, together with everything else. 0: each as it is finished.
     ``registry`` says how to speak with one, and as whom. ``partial``: of a layer with a table of contents (zstd:chunked,
     eStargz) only what is in no layer here is fetched; else all of it. ``preflight``: begin only if the layers seem to fit
-    on the disk and into the quota; the size of compressed ones is guessed, rather too low (``space``).
+    on the disk and into the quota; the size of compressed ones is guessed, rather too low (``space``). ``keep_blobs``: each
+    new layer's compressed blob is kept, too, so that a push sends the very image that came; it takes its size more, and is
+    fetched whole.
     """
 
     workers: int = 2
@@ -48,6 +50,7 @@ class PullOptions:
     seal_every: float | None = None
     partial: bool = True
     preflight: bool = True
+    keep_blobs: bool = False
     registry: RegistryOptions = field(default_factory=RegistryOptions)
 
 
@@ -189,8 +192,9 @@ class _Filler:
 
     def _differ(self, job: Job) -> Differ:
         source = job.source
-        if not self._options.partial or not is_chunked(source.descriptor):
-            return TarDiffer(source.blob, expect=source.descriptor, diff_id=source.diff_id)
+        keep = self._options.keep_blobs
+        if keep or not self._options.partial or not is_chunked(source.descriptor):
+            return TarDiffer(source.blob, expect=source.descriptor, diff_id=source.diff_id, keep_blob=keep)
 
         def tell(what: str) -> None:
             self.handle.observer.event("noted", diff_id=source.diff_id, note=what)

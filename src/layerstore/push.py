@@ -1,9 +1,9 @@
 """Sending an image to other tools: ``oci:``, ``oci-archive:``, ``docker-archive:``. Reads the store; changes nothing in it.
 
-Config and diffIDs are always those that came. The store does not keep compressed blobs, so a layer is compressed anew,
-by the same rule each time. Where the result is the blob that the manifest names (a plain tar always is, a compressed one
-if it was made in the same way) it is that blob; if all are, the manifest goes out byte for byte. Otherwise it names the
-new blobs.
+Config and diffIDs are always those that came. A compressed blob that was kept (``PullOptions.keep_blobs``) goes out as it
+came. Otherwise a layer is compressed anew, by the same rule each time. Where the result is the blob that the manifest
+names (a plain tar always is, a compressed one if it was made in the same way) it is that blob; if all are, the manifest
+goes out byte for byte. Otherwise it names the new blobs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from layerstore import catalog, export
 from layerstore.errors import InvalidArgumentError
 from layerstore.handle import Handle
 from layerstore.holds import ReaderLock
-from layerstore.model import Descriptor, Image, Layer
+from layerstore.model import BLOB_KEY, Descriptor, Image, Layer
 from layerstore.sources.reference import Reference, parse_reference
 from layerstore.targets import Outgoing, OutgoingLayer, Target
 from layerstore.targets.archives import DockerArchiveTarget, OciArchiveTarget
@@ -76,9 +76,11 @@ def _outgoing(handle: Handle, image: Image, layers: list[Layer], where: Referenc
     outgoing = []
     for layer, was in zip(layers, listed, strict=True):
         blob = Descriptor(was["mediaType"], was["digest"], was["size"])
+        wanted = compression in ("as-it-came", _kind_of(blob)) and where.kind != "docker-archive"
         kind = _kind_of(blob) if compression == "as-it-came" else compression
         outgoing.append(OutgoingLayer(
             layer.diff_id, layer.diff_size, blob, kind, partial(export.diff, handle, layer.id),
+            partial(export.kept_blob, handle, layer.id) if wanted and layer.big_data.get(BLOB_KEY) == blob.digest else None,
         ))
     return Outgoing(manifest, image.manifest_media_type, config, image.config_digest, tuple(outgoing), where.tag)
 

@@ -34,7 +34,7 @@ _PIECE = 1 << 20
 _MAX_LINE = 64 << 20                     # bytes: padding and data that is in no file may come in one
 _TREE = os.O_RDONLY | os.O_DIRECTORY
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_IN_ROOT, _NO_MAGICLINKS = 0x10, 0x02    # RESOLVE_*, openat2(2)
+_WAY = 0x10 | kernel.RESOLVE_NO_MAGICLINKS  # RESOLVE_IN_ROOT (openat2(2)): as in the container
 _UNREADABLE = "read the store as its owner: root, or 'podman unshare layerstore …' for a rootless one"
 
 
@@ -126,7 +126,7 @@ class TreeBlob:
 
 def _open_in(tree: int, name: bytes) -> Descriptor:
     """The file of that name: links on the way lead within the tree, as they did when the layer was unpacked."""
-    opening = kernel.openat2(tree, name.lstrip(b"/") or b".", _OPEN, _IN_ROOT | _NO_MAGICLINKS)
+    opening = kernel.openat2(tree, name.lstrip(b"/") or b".", _OPEN, _WAY)
     made = Descriptor.__new__(Descriptor)
     made.fd = opening()
     kernel.checked(made.fd, name)

@@ -21,13 +21,17 @@ __all__ = ["Outgoing", "OutgoingLayer", "Sent", "Target"]
 
 @dataclass(frozen=True, slots=True)
 class OutgoingLayer:
-    """A layer to be sent. ``open`` gives its tar, verified to the last chunk. ``was``: its blob as the manifest has it."""
+    """A layer to be sent. ``open`` gives its tar, verified to the last chunk. ``was``: its blob as the manifest has it.
+
+    ``kept`` gives that blob itself, verified likewise; None where it was not kept, or another is wanted.
+    """
 
     diff_id: str
     diff_size: int
     was: Descriptor
     compression: str                     # what to send it as: none | gzip | zstd
     open: Callable[[], AbstractContextManager[Iterator[bytes]]]
+    kept: Callable[[], AbstractContextManager[Iterator[bytes]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

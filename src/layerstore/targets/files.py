@@ -63,7 +63,9 @@ def write_document(path: str, data: bytes, *, point: str) -> None:
 
 
 def expected(layer: OutgoingLayer) -> Descriptor | None:
-    """The blob that will come of the layer, where that is known without making it: its tar as it is."""
+    """The blob that will come of the layer, where that is known without making it: what was kept, or its tar as it is."""
+    if layer.kept is not None:
+        return layer.was
     if layer.compression != "none":
         return None
     plain = Descriptor(layer_type("none"), layer.diff_id, layer.diff_size)
@@ -73,12 +75,14 @@ def expected(layer: OutgoingLayer) -> Descriptor | None:
 def write_blob(layer: OutgoingLayer, out: BinaryIO, progress: Callable[[int], None]) -> Descriptor:
     """Write the layer's blob to *out*, and say what it is. What reading the layer raises comes out."""
     tally = _Tally(out)
-    write, close = _compressor(layer.compression, tally)
-    with layer.open() as chunks:
+    write, close = _compressor("none" if layer.kept is not None else layer.compression, tally)
+    with (layer.kept or layer.open)() as chunks:
         for chunk in chunks:
             write(chunk)
-            progress(len(chunk))
+            progress(len(chunk) if layer.kept is None else 0)
     close()
+    if layer.kept is not None:
+        progress(layer.diff_size)
     same = (tally.digest, tally.size) == (layer.was.digest, layer.was.size)
     return layer.was if same else Descriptor(layer_type(layer.compression), tally.digest, tally.size)
 
