@@ -45,6 +45,7 @@ if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota  # noqa: I001
     from layerstore import push, space, stage, view
     from layerstore.extract import ExtractReport
+    from layerstore.sources.registry import RegistryOptions
     from layerstore.stage import StagedLayer
     from layerstore.timeline import Life
 else:
@@ -432,29 +433,31 @@ class Store:
 
     @_verb
     def push(
-        self, reference: str, target: str, *, compression: str = "as-it-came",
+        self, reference: str, target: str, *, compression: str = "as-it-came", registry: RegistryOptions | None = None,
         progress: Callable[[int], None] = lambda _n: None,
     ) -> push.PushReport:
-        """Write an image to ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]`` or ``docker-archive:FILE[:REPOSITORY:TAG]``.
+        """Write an image to ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:NAME]``, ``docker://HOST/…``.
 
         Args:
             reference: a name, ID or unambiguous ID prefix of an image.
             target: where to. A layout may have other images, which stay; a file is replaced.
             compression: of layers: ``as-it-came`` (their kind; made anew), ``none``, ``gzip`` or ``zstd``. A Docker archive
                 always has plain tars.
+            registry: how to speak with a registry, and as whom.
             progress: told of each *n* more bytes of the layers' tars.
 
         Returns:
             The digests there. Config and diffIDs are kept; the manifest if ``kept`` says so (docs/podman.md).
 
         Raises:
-            UnknownImageError; InvalidArgumentError; LayerDamagedError if a layer no longer makes its tar; HostError.
+            UnknownImageError; InvalidArgumentError; LayerDamagedError if a layer no longer makes its tar;
+            RegistryError …; HostError.
 
         Durability: the store is only read. What is written is synced before it gets its name: a crash leaves the target as
         it was, and perhaps blobs and ``.part`` files that nothing refers to.
 
         """
-        return push.push(self._handle, reference, target, compression, progress)
+        return push.push(self._handle, reference, target, compression, progress, registry)
 
     @_verb
     def remove_view(self, directory: str | os.PathLike[str]) -> None:

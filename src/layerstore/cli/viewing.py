@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from layerstore.cli import output
+from layerstore.cli.registry import registry_options
+
+if TYPE_CHECKING:
+    from layerstore.sources.registry import RegistryOptions
 
 
 @click.command()
@@ -37,12 +41,15 @@ def view(settings: Any, directory: str, remove: bool, as_json: bool) -> None:
 @click.argument("target")
 @click.option("--compression", type=click.Choice(["as-it-came", "none", "gzip", "zstd"]), default="as-it-came",
               show_default=True, help="Of the layers.")
+@registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
-def push(settings: Any, reference: str, target: str, compression: str, as_json: bool) -> None:
-    """Write IMAGE to oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:REPOSITORY:TAG]."""
+def push(
+    settings: Any, reference: str, target: str, compression: str, registry: RegistryOptions, as_json: bool,
+) -> None:
+    """Write IMAGE to oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME:TAG] or docker://HOST/NAME[:TAG]."""
     with settings.open() as store:
-        report = store.push(reference, target, compression=compression)
+        report = store.push(reference, target, compression=compression, registry=registry)
     if as_json:
         output.as_json(dataclasses.asdict(report))
     else:
