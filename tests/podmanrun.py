@@ -125,10 +125,11 @@ int main(void) {
     FILE *file = fopen("/etc/motd", "r");
     if (file && fgets(line, sizeof line, file)) fputs(line, stdout);
     printf("gone: %d, hidden: %d\n", stat("/gone", &status) != 0, stat("/opaque/old", &status) != 0);
+    if (!stat("/owned", &status)) printf("owner: %d:%d\n", (int) status.st_uid, (int) status.st_gid);
     return 0;
 }
 """
-SAYS = "from the upper layer\ngone: 1, hidden: 1\n"
+SAYS = "from the upper layer\ngone: 1, hidden: 1\nowner: 33:34\n"
 
 
 def program(directory):
@@ -144,7 +145,7 @@ def says_image(directory, says, *, name="image", motd="from the upper layer\n", 
     import imagemaker as im
 
     base = {"bin": im.Dir(), "bin/says": im.File(data=says, mode=0o755), "gone": b"x", "opaque": im.Dir(),
-            "opaque/old": b"1", "etc": im.Dir(), "etc/motd": b"from the base layer\n"}
+            "opaque/old": b"1", "owned": im.File(uid=33, gid=34), "etc": im.Dir(), "etc/motd": b"from the base layer\n"}
     upper = {"gone": im.Whiteout(), "opaque": im.Opaque(), "opaque/new": b"2", "etc/motd": motd.encode()}
     image = im.Image([im.Layer(base, compression=compression), im.Layer(upper, compression=compression)],
                      config={"config": {"Cmd": ["/bin/says"]}})

@@ -369,3 +369,11 @@ def test_a_removal_killed_anywhere_leaves_the_view_or_an_empty_one(scene, record
                 store.remove_view(scene.view)
             assert not os.path.exists(scene.view) and not store.leases()
     record_property("states", len(points))
+
+
+@pytest.mark.root
+def test_the_view_of_a_store_with_a_map_of_ids_is_made_in_its_namespace(tmp_path, at):
+    with layerstore.open(tmp_path / "mapped", uid_map=[(0, 100_000, 65_536)]) as store, pytest.raises(
+            errors.InvalidArgumentError, match="map of ids") as caught:
+        store.view(at)
+    assert "podman unshare" in caught.value.hint and not at.exists()

@@ -34,7 +34,6 @@ from layerstore.containers_storage.plan import Plan, Present
 from layerstore.errors import DamagedError, InvalidArgumentError, LayerDamagedError, PrivilegeError, UnknownLayerError
 from layerstore.export import image_documents
 from layerstore.handle import Handle
-from layerstore.idmap import IDENTITY
 from layerstore.model import Layer
 
 __all__ = ["ViewReport", "remove", "view"]
@@ -105,7 +104,7 @@ def _checked(handle: Handle, directory: str) -> str:
     path, root = os.path.realpath(directory), os.path.realpath(handle.root)
     if os.path.commonpath([path, root]) == root:
         raise InvalidArgumentError(f"a view cannot lie inside the store: {path}", hint="choose a directory beside it")
-    if handle.ids != IDENTITY:
+    if not handle.ids.same:
         raise InvalidArgumentError(
             f"the store {root} has a map of ids, which is not this process's",
             hint="make the view in the user namespace in which podman will read it: podman unshare layerstore view …",
