@@ -1,5 +1,5 @@
 # make demo    the main job on real content, with kills; needs nothing but python3
-# make test    the tests
+# make test    the tests, as many modules at once as there are cores: WORKERS=n, 0: one after the other in one process
 # make fuzz    coverage-guided fuzzing: TARGET=name SECONDS=60 WORKERS=1
 # make crash   the crash rigs: RIG=name (default: all) STATES=n SECONDS=s SEED=n OUT=dir
 # make crash-report   one page of all that is in OUT; FIGURES=file.md
@@ -23,8 +23,9 @@ $(VENV)/ready-dev: $(VENV)/ready
 demo: $(VENV)/ready
 	$(BIN)/python demo/demo.py
 
+WORKERS ?= auto
 test: $(VENV)/ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check src journal/layerjournal crash fuzz
@@ -36,9 +37,10 @@ check: lint types test
 
 # the quickest tests that reach every branch; docs/coverage.md
 COVERING = journal/tests tests/test_recovery.py tests/test_recovery_rare.py tests/test_delete.py \
-	tests/test_lifecycle.py tests/test_interrupts.py
+	tests/test_lifecycle.py tests/test_interrupts.py tests/test_rebuild.py
 SLOW = without_any_one or really_full or bit_that_is_flipped or any_bit_flipped or every_fault_point or \
-	any_fault_point or busy_store or journal_interrupts
+	any_fault_point or busy_store or journal_interrupts or page_that_is_hit or bit_of_the_meta or process_dies or \
+	killed_anywhere
 
 coverage: $(VENV)/ready
 	rm -rf .coverage.d

@@ -25,7 +25,9 @@ from bench.page import promised_of, write_page
 MEASURES: dict[str, str] = {   # name: module; the order of the page
     "unpack": "bench.unpack",
     "image": "bench.image",
+    "partial": "bench.partial",
     "memory": "bench.memory",
+    "dedup": "bench.dedup",
     "store": "bench.growing",
     "open": "bench.opening",
 }

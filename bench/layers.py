@@ -90,6 +90,19 @@ def image(cache: str, layers: Iterable[Layer], compression: str) -> str:
     return str(layout)
 
 
+def one_layout(layout: Path, tars: Iterable[Path]) -> None:
+    """An OCI layout, tagged ``t``, of plain *tars* one on the other; they are moved into it."""
+    directory = layout / "blobs" / "sha256"
+    directory.mkdir(parents=True)
+    blobs = []
+    for tar in tars:
+        with open(tar, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        blobs.append(("sha256:" + digest, tar.stat().st_size))
+        tar.rename(directory / digest)
+    _write_layout(layout, "plain", blobs, [digest for digest, _ in blobs])
+
+
 def _make(base: Path, name: str) -> None:
     with tempfile.TemporaryDirectory(prefix=f"making-{name}-", dir=base) as scratch:
         plain = Path(scratch, "layer.tar")

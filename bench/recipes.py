@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from bench import machine
@@ -25,6 +26,7 @@ TIME = 1_700_000_000         # of every entry
 TINY_FILES = 100_000
 _PYTHON = ["django==5.2.7", "boto3==1.40.50", "sympy==1.14.0", "sqlalchemy==2.0.44", "babel==2.17.0", "pygments==2.19.2",
            "jinja2==3.1.6", "requests==2.32.5", "pydantic==2.12.2", "mypy==1.18.2"]
+_NEWER = ["django==5.2.8", *_PYTHON[1:]]   # what a rebuild some weeks later would have
 _NODE = ["typescript@5.9.3", "webpack@5.102.1", "eslint@9.37.0", "react@19.2.0", "react-dom@19.2.0", "date-fns@4.1.0",
          "lodash@4.17.21", "rxjs@7.8.2", "core-js@3.46.0", "@babel/preset-env@7.28.3", "jest@30.2.0"]
 _LARGE = ["torch==2.13.0", "numpy==2.3.4", "scipy==1.16.2"]
@@ -49,7 +51,7 @@ def _run(command: list[str], **more: Any) -> str:
 
 
 def _or_generated(recipe: Callable[[str], tuple[str, str]], shape: Callable[[random.Random], int], files: int,
-                  prefix: str = "") -> Callable[[Any, str], str]:
+                  prefix: str = "", *, rebuilt: bool = False) -> Callable[[Any, str], str]:
     """*recipe* makes a tree in a directory and returns it and its description; else *files* files of a *shape*."""
 
     def write(writer: Any, work: str) -> str:
@@ -57,7 +59,7 @@ def _or_generated(recipe: Callable[[str], tuple[str, str]], shape: Callable[[ran
         try:
             tree, made_of = recipe(work)
         except _NotHereError as error:
-            generate(writer, files, shape, prefix or "srv/generated")
+            generate(writer, files, shape, prefix or "srv/generated", rebuilt=rebuilt)
             return f"GENERATED ({error})"
         writer.add_tree(tree, prefix)
         return made_of
@@ -89,13 +91,17 @@ def _debian_mirror() -> list[str]:
 # -- many small files ------------------------------------------------------------------------------------------------------
 
 
-def _small(work: str) -> tuple[str, str]:
+def _small(work: str, packages: Sequence[str] = _PYTHON) -> tuple[str, str]:
     tree = os.path.join(work, "root")
     target = os.path.join(tree, "usr/local/lib/python3/dist-packages")
     os.makedirs(target)
     debian = _debian_python(work, tree)
-    _run([sys.executable, "-m", "pip", "install", "--quiet", "--compile", "--target", target, *_PYTHON])
-    return tree, f"{debian}pip install {' '.join(_PYTHON)}, with .pyc"
+    _run([sys.executable, "-m", "pip", "install", "--quiet", "--compile", "--target", target, *packages])
+    return tree, f"{debian}pip install {' '.join(packages)}, with .pyc"
+
+
+def _newer(work: str) -> tuple[str, str]:
+    return _small(work, _NEWER)
 
 
 def _debian_python(work: str, tree: str) -> str:
@@ -142,8 +148,11 @@ def _large(work: str) -> tuple[str, str]:
 # -- generated ---------------------------------------------------------------------------------------------------------------
 
 
-def generate(writer: Any, files: int, size: Callable[[random.Random], int], prefix: str) -> None:
-    """*files* files, a hundred to a directory, with words in them that compress about as text does."""
+def generate(writer: Any, files: int, size: Callable[[random.Random], int], prefix: str, *, rebuilt: bool = False) -> None:
+    """*files* files, a hundred to a directory, with words in them that compress about as text does.
+
+    *rebuilt*: as they are after a rebuild: one in ten is another one, and one in ten begins otherwise, as ``.pyc`` do.
+    """
     rng = random.Random(files)
     words = [bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(5000)]
     text = b" ".join(rng.choices(words, k=400_000))
@@ -156,7 +165,12 @@ def generate(writer: Any, files: int, size: Callable[[random.Random], int], pref
             writer.add(directory(within))
         info = tarfile.TarInfo(f"{within}/file-{number:07d}.txt")
         info.size, info.mode = size(rng), 0o644
-        writer.add(info, io.BytesIO(_piece(text, rng, info.size)))
+        piece = _piece(text, rng, info.size)
+        if rebuilt and number % 10 == 0:
+            piece = piece[::-1]
+        elif rebuilt and number % 10 == 5:
+            piece = b"built again later"[:info.size] + piece[17:]
+        writer.add(info, io.BytesIO(piece))
 
 
 def _piece(text: bytes, rng: random.Random, size: int) -> bytes:
@@ -180,10 +194,10 @@ def _tiny(writer: Any, work: str) -> str:
     return f"{TINY_FILES:,} generated files of 0 to 199 bytes, a hundred to a directory"
 
 
-def _sample(writer: Any, work: str) -> str:
+def _sample(writer: Any, work: str, *, rebuilt: bool = False) -> str:
     del work
-    generate(writer, 300, lambda rng: rng.randrange(4000), "srv/sample")
-    return "300 generated files, to try the command out"
+    generate(writer, 300, lambda rng: rng.randrange(4000), "srv/sample", rebuilt=rebuilt)
+    return "300 generated files, to try the command out" + rebuilt * ", rebuilt"
 
 
 RECIPES: dict[str, Callable[[Any, str], str]] = {
@@ -193,5 +207,7 @@ RECIPES: dict[str, Callable[[Any, str], str]] = {
     "large": _or_generated(_large, lambda rng: rng.randrange(1 << 20, 60 << 20), 19),
     "tiny": _tiny,
     "sample": _sample,
+    "newer": _or_generated(_newer, lambda rng: int(rng.paretovariate(0.9) * 2_000) % 1_000_000, 16_000, rebuilt=True),
+    "sample-newer": partial(_sample, rebuilt=True),
 }
 REAL = ("base", "small", "node", "large", "tiny")

@@ -5,6 +5,7 @@ Not part of the installed package; they drive it through its public API. Common 
 * ``content``    the layers and images they use, and the trees those must become
 * ``workloads``  what is done to a store, by name, each with its ledger
 * ``wreck``      a store with everything in flight at once
+* ``lost``       stores whose database is lost or damaged, and is rebuilt
 * ``state``      one explored crash state as a line of JSON; counting, floors, the summary
 * ``workers``    jobs in forked workers, results in order
 * ``strace``     a program traced and killed from outside

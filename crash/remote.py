@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
 from layerstore import pull
+from layerstore.differs import tar
 from layerstore.errors import SourceError
 from layerstore.model import LayerSource, SourceImage
 from layerstore.partial import BlobSource
@@ -122,6 +123,26 @@ def remotely(
         yield
     finally:
         pull.open_source = before
+
+
+@contextmanager
+def read_first() -> Iterator[None]:
+    """In this context nothing of a stream is unpacked before all of it was read, or the net was gone.
+
+    So the calls of the thread that reads ahead, and keeps what it reads, have one order with those of the thread that
+    unpacks. Only for what fits into the channel between the two, which is not emptied meanwhile: a few pieces.
+    """
+    before = tar._Ahead.start
+
+    def to_its_end(self: tar._Ahead) -> None:
+        before(self)
+        self._thread.join()
+
+    tar._Ahead.start = to_its_end  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        tar._Ahead.start = before  # type: ignore[method-assign]
 
 
 class _Source:

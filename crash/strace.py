@@ -47,7 +47,7 @@ class Call:
     """One system call: its thread, name, number among that thread's calls of the name (from 1), text and result.
 
     ``result`` is what stands after the ``=``; ``?`` if the call never returned. ``where``: the text with what lies
-    behind ``/proc/self/fd/N``, as far as the trace has shown it.
+    behind ``/proc/self/fd/N``, as far as the trace has shown it. ``ended``: whether its end was seen, too.
     """
 
     thread: int
@@ -56,6 +56,7 @@ class Call:
     text: str
     result: str
     where: str = ""
+    ended: bool = True
 
     @property
     def failed(self) -> bool:
@@ -157,6 +158,8 @@ def parse(lines: Iterable[str]) -> Iterator[Call]:
             continue   # how a thread ended, or a signal
         if opened := re.match(r"(\d+)<(/[^<>]*)>", calls[at].result):
             descriptors[opened[1]] = opened[2]
+    for at in open_.values():
+        calls[at] = replace(calls[at], ended=False)
     return iter(calls)
 
 
@@ -189,12 +192,20 @@ def points(traced: Trace, root: str) -> list[Point]:
     return [Point(call.name, call.nth, shape(call, root)) for call in calls]
 
 
+def entered(cut: Sequence[Call]) -> list[Call]:
+    """Without those that were not made: of a thread that is gone before its registers can be read, strace (6.1) prints
+    the call that it looked at last, of another thread, word for word, and never its end.
+    """
+    made = {call.text for call in cut if call.ended}
+    return [call for call in cut if call.ended or call.text not in made]
+
+
 def kill_at(point: Point, command: Sequence[str], log: str, root: str, *, env: Mapping[str, str] | None = None) -> Trace:
     """Run *command* on *root* and kill it as it enters the call. NotKilledError unless it died at that very call."""
     ran = trace(command, log, names=[point.name], inject=f"{point.name}:signal=KILL:when={point.nth}", env=env)
     if ran.status != -signal.SIGKILL:
         raise NotKilledError(f"{point}: the program ended with {ran.status}, and was to be killed: {ran.stderr!r}")
-    cut = [call for call in ran.calls if call.result.startswith("?") and call.thread in ran.killed]
+    cut = entered([call for call in ran.calls if call.result.startswith("?") and call.thread in ran.killed])
     # other threads may have been within a call that only reads
     killed = [call for call in cut if (call.name, call.nth) == (point.name, point.nth) and shape(call, root) == point.shape]
     if len(killed) != 1 or any(call.mutates() and call.touches(root) for call in cut if call not in killed):

@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from layerstore.dedup import LayerFinder
@@ -27,11 +27,14 @@ class TakingDiffer:
     """Unpack *tar*, with the content of its files from *finder*'s layers; *meanwhile* is called when they are held.
 
     ``taken``, ``cloned`` and ``fetched`` count files, ``damaged`` those that could not be taken although they were
-    ``found``: where a call fails, less is found or taken, and all else is as ever.
+    ``found``: where a call fails, less is found or taken, and all else is as ever. *ahead*: all is taken before anything
+    is unpacked: the rigs count calls, and those of two threads would have no order.
     """
 
-    def __init__(self, tar: bytes, finder: LayerFinder, *, meanwhile: Callable[[], object] = lambda: None) -> None:
-        self._tar, self._finder, self._meanwhile = tar, finder, meanwhile
+    def __init__(
+        self, tar: bytes, finder: LayerFinder, *, meanwhile: Callable[[], object] = lambda: None, ahead: bool = True,
+    ) -> None:
+        self._tar, self._finder, self._meanwhile, self._ahead = tar, finder, meanwhile, ahead
         self.taken = self.cloned = self.fetched = self.damaged = self.found = 0
         self.diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
         self.content_key = self.diff_id
@@ -43,8 +46,9 @@ class TakingDiffer:
         with self._finder.find(wanted) as places, Donors() as donors:
             self.found = len(places)
             self._meanwhile()
-            # all of it first: the rigs count calls, and those of two threads would have no order
-            stream = list(self._stream(files, places, donors))
+            stream: Iterable[bytes] = self._stream(files, places, donors)
+            if self._ahead:
+                stream = list(stream)
             return fill(replace(target, donors=donors), stream, compression="none", is_blob=False, diff_id=self.diff_id)
 
     def _stream(

@@ -5,7 +5,7 @@ do after the crash, on the recovered store, and must succeed. Checkpoints are as
 makes none unless the workload is about one, so that recovery has redo to do.
 
 All order is fixed (one worker, no threads but the product's own), so that the n-th call of a run is the n-th call of
-the next; but ``resume`` reads ahead in a thread that writes, too. ``pair`` alone has two processes.
+the next. ``pair`` alone has two processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import layerstore
 from crash.content import Content, Picture, content, picture
-from crash.remote import remotely
+from crash.remote import read_first, remotely
 from crash.taking import TakingDiffer
 from layerstore import LayerSpec, PullOptions, Tally, TarDiffer
 from layerstore.dedup import LayerFinder
@@ -43,6 +43,8 @@ class Workload:
     prepare: Callable[[str, Ledger], None]
     run: Callable[[str, Ledger], None]
     again: Callable[[Store], object]
+    mend: Callable[[str], object] = lambda _root: None   # by an operator, where a crash leaves what is not opened
+    handle: bool = True   # whether it works by a handle, which is poisoned where a sync fails
 
 
 class Images:
@@ -219,7 +221,7 @@ def take(root: str, ledger: Ledger) -> None:
 def fetching(what: Picture, tag: str) -> Callable[[str, Ledger], None]:
     """Pull an image whose blob is remote; first the net is gone after some of it, then it is gone on with."""
     def run(root: str, ledger: Ledger) -> None:
-        with layerstore.open(root) as store:
+        with layerstore.open(root) as store, read_first():
             with suppress(SourceError), remotely(ending_at=200_000):
                 pull(store, ledger, what, tag)
             with remotely():

@@ -269,7 +269,47 @@ def _answers() -> Seeds:
     ]
 
 
+def _tocs() -> Seeds:
+    """Tables of contents of a blob of 4096 bytes."""
+    digest = "sha256:" + "5" * 64
+    head = {"type": "dir", "name": "d/", "mode": 0o755, "modtime": "2023-11-14T22:13:20.5+01:00"}
+    one = {"type": "reg", "name": "d/a", "size": 5, "digest": digest, "offset": 100, "endOffset": 120, "xattrs": {"user.a": "MQ=="}}
+    first = {"type": "reg", "name": "b", "size": 9, "digest": digest, "offset": 200, "endOffset": 260, "chunkSize": 3, "chunkDigest": digest}
+    second = {"type": "chunk", "name": "b", "offset": 220, "chunkOffset": 3, "chunkSize": 6, "chunkDigest": digest}
+    zeros = {**second, "chunkType": "zeros"}
+    open_one, open_first = ({k: v for k, v in each.items() if k != "endOffset"} for each in (one, first))
+    inner = {**open_one, "name": "c", "offset": 200, "innerOffset": 512}
+    lists = [
+        [], [head, one], [head, one, first, second], [first, zeros], [open_one, open_first, second], [open_one, {**inner, "offset": 100}],
+        [first, {**second, "offset": 200}], [first, {**second, "chunkOffset": 0}], [one, {**first, "offset": 110}], [second], [one, second],
+        [{**one, "endOffset": 5000}], [{**one, "size": 1 << 62}], [{**one, "size": -1}], [open_one, {**inner, "offset": 4096}],
+        [{**first, "chunkSize": 0}, second], [one, one], [{**one, "mode": True}], [{**one, "modtime": "0000-00-00T00:00:00Z"}],
+    ]
+    texts = [json.dumps({"version": 1, "entries": each, "tarSplitDigest": digest}).encode() for each in lists]
+    return [
+        *texts, texts[2][:-1], texts[2] + b" x", texts[1].replace(b"1,", b"2,", 1), b'{"version":1,"entries":null}', b"", b"{}", b"[" * 5000,
+        b'{"version":1,"entries":[{"type":"dir","name":"\\ud800"}]}', b'{"version":1,"entries":[' + b"[" * 5000, b'{"version":1e5,"entries":[]}',
+        b'{"version":1,"version":1,"entries":[]}', b'{"entries":[],"version":' + b"1" * 5000 + b"}", b'{"entries":[],"version":' + b"1" * 3000 + b"}", b'{"x":"\xff"}', b'{"version":1',
+    ]
+
+
+def _lines() -> Seeds:
+    """Tar-splits as the Go tools write them."""
+    good = (
+        b'{"type":2,"payload":"aGVhZGVy","position":0}\n{"type":1,"name":"f","size":5,"payload":"AAAAAAAAAAA=","position":1}\n'
+        b'{"type":2,"payload":"","position":2}\n{"type":1,"name_raw":"Y2Fm6Q==","payload":null,"position":3}\n'
+    )
+    return [
+        good, good[:-1], good + b"\n", good * 2, good.replace(b"6", b"!"), good.replace(b'"f"', b'""'), good.replace(b":5,", b":-5,"),
+        good.replace(b":5,", b":5.0,"), good.replace(b"AAAAAAAAAAA=", b"AAAA"), good.replace(b'"type":2', b'"type":3'), b"", b"\n", b"null",
+        b'{"type":2,"payload":"aGVhZGVy","position":1}', b'{"type":1,"name":"\\ud800","payload":null,"position":0}', b"[" * 5000,
+        b'{"type":2,"payload":"aGVhZGV","position":0}', b'{"type":2,"payload":5,"position":0}', b'{"type":1,"name":"a","name_raw":"YQ==","position":0}',
+        b'{"type":2,"payload":"aGVhZGVy","position":' + b"9" * 5000 + b"}", b'{"type":true,"name":"a","position":0}', b'{"type":2,"position":false}',
+    ]
+
+
 _MAKERS: dict[str, Callable[[], Seeds]] = {
     "tar_reader": _tars, "unpack": _tars, "tar_split": _splits, "go_tar_split": _tars, "pax": _paxes, "decompress": _compressed, "journal_record": _records,
     "journal_segment": _segments, "oci_json": _documents, "manifest": _manifests, "side_file": _side_files, "registry_answer": _answers,
+    "chunked_toc": _tocs, "chunked_lines": _lines,
 }

@@ -82,6 +82,18 @@ def promised(label):
 lose_tree(lost.id)
 with layerstore.open(root) as store:                                     # quarantine from committed
     assert [x.state for x in store.layers() if x.id == lost.id] == ["quarantined"], "did not pass through quarantine"
+
+with layerstore.open(root) as store:
+    from layerstore import mending
+    ill = add(store, {"ill": b"z"})
+    handle = store._handle
+    for damage in (None, {"why": "w", "files": [b"diff/ill"]}, {"why": "w", "files": [b"diff/ill"]}, None):
+        assert mending.mark(handle, ill.txid, [b"diff/ill"])             # repair, mend, quarantine, from either
+        mending.end(handle, ill.txid, damage, label="t")
+        assert store.layers()[[x.id for x in store.layers()].index(ill.id)].damaged_files == (("diff/ill",) if damage else ())
+    assert [x.id for x in store.layers_by_digest(ill.diff_id)] == [ill.id]
+    store.delete_layer(ill.id)
+with layerstore.open(root) as store:
     store.delete_layer(lost.id)                                          # delete from quarantined
 
 promised("p1")
@@ -116,6 +128,12 @@ with layerstore.open(root) as store:
     records = []
     with store._handle.read() as view:
         records = [(r.entity.split(":")[0], r.trigger, r.from_state) for r in view.records()]
+with layerstore.open(root) as store:
+    store.pull(made.reference)
+os.unlink(os.path.join(root, "journal", "data.mdb"))
+layerstore.rebuild(root)                                                 # adopt, for layers and images
+with layerstore.open(root) as store, store._handle.read() as view:
+    records += [(r.entity.split(":")[0], r.trigger, r.from_state) for r in view.records()]
 missing = {(t.kind.value, t.trigger.value, t.source.value) for t in states.TRANSITIONS} - set(records)
 assert not missing, f"did not pass {missing}"
 assert violations(root) == [], violations(root)

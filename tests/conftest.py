@@ -8,6 +8,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from spreading import (  # noqa: E402, F401 - its hooks are found here
+    DIED,
+    longest_first,
+    pytest_testnodedown,
+    pytest_xdist_make_scheduler,
+)
+
 IN_CI = bool(os.environ.get("LAYERSTORE_CI"))
 
 
@@ -44,6 +51,7 @@ def armed():
 
 
 def pytest_collection_modifyitems(items):
+    longest_first(items)
     if os.geteuid() != 0:
         for item in items:
             if item.get_closest_marker("root") or item.get_closest_marker("debian"):
@@ -60,6 +68,7 @@ def pytest_terminal_summary(terminalreporter):
                 total += value
             caught += value if key == "caught" else 0
             model += value if key == "model_states" else 0
+    lines.sort(key=lambda line: line[9:])   # by test: whoever ran it
     if lines or model:
         terminalreporter.section("crash states explored")
         terminalreporter.write_line("\n".join(lines))
@@ -74,4 +83,7 @@ def pytest_sessionfinish(session, exitstatus):
     if IN_CI and os.geteuid() == 0 and skipped and exitstatus == 0:
         for report in skipped:
             reporter.write_line(f"skipped, but must run in CI: {report.nodeid}", red=True)
+        session.exitstatus = 1
+    for name in session.config.stash.get(DIED, []) if exitstatus == 0 else []:
+        reporter.write_line(f"{name} died, in no test", red=True)
         session.exitstatus = 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import bound, clock, flushes, layers, machine, ratios, recipes, stream, tables, targets, trees, unpack_page
+from bench import bound, clock, family, flushes, layers, machine, ratios, recipes, stream, tables, targets, trees, unpack_page
 from bench.__main__ import MEASURES, main
 from bench.compiled import compiled
 from bench.page import write_page
@@ -294,6 +294,38 @@ def test_memory_and_image_are_told_beside_their_targets():
     text = image.page({"layers": ["base", "small"], "ways": ways, "runs": runs}, None)
     assert "| skopeo | **missing** (skopeo: not installed) | 0 | – |" in text
     assert "| an image pulled at once / its layers one by one | ≤ 0.85 | 0.80 (0.80–0.80) | reached |" in text
+
+
+def test_the_least_is_what_the_first_image_has_nowhere_once_and_what_gives_the_tar_back():
+    def layer(blob, entries, split):
+        return family._Layer(blob, 1000, {"entries": entries}, 500, 20, split)
+
+    old = {"type": "reg", "digest": "d:old", "offset": 0, "endOffset": 100}
+    new = {"type": "reg", "digest": "d:new", "offset": 110, "endOffset": 150}
+    large = [{"type": "reg", "digest": "d:large", "chunkDigest": "d:old", "offset": 200, "endOffset": 300},
+             {"type": "chunk", "chunkDigest": "d:zeros", "chunkType": "zeros", "offset": 250},
+             {"type": "chunk", "chunkDigest": "d:end", "offset": 250}]
+    found = {"first": [layer("base", [old], 7)], "second": [layer("base", [old], 7), layer("top", [old, new, *large, new], 7)]}
+    made = family._form(found)
+    assert made["least_of"] == {"chunks": 40 + 50, "tables": 20, "headers": 7}
+    assert made["size"] == 1000
+    found["second"][1] = layer("top", [old, new, *large], 0)
+    assert family._form(found)["least_of"]["headers"] == 500 - 8 - (100 + 40 + 100), "what lies between"
+
+
+def test_a_familys_second_image_is_told_beside_its_targets():
+    from bench import partial
+
+    forms = {"today": {"size": 9_000, "least": 1_000, "least_of": {"chunks": 800, "tables": 150, "headers": 50}}}
+    runs = [{"way": way, "round": n, "wall": wall, "cpu": 1.0, "marked": False}
+            for n in range(3) for way, wall in (("parts", 1.0), ("full", 2.0), ("skopeo", 4.0))]
+    found = {"quick": False, "family": {"made_by": "skopeo", "forms": forms}, "images": [[{"name": "a"}], [{"name": "b"}]],
+             "fetched": {"parts": 1_060, "full": 9_000}, "runs": runs}
+    text = partial.page(found, None)
+    assert "| bytes fetched / the least, form of today | ≤ 1.05 | 1.060 | **not reached** |" in text
+    assert "| a family's second image in parts / our full pull | ≤ 0.4 | 0.50 (0.50–0.50) | **not reached** |" in text
+    assert "| a family's second image in parts / skopeo's full pull | ≤ 0.4 | 0.25 (0.25–0.25) | reached |" in text
+    assert not [row for row in partial.targets({**found, "quick": True}) if "full pull" in row[0]]
 
 
 def test_what_a_store_costs_as_it_grows_becomes_a_section_of_the_page():

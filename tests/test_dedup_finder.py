@@ -123,8 +123,8 @@ def test_rot_is_not_spread_but_told_to_check(store, root, data):
     assert findings(store) == []
     with LayerFinder(store._handle).find([sha(data)]) as places, pytest.raises(DamagedError):
         next(places[sha(data)].read())
-    assert findings(store) == [("layer-content", "d/f: its content changed")]
-    assert findings(store, content=True) == [("layer-content", "d/f: its content changed")]
+    assert findings(store) == [("path-content", "d/f: its content changed")]
+    assert findings(store, content=True) == [("path-content", "d/f: its content changed")]
 
 
 def test_layers_with_suspects_are_checked_first(store, root):
@@ -132,7 +132,7 @@ def test_layers_with_suspects_are_checked_first(store, root):
     for layer in layers:
         spoil(root, layer, "f")
     with LayerFinder(store._handle).find([suffix := sha(DATA + bytes([n])) for n in range(3)]) as places:
-        last = next(p for p in places.values() if p._source._layer_id == layers[-1].id)
+        last = next(p for p in places.values() if p.layer_id == layers[-1].id)
         with pytest.raises(DamagedError):
             next(last.read())
     assert suffix
@@ -157,7 +157,8 @@ def test_a_file_that_is_not_as_it_was_is_told_to_check(store, root, how):
         os.mkfifo(file)
     with LayerFinder(store._handle).find([sha(DATA)]) as places, pytest.raises(DamagedError):
         next(places[sha(DATA)].read())
-    assert [code for code, _ in findings(store)] == ["layer-content"]
+    code = {"missing": "path-missing", "short": "path-size"}.get(how, "path-type")
+    assert [found for found, _ in findings(store)] == [code]
 
 
 def test_a_hint_that_lies_costs_a_look_and_is_no_damage(store, root):
@@ -243,6 +244,14 @@ def test_only_so_many_layers_are_looked_in_and_held(store):
     assert len(took(store, *wanted, bounds=Bounds(layers=4))) == 4
     assert len(took(store, *wanted, bounds=Bounds(held=2))) == 2
     assert len(took(store, *wanted, bounds=Bounds(index_bytes=1))) == 1
+
+
+def test_only_so_many_layers_are_asked_for_their_age(store, monkeypatch):
+    layers = {add(store, {"a": DATA + bytes([n])}).id for n in range(6)}
+    with store._handle.read() as view:
+        assert set(candidates(view, (), None, 10)) == layers
+        monkeypatch.setattr("layerstore.dedup.candidates._ROWS", 4)
+        assert len(candidates(view, (), None, 10)) == 4
 
 
 def test_no_descriptor_is_left(store):

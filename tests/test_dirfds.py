@@ -64,6 +64,17 @@ def test_what_is_held_stays_open_when_it_is_evicted(fds, tmp_path, monkeypatch):
         os.fstat(number)
 
 
+def test_a_directory_that_was_held_and_forgotten_is_opened_again_as_what_is_there_now(fds, tmp_path):
+    held = fds.held(b"a/b/c")
+    assert fds.held(b"a/b/c") == held
+    fds.forget(b"a/b")
+    (tmp_path / "root" / "a" / "b").rename(tmp_path / "root" / "gone")
+    (tmp_path / "root" / "a" / "b" / "c").mkdir(parents=True)
+    fd, owner = fds.held(b"a/b/c")
+    assert os.path.samestat(os.fstat(fd), os.stat(tmp_path / "root" / "a" / "b" / "c"))
+    assert owner is not None and owner.fd == fd
+
+
 def test_a_deep_path_costs_one_call_where_the_kernel_walks(tmp_path, monkeypatch):
     (tmp_path / "a" / "b" / "c").mkdir(parents=True)
     calls = []

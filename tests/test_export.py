@@ -210,7 +210,7 @@ def test_check_finds_a_change_in_what_was_kept(store):
     assert store.check(content=True).sound
     with open(os.path.join(store.root, "layers", layer.id, "kept", "0"), "wb") as file:
         file.write(b"ONE")
-    assert [f.code for f in store.check(content=True).findings] == ["layer-content"]
+    assert [f.code for f in store.check(content=True).findings] == ["kept-wrong"]
 
 
 def test_a_layer_whose_differ_wrote_no_tar_split_says_so(store):

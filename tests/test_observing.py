@@ -1,5 +1,6 @@
 """Who watches a store is told what happened, when it is durable, and cannot disturb it."""
 
+import gc
 import json
 import logging
 import os
@@ -51,6 +52,8 @@ def a_life(root, observer, tmp_path):
 
 def test_every_event_has_the_fields_that_are_promised_and_is_one_of_the_table(root, told, tmp_path):
     a_life(root, told, tmp_path)
+    with layerstore.open(root, observer=told) as store:
+        store.check()
     assert {what for what, _ in told.events} == set(EVENTS) - {"recovery", "checkpoint-failed", "noted", "poisoned"}
     for what, fields in told.events:
         assert set(fields) == set(EVENTS[what]), what
@@ -246,10 +249,14 @@ def spans():
 
     from layerstore.observing import Tracing
 
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")
-    return Tracing(tracer), tracer, exporter.get_finished_spans
+    yield Tracing(tracer), tracer, exporter.get_finished_spans
+    # while it lives, each child that a later test forks begins with a thread of its own, and may not have a namespace
+    provider.shutdown()
+    del exporter, provider, tracer
+    gc.collect()
 
 
 def test_spans_are_verbs_with_barriers_as_events(root, tmp_path, spans):

@@ -132,7 +132,7 @@ def test_check_finds_an_attribute_that_is_not_as_it_was_made(home, change):
             os.removexattr(path, OVERRIDE)
         else:
             os.setxattr(path, OVERRIDE, b"0:0:4755:file")
-        assert [(f.code, OVERRIDE in f.message) for f in findings(home / "s")] == [("layer-content", True)]
+        assert [(f.code, OVERRIDE in f.message) for f in findings(home / "s")] == [("path-metadata", True)]
 
     as_user(work)
 
@@ -144,7 +144,7 @@ def test_roots_tree_has_no_such_attribute_and_check_finds_one_that_was_added(hom
         for name in (path, *(os.path.join(path, each) for each in names + files)):
             assert OVERRIDE not in os.listxattr(name, follow_symlinks=False)
     os.setxattr(diff(home / "s", layer, "mine"), OVERRIDE, b"0:0:4755:file")
-    assert [(f.code, OVERRIDE in f.message) for f in findings(home / "s")] == [("layer-content", True)]
+    assert [(f.code, OVERRIDE in f.message) for f in findings(home / "s")] == [("path-metadata", True)]
 
 
 def test_check_finds_content_in_what_stands_for_a_device(home):

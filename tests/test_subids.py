@@ -1,6 +1,8 @@
 """Trees that belong to an ordinary user's subordinate ids: outside of their user namespace, they can be removed again."""
 
 import os
+import threading
+import time
 
 import pytest
 from namespaces import FULL, SUBIDS, as_user, in_namespace, users_directory
@@ -10,6 +12,7 @@ from tarmaker import END, directory, file, symlink
 import layerstore
 from layerstore import TarDiffer, faults, namespace
 from layerstore.errors import PendingError, PrivilegeError
+from layerstore.fs import open_dir
 from layerstore.model import Descriptor
 
 LAYER = (
@@ -153,14 +156,28 @@ def test_staged_trees_are_discarded(home):
     as_user(work, subids=SUBIDS)
 
 
-def test_an_error_in_the_namespace_comes_out_with_its_number(home):
-    def work():
-        def failing():
-            raise FileExistsError(17, "x")
+def test_what_rm_cannot_do_in_the_namespace_is_told_in_its_words(home):
+    """A directory of somebody else's, whose ids no range of this user holds."""
+    os.makedirs(home / "kept" / "of root", mode=0o700)
+    os.chown(home / "kept", *(os.stat(home).st_uid, os.stat(home).st_gid))
+    (home / "kept" / "of root" / "file").touch()
 
-        with pytest.raises(FileExistsError):
-            namespace.as_subids(failing)
-        namespace.as_subids(lambda: None)
+    def work():
+        with open_dir(str(home)) as fd:
+            assert "of root" in namespace.remove_as_subids(fd, "kept")
+            assert not namespace.remove_as_subids(fd, "what is not there")
+
+    as_user(work, subids=SUBIDS)
+    assert os.listdir(home / "kept" / "of root") == ["file"]
+
+
+def test_threads_that_a_fork_handler_starts_do_not_keep_it_from_being_removed(home, layer):
+    def work():
+        os.register_at_fork(after_in_child=lambda: threading.Thread(target=time.sleep, args=(60,), daemon=True).start())
+        with layerstore.open(home / "s") as store:
+            store.delete_layer(layer)
+            assert store.checkpoint().emptied == 1
+        assert not trash(home / "s")
 
     as_user(work, subids=SUBIDS)
 

@@ -14,7 +14,6 @@ REASONS: dict[str, str] = {
         "before the journal gets its name; LMDB cannot leave it out but by NOSYNC, which is never set.",
     "(probing the file system)": "It tries out whether syncfs works here. Nothing rests on what it makes durable.",
     "create.parent.sync": _EMPTY,
-    "create.root.sync": _EMPTY,
     "create.sync":
         "It and `journal.create.parent.sync` stand in for each other, so that only a long look sees it: without both, "
         "`store.json` may be there without its journal (see the pairs); without it alone, the root's own entry may be lost "

@@ -84,7 +84,7 @@ def one(scene: Scene, task: Task, again: str) -> State:
     scene.fresh()
     end = scene.run(*task.armed, trace=True, then=partial(_reopened, scene, watch_poison()))
     must_land(end, task.met, task.armed[1])
-    wrong = [*end.wrong, *misnamed(end, task), *retried(end, task)]
+    wrong = [*end.wrong, *misnamed(end, task), *retried(end, task, handle=scene.workload.handle)]
     verdict = scene.look()
     wrong += verdict.violations
     outcome = "error" if end.error and not wrong else outcome_of(verdict.happened, wrong)
@@ -114,6 +114,7 @@ def _reopened(scene: Scene, poisons: list[str], notes: dict[str, Any]) -> list[s
     """The fault is gone: this very process opens the store again."""
     notes["poison"] = list(poisons)
     try:
+        scene.workload.mend(scene.store)
         with layerstore.open(scene.store) as store:
             notes["redo"] = len(store.recovery.actions)
     except Exception as error:
@@ -128,14 +129,14 @@ def misnamed(end: End, task: Task) -> list[str]:
     return [f"{task.errno} came out as {end.error}"]
 
 
-def retried(end: End, task: Task) -> list[str]:
-    """After EIO on a sync: the handle is poisoned, and nothing is synced by it any more.
+def retried(end: End, task: Task, *, handle: bool) -> list[str]:
+    """After EIO on a sync: the *handle* is poisoned, if there is one, and nothing is synced by it any more.
 
     The verb itself may succeed: where it had done what it was asked for, and failed to tidy up.
     """
     if task.errno != "EIO" or task.met.op not in SYNCS or end.wrong:
         return []
-    found = [] if end.notes.get("poison") else ["a sync failed, and no handle was poisoned"]
+    found = [] if end.notes.get("poison") or not handle else ["a sync failed, and no handle was poisoned"]
     found += [
         f"after a failed {task.met.op} there was {later.op} of {place(later)} (call {later.nth})"
         for later in end.calls if later.nth > task.met.nth and later.op in SYNCS

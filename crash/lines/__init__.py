@@ -13,18 +13,19 @@ import os
 import pickle
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from crash.lines import fresh
 from crash.lines.judge import InjectedInterrupt, InjectedMemoryError, Report, Trial
 from crash.lines.points import Aim, NotReachedError, Point, steady
 from crash.lines.verbs import Verb, build
 from crash.state import State, outcome_of
 from crash.workloads import Images
 from layerstore.testing.children import ChildDiedError, run_child, telling
+from layerstore.testing.copies import copy_store
 from layerstore.testing.ledger import Ledger
 
 ERRORS: dict[str, type[BaseException]] = {"KeyboardInterrupt": InjectedInterrupt, "MemoryError": InjectedMemoryError}
@@ -98,6 +99,7 @@ class Bench:
         self.work = work
         self.verbs = build(Images(os.path.join(work, "images")))
         self._points: dict[str, dict[Point, int]] = {}
+        fresh.late()   # before anything is forked
 
     def points(self, name: str) -> dict[Point, int]:
         """What the verb surely passes, and how often."""
@@ -137,7 +139,7 @@ class Bench:
         start = os.path.join(self.work, name, "start")
         if not os.path.isdir(start):
             self._prepare(self.verbs[name], start)
-        subprocess.run(["cp", "-a", "--", start, os.path.join(self.work, name, tag)], check=True)
+        copy_store(start, os.path.join(self.work, name, tag))
 
     def remove(self, name: str, tag: str) -> None:
         shutil.rmtree(os.path.join(self.work, name, tag), ignore_errors=True)

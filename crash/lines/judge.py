@@ -20,6 +20,7 @@ from typing import Any
 
 import layerstore
 from crash.content import TREES
+from crash.lines import fresh
 from crash.lines.points import Aim, Census
 from crash.lines.verbs import Verb, probe
 from layerstore.errors import InputError, LayerstoreError, PoisonedError
@@ -83,6 +84,8 @@ class Trial:
         layerstore.open  # noqa: B018 - imports what is imported lazily, before anything is counted
         if self.verb.handle:
             self._store = layerstore.open(self.root)
+        else:
+            fresh.forget()
 
     def _run(self) -> None:
         if self._store is None:

@@ -33,7 +33,9 @@ _GIVE_UP = 3000     # so many drawn states in a row that were seen before
 
 @dataclass
 class Scene:
-    """``again``: what a user does on the recovered store. ``ignore``: syncs that are taken to have no effect."""
+    """``again``: what a user does on the recovered store; ``mend``: an operator, before it is opened. ``ignore``: syncs
+    that are taken to have no effect.
+    """
 
     name: str
     history: History
@@ -41,6 +43,7 @@ class Scene:
     start: int = 0
     ignore: Callable[[Sync], bool] = lambda _sync: False
     store: str = "store"
+    mend: Callable[[str], object] = lambda _root: None
     chooser: Chooser = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,9 +120,13 @@ def judge(scene: Scene, image: Image, expect: Expectation, work: str) -> Verdict
     """What the oracle says of the store in *image*."""
     with materialised(image, work) as directory:
         root = os.path.join(directory, scene.store)
+
+        def look() -> Verdict:
+            scene.mend(root)
+            return examine(root, expect=expect, trees=TREES, again=scene.again, clock=still_clock)
+
         try:
-            return telling(lambda: examine(
-                root, expect=expect, trees=TREES, again=scene.again, clock=still_clock))
+            return telling(look)
         except ChildDiedError as error:
             return Verdict([f"the oracle died: {error}"])
 
@@ -141,15 +148,16 @@ def recovery_scene(scene: Scene, choice: Choice, work: str) -> Scene:
         root = os.path.join(directory, scene.store)
 
         def program(_recorder: Recorder) -> None:     # another process draws other names
+            scene.mend(root)
             layerstore.open(root, clock=still_clock).close()
 
         calls = record(directory, log.name, program, seed=-1 - choice.cut)
-        return Scene(scene.name, read_calls_as(calls, directory, base), scene.again, store=scene.store)
+        return Scene(scene.name, read_calls_as(calls, directory, base), scene.again, store=scene.store, mend=scene.mend)
 
 
 def scene_of(
     name: str, program: Callable[[str, Recorder], object], again: Callable[[Any], object] | None, work: str, *,
-    seed: int = 1,
+    seed: int = 1, mend: Callable[[str], object] = lambda _root: None,
 ) -> Scene:
     """Record ``program(store, recorder)``, which begins without a store. It is cut from its mark ``run`` on.
 
@@ -161,13 +169,16 @@ def scene_of(
         calls = record(watched, log, lambda recorder: program(os.path.join(watched, "store"), recorder), seed=seed)
     finally:
         remove(watched)
-    return scene_from(name, calls, again)
+    return scene_from(name, calls, again, mend)
 
 
-def scene_from(name: str, calls: Sequence[Call], again: Callable[[Any], object] | None) -> Scene:
+def scene_from(
+    name: str, calls: Sequence[Call], again: Callable[[Any], object] | None,
+    mend: Callable[[str], object] = lambda _root: None,
+) -> Scene:
     """The scene of a recording that began with an empty directory."""
     history = read_calls_as(calls, calls[0].path.removeprefix("watched "), {0: Node("dir", 0o700, 0, 0)})
-    return Scene(name, history, again, start=history.after_mark("run"))
+    return Scene(name, history, again, start=history.after_mark("run"), mend=mend)
 
 
 def spread(share: Callable[[int, int], Iterator[State]], workers: int) -> Iterator[State]:

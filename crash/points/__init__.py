@@ -11,14 +11,16 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 
+from crash import lost
 from crash.content import TREES
 from crash.points import mounts, wrecks
 from crash.state import State, outcome_of
 from crash.workloads import Images, Workload, build
-from layerstore.testing import CrashExplorer, Outcome, Passing
+from layerstore.testing import CrashExplorer, Outcome, Passing, reopen
 
 LEVELS = (1.0, 1.0, 0.02)
-COMPOSITE = {"everything": 0.1, "take": 0.1}   # their steps are those of others: their recovery is sampled
+# their steps are those of others, or their recovery is long and does the same at each: it is sampled
+COMPOSITE = {"everything": 0.1, "take": 0.1, "rebuild": 0.1, "rebuild-from": 0.1, "rebuild-log": 0.1}
 NOT_HERE = {"pair"}               # two processes: killed in ``crash.schedule``
 
 
@@ -31,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def workloads(directory: str) -> dict[str, Workload]:
     """All that this rig kills, by name. Their images are written to *directory*."""
     common = {name: each for name, each in build(Images(directory)).items() if name not in NOT_HERE}
-    return common | wrecks.build()
+    return common | wrecks.build() | lost.build(Images(directory))
 
 
 def states(options: argparse.Namespace) -> Iterator[State]:
@@ -53,8 +55,12 @@ def states(options: argparse.Namespace) -> Iterator[State]:
 
 
 def explorer_of(workload: Workload, directory: str) -> CrashExplorer:
+    def recover(root: str) -> None:
+        workload.mend(root)
+        reopen(root)
+
     return CrashExplorer(
-        directory, workload.prepare, workload.run, again=workload.again, trees=TREES,
+        directory, workload.prepare, workload.run, recover=recover, again=workload.again, mend=workload.mend, trees=TREES,
     )
 
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from itertools import islice
 
-from crash import workloads
+from crash import lost, workloads
 from crash.persistence import explore
 from crash.persistence.choose import Choice, parse
 from crash.persistence.explore import Scene, order, recovery_scene, scene_from, scratch, spread, state
@@ -53,9 +53,11 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
 
 
 def all_workloads(work: str) -> dict[str, Workload]:
-    """The common ones, and the creation of a store: the others begin to be cut when that is done."""
-    made = workloads.build(Images(os.path.join(work, "images")))
-    return {"create": Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None), **made}
+    """The common ones, the creation of a store (the others begin to be cut when that is done), and rebuilding one."""
+    images = Images(os.path.join(work, "images"))
+    made = workloads.build(images)
+    create = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
+    return {"create": create, **made, **{name: each for name, each in lost.build(images).items() if name != "rebuild-from"}}
 
 
 def record_all(work: str, options: argparse.Namespace) -> list[Scene]:
@@ -70,7 +72,7 @@ def scene_of(workload: Workload, work: str, options: argparse.Namespace) -> Scen
     """Record *workload* (or take the recording that was kept)."""
     mistake = options.mistake
     if options.recording:
-        return scene_from(workload.name, load(options.recording), workload.again)
+        return scene_from(workload.name, load(options.recording), workload.again, workload.mend)
 
     def program(root: str, recorder: Recorder) -> None:
         if mistake:
@@ -79,7 +81,7 @@ def scene_of(workload: Workload, work: str, options: argparse.Namespace) -> Scen
         recorder.mark("run")
         workload.run(root, recorder.ledger)
 
-    scene = explore.scene_of(workload.name, program, workload.again, work, seed=options.seed)
+    scene = explore.scene_of(workload.name, program, workload.again, work, seed=options.seed, mend=workload.mend)
     if options.out:
         shutil.copy(_log(work, workload.name), _kept(workload.name, options))
     if mistake:

@@ -38,6 +38,9 @@ TESTS = tuple(
         "journal/tests/test_journal_lmdb_errors.py",
         "journal/tests/test_journal_forged.py",
         "journal/tests/test_journal_rare.py",
+        "journal/tests/test_journal_note.py",
+        "journal/tests/test_journal_salvage.py",
+        "journal/tests/test_journal_pages.py",
         "tests/test_recovery.py",
         "tests/test_recovery_rare.py",
         "tests/test_write_order.py",
@@ -47,6 +50,7 @@ TESTS = tuple(
         "tests/test_open.py",
         "tests/test_pull.py",
         "tests/test_concurrency.py",
+        "tests/test_rebuild.py",
     )
 )
 """The last resort: the ordinary tests of what the mistakes are in."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 import layerstore
 from crash import workloads as w
+from crash.remote import read_first, remotely
 from crash.schedule.controller import Program
+from crash.taking import TakingDiffer
 from crash.workloads import Images, drop, pull, put, stage
 from crash.wreck import wreck
 from layerstore import TarDiffer
+from layerstore.dedup import LayerFinder
+from layerstore.errors import SourceError
 from layerstore.store import Store
 from layerstore.testing import Ledger, image, layer, name, still_clock
 
@@ -107,6 +112,24 @@ def _adopt(store: Store, ledger: Ledger) -> None:
     put(store, ledger, w.LEFT, w.FIRST_ID, names=("left",))
 
 
+def _with_shared(root: str, ledger: Ledger) -> None:
+    with layerstore.open(root, clock=still_clock) as store:
+        put(store, ledger, w.BASE, w.BASE_ID, names=("base",))
+        put(store, ledger, w.SHARED, w.DOOMED_ID, names=("doomed",))
+
+
+def _drop_doomed(store: Store, ledger: Ledger) -> None:
+    drop(store, ledger, w.DOOMED_ID, "doomed")
+
+
+def _take(store: Store, ledger: Ledger) -> None:
+    """A layer made of what another one has, if that is still there when it is looked for; its own tar is the same."""
+    differ = TakingDiffer(w.SHARED.tar, LayerFinder(store._handle))
+    facts = [layer(w.FIRST_ID, w.SHARED.diff_id), name("kept", "layer", w.FIRST_ID)]
+    with store.stage(differ) as staged, ledger.asking(*facts):
+        store.apply_staged_layer(staged, id=w.FIRST_ID, parent=w.BASE_ID, names=["kept"])
+
+
 def build(directory: str) -> dict[str, Scenario]:
     """All scenarios, by name; their images are written to *directory*."""
     images = Images(directory)
@@ -128,22 +151,34 @@ def build(directory: str) -> dict[str, Scenario]:
     def pull_second(store: Store, ledger: Ledger) -> None:
         pull(store, ledger, second, "other")
 
+    def cut_off(root: str, ledger: Ledger) -> None:
+        _prepared(root, ledger)
+        with layerstore.open(root, clock=still_clock) as store, read_first(), suppress(SourceError):
+            with remotely(ending_at=200_000):
+                pull(store, ledger, images.large, "large")
+
+    def go_on(store: Store, ledger: Ledger) -> None:
+        with read_first(), remotely():
+            pull(store, ledger, images.large, "large")
+
     both = w.pull_again(first, "app"), w.pull_again(second, "other")
     made = [
         Scenario("pulls", _prepared, [pull_first, pull_second], again=lambda store: [each(store) for each in both]),
         Scenario("same-layer", _prepared, [_stage_and_apply, _stage_and_apply]),
         Scenario("same-id", _prepared, [_from_elsewhere, _stage_and_apply]),
-        Scenario("delete-parent", _prepared, [lambda s, led: drop(s, led, w.DOOMED_ID, "doomed"), _child],
+        Scenario("delete-parent", _prepared, [_drop_doomed, _child],
                  errors=frozenset({"InUseError", "ParentUnavailableError"})),
         Scenario("delete-pull", with_image, [delete_image, pull_first], again=both[0],
                  errors=frozenset({"UnknownImageError"})),
         Scenario("checkpoint", _prepared, [lambda s, _: s.checkpoint(archive=True), _two]),
         Scenario("gc-stage", _prepared, [_collect, _stage_and_apply]),
         Scenario("open-owner", _prepared, [_nothing, _stage_and_apply], opens=frozenset({0})),
-        Scenario("open-delete", _prepared, [_nothing, lambda s, led: drop(s, led, w.DOOMED_ID, "doomed")],
-                 opens=frozenset({0})),
+        Scenario("open-delete", _prepared, [_nothing, _drop_doomed], opens=frozenset({0})),
         Scenario("two-recover", wreck, [_nothing, _nothing], opens=frozenset({0, 1}), sampled=True),
         Scenario("adopt-gc", _left_staged, [_collect, _adopt]),
+        Scenario("take-delete", _with_shared, [_drop_doomed, _take]),
+        Scenario("resume-gc", cut_off, [_collect, go_on], again=w.fetch_again(images.large, "large")),
+        Scenario("resume-twice", cut_off, [go_on, go_on], again=w.fetch_again(images.large, "large")),
         Scenario("three", _prepared, [_collect, _leave, _stage_and_apply]),
     ]
     return {each.name: each for each in made}

@@ -219,6 +219,7 @@ class Scene:
         def see() -> Verdict:
             draw("oracle")
             signal.alarm(PATIENCE_SECONDS)
+            self.workload.mend(self.store)
             return examine(
                 self.store, expect=read_ledger(self.ledger), trees=content.TREES, again=again or self.workload.again,
             )
@@ -229,7 +230,8 @@ class Scene:
             return Verdict([f"the oracle: {error}"])
 
     def reopen(self) -> None:
-        """What recovers: a writable open."""
+        """What recovers: a writable open, after what an operator must do before it."""
+        self.workload.mend(self.store)
         with layerstore.open(self.store):
             pass
 

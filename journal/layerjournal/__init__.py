@@ -2,8 +2,9 @@
 
 General layout, bottom to top: ``errors`` · ``codec`` (canonical msgpack) · ``record`` (the chain) · ``views`` (rows,
 tables in memory) · ``control`` (the journal's own records) · ``effects`` (the disk, with fault points) · ``gate``
-``metapage`` ``engine`` (LMDB) · ``segment`` (archived log) · ``folding`` ``verifying`` · ``txn`` · ``archive``
-``creating`` ``namespace`` · ``journal`` (the face) · ``replay`` (offline). The bytes are in ``journal/FORMAT.md``.
+``metapage`` ``pages`` (LMDB's file, by hand) ``engine`` (LMDB) · ``segment`` (archived log) · ``salvage`` ·
+``folding`` ``verifying`` · ``txn`` · ``archive`` ``creating`` ``namespace`` · ``journal`` (the face) · ``replay``
+(offline). The bytes are in ``journal/FORMAT.md``.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from layerjournal.journal import Checkpoint as Checkpoint
 from layerjournal.journal import Journal as Journal
 from layerjournal.record import Record as Record
 from layerjournal.replay import Replay as Replay
+from layerjournal.salvage import Salvaged as Salvaged
+from layerjournal.salvage import salvage as salvage
 from layerjournal.segment import Segment as Segment
 from layerjournal.txn import ReadTxn as ReadTxn
 from layerjournal.txn import WriteTxn as WriteTxn

@@ -18,6 +18,7 @@ from layerjournal.folding import History, fold_at
 from layerjournal.record import Record
 from layerjournal.segment import Segment
 from layerjournal.txn import ReadTxn, WriteTxn
+from layerjournal.views import Bodies, check_row
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -43,6 +44,25 @@ def archive(directory: str, effects: Effects, whole: Whole, read: Read, update: 
 
         update("archive", record)
         return made
+
+
+def snapshot(path: str, effects: Effects, whole: Whole, view: ReadTxn) -> None:
+    """See ``Journal.snapshot_to``."""
+    meta, (last, link) = view.meta(), view.head()
+    tables: Bodies = {name: {} for name in whole.tables}
+    for name, bodies in tables.items():
+        for key, stored in view.stored_rows(name):
+            body = check_row(name, key, stored)   # first: it proves the key, too
+            bodies[key.decode()] = body
+    chunks = segment.pack(
+        uuid=meta["uuid"], first=meta["archived"] + 1, last=last, prev_link=meta["archived_link"], last_link=link,
+        stored=(stored for _, stored in view.stored_records()), tables=tables,
+    )
+    aside = f"{path}.part"
+    effects.unlink(aside, point="snapshot.clear")
+    effects.write_synced(aside, chunks, point="snapshot.write")
+    effects.rename_new(aside, path, point="snapshot.rename")
+    effects.sync_path(os.path.dirname(path), point="snapshot.sync")
 
 
 def drop(directory: str, effects: Effects, read: Read, update: Update, keep: int) -> list[str]:

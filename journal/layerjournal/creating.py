@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from layerjournal import segment
 from layerjournal.control import FORMAT, Whole
@@ -25,6 +25,10 @@ from layerjournal.record import genesis
 from layerjournal.segment import Segment
 from layerjournal.txn import WriteTxn
 
+if TYPE_CHECKING:
+    from layerjournal.salvage import Salvaged
+
+T = TypeVar("T")
 SEGMENTS_DIR = "segments"
 
 
@@ -65,6 +69,40 @@ def restore(
             effects.copy_synced(each.path, target, point="journal.restore.copy")
             segment.load(target, each.as_payload())
         _publish(aside, path, effects)
+
+
+def rebuild(
+    path: str, whole: Whole, effects: Effects, clock: Callable[[], int], map_size: int, left: Salvaged, *,
+    schema: str, then: Callable[[WriteTxn], T],
+) -> T:
+    """An environment that goes on from what is *left*. See ``Journal.rebuild``."""
+    newest = left.segments[-1] if left.segments else None
+    if newest is not None and set(newest.tables) != set(whole.tables):
+        raise UsageError(f"the segments hold the tables {list(newest.tables)}, and not {list(whole.tables)}")
+    start = (newest.last, newest.last_link) if newest is not None else (0, genesis(left.uuid))
+    results: list[T] = []
+
+    def fill(txn: WriteTxn) -> None:
+        for table, rows in (newest.snapshot() if newest is not None else {}).items():
+            for key, body in rows.items():
+                txn.put_body(table, key, body)
+        for record, stored in left.tail:
+            txn.replay(record, stored)
+        if txn.head()[0] == 0:
+            txn.control("create", {
+                "uuid": left.uuid, "format": FORMAT, "schema": schema, "tables": list(whole.users),
+            })
+        head, link = left.head
+        txn.control("restore", {
+            "last": start[0], "last_link": start[1], "segments": [s.as_payload() for s in left.segments],
+            "old_head": head, "old_link": link, "whole": left.whole, "seen": left.seen,
+        })
+        results[:] = [then(txn)]
+
+    with _aside(path, effects) as aside:
+        _make(aside, whole, effects, clock, map_size, start=start, fill=fill)
+        _publish(aside, path, effects)
+    return results[0]
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from layerjournal.effects import Effects, FaultHook, host_errors, is_writable, l
 from layerjournal.engine import DATA_FILE, Engine, structural_problems
 from layerjournal.errors import (
     ClosedError,
+    DamagedError,
     ExistsError,
     ForkedError,
     MissingError,
@@ -37,6 +38,7 @@ from layerjournal.errors import (
 )
 from layerjournal.folding import Folded, fold_at
 from layerjournal.record import Record
+from layerjournal.salvage import Salvaged
 from layerjournal.segment import Segment
 from layerjournal.txn import ReadTxn, WriteTxn
 from layerjournal.verifying import Verifier, VerifyReport
@@ -70,10 +72,14 @@ class Journal:
         self._pid, self._closed, self._poison = os.getpid(), False, ""
         self._segments = os.path.join(path, creating.SEGMENTS_DIR)
         self._namespace: namespace.Membership | None = None
+        inside, data = os.path.join(path, "pidns"), os.path.join(path, DATA_FILE)
         if not readonly or is_writable(path):
-            self._namespace = namespace.enter(os.path.join(path, "pidns"))
+            self._namespace = namespace.enter(inside, data)
+        vouched = self._namespace.vouched if self._namespace is not None else namespace.vouched_for(inside, data)
         try:
-            self._engine = Engine(path, OWN_TABLES, readonly=readonly, map_size=map_size)
+            self._engine = Engine(path, OWN_TABLES, readonly=readonly, map_size=map_size, look=not vouched)
+            if self._namespace is not None:
+                self._namespace.using()
             self._begin()
         except BaseException:
             self._leave_namespace()
@@ -89,11 +95,22 @@ class Journal:
                     hint="open it with the projector that it was made with",
                 )
             self._engine.open_tables(self._whole.users)
+            self._check_end()
         except BaseException:
             self._engine.close()
             raise
         self.uuid: str = meta["uuid"]
         self.schema: str = meta["schema"]
+
+    def _check_end(self) -> None:
+        """Before anything is appended: that the last record chains, and that nothing later is known to exist."""
+        names = segment.list_names(self._segments)
+        with self.read() as view:
+            head = view.check_head()
+        if names and (last := segment.last_of(names[-1])) >= head:   # archiving is recorded after it
+            raise DamagedError(
+                f"the archive goes on to record {last}, and the log ends with {head}: {DATA_FILE} is an older copy",
+            )
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
@@ -137,6 +154,25 @@ class Journal:
         with host_errors(f"restoring a journal at {path}"):
             creating.restore(path, Whole(projector, projector.tables), Effects(hook), clock, map_size, loaded)
         return cls.open(path, projector, clock=clock, hook=hook, map_size=map_size)
+
+    @classmethod
+    def rebuild(
+        cls, path: str | os.PathLike[str], projector: Projector, left: Salvaged, then: Callable[[WriteTxn], T], *,
+        schema: str = "", clock: Callable[[], int] = time.time_ns, hook: FaultHook | None = None,
+        map_size: int = DEFAULT_MAP_BYTES,
+    ) -> T:
+        """Make an environment in the new directory *path* that goes on from what is *left* (see ``salvage``).
+
+        Its chain is the old one's, as far as that is proven; then comes a record ``restore`` that names the old head;
+        then whatever *then* appends, in the same transaction. Segments are not copied: the caller puts the data file
+        beside them. Returns what *then* does; raises as create, and what *then* does.
+
+        Durability: as for create.
+        """
+        path = os.path.abspath(os.fspath(path))
+        whole = Whole(projector, projector.tables)
+        with host_errors(f"rebuilding a journal at {path}"):
+            return creating.rebuild(path, whole, Effects(hook), clock, map_size, left, schema=schema, then=then)
 
     @classmethod
     def open(
@@ -280,6 +316,22 @@ class Journal:
             check_all(verifier, self._segments, view, problems)
         return verifier.report()
 
+    def snapshot_to(self, path: str | os.PathLike[str]) -> Segment:
+        """The log and all tables as they are now, as one sealed file at *path*, which must not exist.
+
+        It is a segment like those of the archive: ``Replay`` opens it, and ``salvage`` takes it. Made within one read
+        transaction: no writer waits, and a damaged row or record makes it fail (DamagedError) rather than be copied.
+
+        Durability: the file and its name are on disk when this returns; a crash before leaves at most ``<path>.part``.
+        """
+        self._check()
+        path = os.path.abspath(os.fspath(path))
+        if os.path.lexists(path):
+            raise ExistsError(f"there is something at {path}")
+        with host_errors(f"writing a snapshot to {path}"), self.read() as view:
+            archive.snapshot(path, self._effects, self._whole, view)
+        return segment.load(path)
+
     def copy_to(self, directory: str | os.PathLike[str]) -> None:
         """A consistent copy of environment and segments, made while others write. *directory* must not exist.
 
@@ -313,7 +365,7 @@ class Journal:
 
     def _leave_namespace(self) -> None:
         if self._namespace is not None:
-            self._namespace.close()
+            self._namespace.leave()
             self._namespace = None
 
     def __enter__(self) -> Journal:

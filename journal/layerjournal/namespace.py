@@ -3,7 +3,8 @@
 Two processes that look alike to LMDB would clear each other's reader slots, and a reader whose slot was cleared may
 see its pages reused: silently wrong reads. So the file ``pidns`` is locked shared by every opener and names the
 namespace of the first; an opener from another one is refused. The lock dies with its holders; an opener that gets
-it exclusively is the first, and writes its own.
+it exclusively is the first, and writes its own. Below the name stands a note about the data file (``note``), which is
+read on entering, and written while one is in and by the last who leaves.
 """
 
 from __future__ import annotations
@@ -12,20 +13,44 @@ import fcntl
 import os
 import time
 import weakref
+from contextlib import suppress
 
+from layerjournal import note
 from layerjournal.effects import Descriptor
 from layerjournal.errors import BusyError, PidNamespaceError
 
 PATIENCE_SECONDS = 5.0
-_MAX_BYTES = 256
+_BYTES = 256   # of the file, padded: so it never needs to be cut
 
 
 class Membership(Descriptor):
-    """The shared lock, held until ``close``. A forked child gives its inherited copy up at once."""
+    """The shared lock, held until ``close``. A forked child gives its inherited copy up at once.
 
-    def __init__(self, path: str) -> None:
+    ``vouched``: the note says that the data file need not be looked at.
+    """
+
+    vouched = False
+
+    def __init__(self, path: str, data: str) -> None:
         super().__init__(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        self._data = data
         _members.add(self)
+
+    def using(self) -> None:
+        """The data file is sound, and in use from now on. What cannot be noted is looked at again, no more."""
+        with suppress(OSError):
+            name, text = _read(self.fd)
+            if text != (wanted := note.in_use(self._data)):
+                _write(self.fd, name, wanted)
+
+    def leave(self) -> None:
+        """Close; the last says how the data file was left."""
+        with suppress(OSError):
+            if self.fd >= 0 and _try(self.fd, fcntl.LOCK_EX):
+                name, text = _read(self.fd)
+                if text == note.in_use(self._data):
+                    _write(self.fd, name, note.left(self._data))
+        self.close()
 
 
 _members: weakref.WeakSet[Membership] = weakref.WeakSet()
@@ -46,35 +71,62 @@ def current() -> str:
     return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
 
 
-def enter(path: str) -> Membership:
-    """Lock the file at *path*. PidNamespaceError if another namespace is in; BusyError if it stays locked."""
-    member = Membership(path)
+def enter(path: str, data: str) -> Membership:
+    """Lock the file at *path*, beside the data file *data*.
+
+    PidNamespaceError if another namespace is in; BusyError if it stays locked.
+    """
+    member = Membership(path, data)
     fd = member.fd
-    me = current().encode()
+    me = current()
     deadline = time.monotonic() + PATIENCE_SECONDS
     try:
         while True:
             if _try(fd, fcntl.LOCK_EX):
-                if os.pread(fd, _MAX_BYTES, 0) != me:
-                    os.pwrite(fd, me, 0)
-                    os.ftruncate(fd, len(me))
+                name, text = _read(fd)
+                if name != me:
+                    _write(fd, me, text if _boot(name) == _boot(me) else "")
                 fcntl.flock(fd, fcntl.LOCK_SH)   # not atomic: another may write between; so look again
             elif not _try(fd, fcntl.LOCK_SH):
                 _wait(deadline)
                 continue
-            found = os.pread(fd, _MAX_BYTES, 0)
+            found, text = _read(fd)
             if found == me:
+                member.vouched = note.vouches(text, data)
                 return member
             if found:
                 raise PidNamespaceError(
-                    f"a process of another pid namespace has the journal open ({found.decode(errors='replace')}; "
-                    f"this one is {me.decode()})",
+                    f"a process of another pid namespace has the journal open ({found}; this one is {me})",
                 )
             fcntl.flock(fd, fcntl.LOCK_UN)
             _wait(deadline)
     except BaseException:
         member.close()
         raise
+
+
+def vouched_for(path: str, data: str) -> bool:
+    """What ``Membership.vouched`` says, for who may not write *path*, and so is no member."""
+    try:
+        with Descriptor(path, os.O_RDONLY | os.O_NOFOLLOW) as fd:
+            name, text = _read(fd)
+    except OSError:
+        return False
+    return _boot(name) == _boot(current()) and note.vouches(text, data)
+
+
+def _read(fd: int) -> tuple[str, str]:
+    """Name and note."""
+    name, _, text = os.pread(fd, _BYTES, 0).decode(errors="replace").partition("\n")
+    return name.strip(), text.strip()
+
+
+def _write(fd: int, name: str, text: str) -> None:
+    os.pwrite(fd, f"{name}\n{text}".ljust(_BYTES - 1).encode() + b"\n", 0)
+
+
+def _boot(name: str) -> str:
+    return name.partition(" ")[0]
 
 
 def _try(fd: int, mode: int) -> bool:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from functools import partial
 
 from layerjournal import archive, segment
-from layerjournal.control import OWN_TABLES, Whole
+from layerjournal.codec import decode_own
+from layerjournal.control import META, META_KEY, OWN_TABLES, Whole
 from layerjournal.creating import SEGMENTS_DIR
 from layerjournal.engine import DATA_FILE, Engine, structural_problems
 from layerjournal.errors import ClosedError, DamagedError, UsageError
@@ -42,7 +43,7 @@ class Replay:
                 f"{data} is damaged in {len(problems)} places: {'; '.join(problems[:3])}",
                 hint="replay its archived segments instead, or restore the journal from them",
             )
-        self._engine = Engine(directory, OWN_TABLES, readonly=True, map_size=1 << 20, lock=False)
+        self._engine = Engine(directory, OWN_TABLES, readonly=True, map_size=1 << 20, lock=False, look=False)
         try:
             with self._engine.reading() as txn:
                 meta = ReadTxn(self._engine, txn).meta()
@@ -87,12 +88,12 @@ class Replay:
             return view.head() if view is not None else (self.segments[-1].last, self.segments[-1].last_link)
 
     def low_water(self) -> int:
-        """The last checkpoint's mark; for bare segments, the last that is archived in them."""
+        """The last checkpoint's mark; for bare segments, as it was after their last record."""
         with self._reading() as view:
             if view is not None:
                 return view.low_water()
-        marks = [r.payload["low_water"] for r in self.records() if r.entity == "journal" and r.trigger == "checkpoint"]
-        return int(marks[-1]) if marks else 0
+        row = decode_own(self.segments[-1].snapshot()[META][META_KEY])
+        return int(row["low_water"])
 
     def verify(self) -> VerifyReport:
         """As ``Journal.verify``; with bare segments, of what is in them."""

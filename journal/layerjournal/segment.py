@@ -126,6 +126,11 @@ def file_name(first: int, last: int) -> str:
     return f"{first:020d}-{last:020d}.seg"
 
 
+def last_of(name: str) -> int:
+    """The last record of the segment file that is called *name*."""
+    return int(name.split("-")[1].removesuffix(".seg"))
+
+
 def list_names(directory: str) -> list[str]:
     """The names of the segment files in a directory, known to the journal or not, in order."""
     try:

@@ -36,7 +36,8 @@ class ReadTxn:
     def scan(self, table: str, prefix: str = "") -> Iterator[tuple[str, Row]]:
         """Rows whose keys begin with *prefix*, in the order of the keys' bytes. The table may change meanwhile."""
         for key, stored in self.stored_rows(table, prefix):
-            yield key.decode(), load_row(table, key, stored)
+            row = load_row(table, key, stored)   # first: it proves the key, too
+            yield key.decode(), row
 
     def stored_rows(self, table: str, prefix: str = "") -> Iterator[tuple[bytes, bytes]]:
         """As scan, of keys and rows as they are stored."""
@@ -56,6 +57,15 @@ class ReadTxn:
             if not cursor.last():
                 raise DamagedError("the log is empty: not even its first record is there")
             return int.from_bytes(cursor.key(), "big"), bytes(cursor.value()[:LINK_BYTES])
+
+    def check_head(self) -> int:
+        """The last record's number, after that record was verified. RecordError if it does not chain."""
+        head, archived = self.head()[0], self.meta()["archived"]
+        if head <= archived:
+            raise RecordError(f"the log ends with record {head}, and record {archived} is archived")
+        for _ in self.records(after=max(head - 1, archived)):
+            pass
+        return head
 
     def meta(self) -> Row:
         """The journal's own row: uuid, schema, tables, low_water, archived, archived_link."""
@@ -148,6 +158,11 @@ class WriteTxn(ReadTxn):
         """Append one of the journal's own records. Not for users."""
         return self._append("", CONTROL, "", "", trigger, payload)
 
+    def replay(self, record: Record, stored: bytes) -> None:
+        """Append *record* as it was *stored*, where it was: it follows the head. Not for users."""
+        self._put(record, stored)
+        self._group = record.seq + 1
+
     def drop_log(self, upto: int) -> None:
         """Delete the log's records up to *upto*, which a sealed segment holds. Not for users."""
         with self._txn.cursor(db=self._db(LOG)) as cursor:
@@ -175,13 +190,16 @@ class WriteTxn(ReadTxn):
                 self._link, seq=self._seq + 1, group=self._group, txid=txid, entity=entity, from_state=from_state,
                 to_state=to_state, trigger=trigger, payload=payload, time_ns=self._clock(),
             )
-            self._txn.put(seq_key(record.seq), stored, db=self._db(LOG), append=True)
-            self._seq, self._link, self.changed = record.seq, record.link, True
-            self._projector.project(_TxnView(self), record)
+            self._put(record, stored)
         except BaseException as error:
             self._broken = error
             raise
         return record
+
+    def _put(self, record: Record, stored: bytes) -> None:
+        self._txn.put(seq_key(record.seq), stored, db=self._db(LOG), append=True)
+        self._seq, self._link, self.changed = record.seq, record.link, True
+        self._projector.project(_TxnView(self), record)
 
 
 class _TxnView:

@@ -70,6 +70,14 @@ def traced(function):
         sys.settrace(None)
 
 
+def forget_what_is_remembered():
+    """Lines that run once a process are passed in each of ours."""
+    for module in [each for name, each in sys.modules.items() if name.startswith("layerjournal.")]:
+        for value in vars(module).values():
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
+
+
 def passed(verb, path):
     """The instructions that begin a line, in the order in which *verb* comes to them first."""
     seen = {}
@@ -82,8 +90,10 @@ def passed(verb, path):
     def call(frame, _event, _arg):
         return line if frame.f_code.co_filename.startswith(ROOT) else None
 
-    with reopen(path, map_size=MAP_BYTES) as journal, traced(call):
-        VERBS[verb](journal)
+    with reopen(path, map_size=MAP_BYTES) as journal:
+        forget_what_is_remembered()
+        with traced(call):
+            VERBS[verb](journal)
     return [(code.co_filename, code.co_qualname, code.co_firstlineno, at, number) for (code, at), number in seen.items()]
 
 
@@ -149,6 +159,7 @@ def interrupted(verb, path, point, error):
     full = descriptors()
     call, landed = raising(point, error)
     told = []   # in a __del__, or a generator that is being let go of, Python only tells of what is raised
+    forget_what_is_remembered()
     sys.unraisablehook = lambda raised: told.append(raised.exc_type.__name__)
     came = raised_by(lambda: VERBS[verb](journal), call)
     sys.unraisablehook = sys.__unraisablehook__

@@ -110,6 +110,14 @@ def test_an_environment_that_is_no_journal_is_damaged(path):
     path.mkdir()
     with lmdb.open(str(path), max_dbs=2, lib_version=0) as env, env.begin(write=True) as txn:
         txn.put(b"a", b"b")
+    with pytest.raises(DamagedError, match="is damaged"):
+        parcels.reopen(path)
+
+
+def test_an_environment_of_other_tables_is_damaged(path):
+    path.mkdir()
+    with lmdb.open(str(path), max_dbs=2, lib_version=0) as env:
+        env.open_db(b"a")
     with pytest.raises(DamagedError, match="the tables"):
         parcels.reopen(path)
 

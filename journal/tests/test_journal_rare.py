@@ -105,8 +105,21 @@ def test_an_empty_log_is_damage(path):
         log = env.open_db(b".log", create=False)
         with env.begin(write=True) as txn:
             txn.drop(log, delete=False)
-    with parcels.reopen(path) as journal, journal.read() as view, pytest.raises(DamagedError, match="empty"):
-        view.head()
+    with pytest.raises(DamagedError, match="empty"):
+        parcels.reopen(path)
+
+
+def test_a_log_that_ends_where_the_archive_does_is_damage(path):
+    with parcels.create(path) as journal:
+        parcels.mark(journal)
+        archived = journal.archive().last
+    with lmdb.open(str(path), max_dbs=16, lib_version=0) as env:
+        log = env.open_db(b".log", create=False)
+        with env.begin(write=True) as txn:
+            txn.drop(log, delete=False)
+            txn.put(archived.to_bytes(8, "big"), bytes(40), db=log)
+    with pytest.raises(DamagedError, match="is archived"):
+        parcels.reopen(path)
 
 
 @pytest.fixture
@@ -119,8 +132,8 @@ def test_a_namespace_file_that_stays_locked_is_busy(tmp_path, hurried, mode):
     with open(tmp_path / "pidns", "w+") as file:
         fcntl.flock(file, mode)
         with pytest.raises(BusyError, match="stays locked"):
-            namespace.enter(str(tmp_path / "pidns"))
-    membership = namespace.enter(str(tmp_path / "pidns"))
+            namespace.enter(str(tmp_path / "pidns"), str(tmp_path / "data.mdb"))
+    membership = namespace.enter(str(tmp_path / "pidns"), str(tmp_path / "data.mdb"))
     membership.close()
     membership.close()   # once is enough, twice is no harm
 

@@ -3,12 +3,12 @@
 Layout, top to bottom; a module imports only from below it (a test checks):
 
 ``cli`` · ``observing`` (ready-made observers) · ``store`` (the face) · the verbs, one module each: ``pull`` over
-``pull_layers``, ``apply`` ``stage`` ``delete`` ``mount`` ``check`` ``gc`` ``checkpoint`` ``recover`` ``holds``, and
-``view`` over ``view_files`` and ``containers_storage`` (for podman to read), over ``dedup`` (what is here already) ·
-``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in hand) · ``executor``
-(acts) and ``recovery`` (decides, pure) ·
+``pull_layers``, ``apply`` ``stage`` ``delete`` ``mount`` ``check`` ``repair`` ``gc`` ``checkpoint`` ``recover`` ``holds``,
+``rebuilding`` (by ``remains`` and ``readopt``), and ``view`` over ``view_files`` and ``containers_storage`` (for podman to
+read), over ``dedup`` (what is here already) · ``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in hand) ·
+``executor`` (acts) and ``recovery`` (decides, pure) ·
 ``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·
-``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``tar`` ``compression`` ·
+``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``measure`` ``tar`` ``compression`` ·
 ``dress`` ``override`` (into a tree), ``copying`` ``redress`` ``meant`` (out of it; what may not be set) ·
 ``idmap`` ``filecaps`` ``privilege`` ``namespace`` (whose it is, and what this process may do) ·
 ``create`` · ``handle`` over ``journaling`` ``config`` · ``form`` ``fs`` ``kernel`` ``faults`` · ``model``
@@ -44,6 +44,8 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.progress import Quiet as Quiet
     from layerstore.progress import Tally as Tally
     from layerstore.pull import PullOptions as PullOptions
+    from layerstore.rebuilding import RebuildReport as RebuildReport
+    from layerstore.rebuilding import rebuild as rebuild
     from layerstore.recover import RecoveryReport as RecoveryReport
     from layerstore.sources.registry import Credentials as Credentials
     from layerstore.sources.registry import RegistryOptions as RegistryOptions
@@ -60,8 +62,9 @@ _PUBLIC = {
     "Differ": "model", "DiffOutput": "model", "DiffTarget": "model", "Descriptor": "model",
     "Limits": "model", "StageOptions": "model", "Layer": "model", "Image": "model", "Lease": "model",
     "Mount": "model", "default_layer_id": "model", "TarDiffer": "differs", "DirectoryDiffer": "differs",
-    "ChunkedDiffer": "differs", "RecoveryReport": "recover", "Credentials": "sources.registry",
-    "RegistryOptions": "sources.registry", "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
+    "ChunkedDiffer": "differs", "RecoveryReport": "recover", "rebuild": "rebuilding",
+    "RebuildReport": "rebuilding", "Credentials": "sources.registry", "RegistryOptions": "sources.registry",
+    "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - computed from the one table above

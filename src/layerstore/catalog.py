@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -36,9 +37,14 @@ def layer(view: Reader, layer_id: str, *, damaged: bool = False) -> Layer:
     if state == State.QUARANTINED and not damaged:
         damage = found[1]["damage"]
         raise LayerDamagedError(
-            f"layer {layer_id} is quarantined: {damage['why']}", layer_id=layer_id, files=damage["files"],
+            f"layer {layer_id} is quarantined: {damage['why']}", layer_id=layer_id, files=damaged_files(found[1]),
         )
     return _to_layer(_names(view, layer_id), *found)
+
+
+def damaged_files(row: Row) -> tuple[str, ...]:
+    """The paths of a quarantined layer that are known to be bad, relative to its directory."""
+    return tuple(os.fsdecode(each) for each in row.get("damage", {}).get("files", ()))
 
 
 def is_committed(view: Reader, layer_id: str) -> bool:
@@ -155,7 +161,7 @@ def _to_layer(names: tuple[str, ...], txid: str, row: Row) -> Layer:
         entries=output["entries"], uids=tuple(output["uids"]),
         gids=tuple(output["gids"]), unset=output["unset"], big_data={**output["big_data"], **row.get("big_data", {})},
         created_ns=row.get("created_ns", 0), txid=txid,
-        damaged_files=tuple(row.get("damage", {}).get("files", ())),
+        damaged_files=damaged_files(row),
     )
 
 
@@ -164,4 +170,10 @@ def _to_image(view: Reader, image_id: str, row: Row) -> Image:
         id=image_id, names=_names(view, image_id), layers=tuple(row["layers"]),
         manifest_digest=row["manifest_digest"], manifest_media_type=row["manifest_media_type"],
         config_digest=row["config_digest"], created_ns=row["created_ns"],
+        damaged=tuple(each for each in row["layers"] if _is_quarantined(view, each)),
     )
+
+
+def _is_quarantined(view: Reader, layer_id: str) -> bool:
+    found = tree_of(view, layer_id)
+    return found is not None and found[1]["state"] == State.QUARANTINED

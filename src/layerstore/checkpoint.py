@@ -8,6 +8,7 @@ The head is read *before* the syncfs: a commit that lands between the two is not
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,8 +36,10 @@ class CheckpointReport:
     archived: str | None = None
 
 
-def checkpoint(handle: Handle, *, archive: bool | None = None) -> CheckpointReport:
-    """Make one. *archive* True or False; None: when the log below the mark has become long.
+def checkpoint(
+    handle: Handle, *, archive: bool | None = None, pause: Callable[[], None] | None = None,
+) -> CheckpointReport:
+    """Make one. *archive* True or False; None: when the log below the mark has become long. *pause*: as ``empty_gone``.
 
     Durability: when it returns, every committed effect so far is on disk whatever happens next. The same is true when it
     raises PrivilegeError: of a tree in the trash that this process may not remove, and that stays there.
@@ -51,7 +54,7 @@ def checkpoint(handle: Handle, *, archive: bool | None = None) -> CheckpointRepo
     with journal_errors(handle.set_poison):
         made = handle.journal.checkpoint(sync, _held_back)
     handle.checkpointed_at = made.seq   # an open transaction may hold the mark: then do not try again at once
-    emptied, left = empty_gone(handle, made.low_water)
+    emptied, left = empty_gone(handle, made.low_water, pause)
     reserve.renew(handle.root_fd)
     segment = None
     if archive or (archive is None and _long(handle, made.low_water)):
@@ -99,8 +102,12 @@ def _held_back(view: Any) -> int | None:
     return min(firsts, default=None)
 
 
-def empty_gone(handle: Handle, low_water: int) -> tuple[int, PrivilegeError | None]:
+def empty_gone(
+    handle: Handle, low_water: int, pause: Callable[[], None] | None = None,
+) -> tuple[int, PrivilegeError | None]:
     """Unlink what a checkpoint covers: trees of acknowledged deletions, and image files. How many there were.
+
+    *pause* is called before each file of a tree: it may wait, and nobody waits for it.
 
     A tree that this process may not remove stays, with its row, for whoever may; the first such error is returned.
     """
@@ -110,7 +117,7 @@ def empty_gone(handle: Handle, low_water: int) -> tuple[int, PrivilegeError | No
     left = None
     for txid in list(trees):
         try:
-            fs.remove_tree(handle.dirs["trash"], txid, point="checkpoint.empty.unlink")
+            fs.remove_tree(handle.dirs["trash"], txid, point="checkpoint.empty.unlink", pause=pause)
         except PrivilegeError as error:
             left = left or error
             trees.remove(txid)

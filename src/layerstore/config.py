@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from layerstore import fs, idmap
 from layerstore.errors import DamagedError, InvalidArgumentError, UnsupportedFormatError
+from layerstore.idmap import IDENTITY, IdMap
+from layerstore.privilege import own_map
 
-__all__ = ["FORMAT", "NAME", "read_config", "text_of"]
+__all__ = ["FORMAT", "NAME", "ids_of", "read_config", "text_of"]
 
 NAME = "store.json"
 MAGIC = "layerstore"
@@ -22,6 +25,14 @@ def text_of(own: dict[str, Any], uuid: str) -> bytes:
     features = {"compatible": [], "read_only_compatible": [], "incompatible": incompatible}
     config = {**own, "magic": MAGIC, "uuid": uuid, "format": list(FORMAT), "features": features}
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+
+
+def ids_of(config: Mapping[str, Any]) -> IdMap:
+    """Which ids stand for the archives', as this process sees them on disk: by way of its own user namespace."""
+    recorded = config.get("id_map")
+    if recorded is None:
+        return IDENTITY
+    return IdMap(*(idmap.seen_from(idmap.checked(recorded[kind]), own_map(kind)) for kind in ("uid", "gid")))
 
 
 def read_config(root_fd: int, root: str, *, readonly: bool) -> dict[str, Any]:

@@ -49,7 +49,8 @@ class Descriptor:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if self.fd >= 0:
+            self.close()
 
 
 __all__ = ["DIRECTORY", "NEW_FILE", "Descriptor"]

@@ -54,6 +54,8 @@ class DirFds:
     def __init__(self, root_fd: int, *, capacity: int | None = None) -> None:
         self._root_fd, self._capacity = root_fd, capacity
         self._open: OrderedDict[bytes, Descriptor] = OrderedDict()
+        # the last one that was asked for by ``held``: files come directory by directory
+        self._held: tuple[bytes, tuple[int, Descriptor | None]] = (b"", (root_fd, None))
 
     def get(self, path: bytes) -> int:
         if not path:
@@ -87,18 +89,24 @@ class DirFds:
 
     def _evict(self) -> None:
         if len(self._open) > (self._capacity or _CAPACITY):
-            self._open.popitem(last=False)   # closed when nobody holds it any more
+            path, _ = self._open.popitem(last=False)   # closed when nobody holds it any more
+            if path == self._held[0]:
+                self._held = (b"", (self._root_fd, None))
 
     def held(self, path: bytes) -> tuple[int, Descriptor | None]:
         """The same, with what keeps the descriptor open as long as it is kept (None: the root, which is the caller's)."""
-        return self.get(path), self._open.get(path)
+        if path != self._held[0]:
+            self._held = (path, (self.get(path), self._open.get(path)))
+        return self._held[1]
 
     def forget(self, path: bytes) -> None:
         """Close what is open at or beneath *path*: it is about to be removed."""
         beneath = path + b"/"
+        self._held = (b"", (self._root_fd, None))
         for each in [p for p in self._open if p == path or p.startswith(beneath)]:
             self._open.pop(each).close()
 
     def close(self) -> None:
+        self._held = (b"", (self._root_fd, None))
         while self._open:
             self._open.popitem()[1].close()

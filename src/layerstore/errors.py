@@ -227,14 +227,15 @@ class DamagedError(LayerstoreError):
 
 
 class JournalDamagedError(DamagedError):
-    pass
+    default_hint = "run 'layerstore rebuild --dry-run', then 'layerstore rebuild': it keeps the damaged database, too"
 
 
 class LayerDamagedError(DamagedError):
     """A quarantined layer. ``files`` are the paths known to be bad, ``layer_id`` whose they are."""
 
     def __init__(self, what: str, *, layer_id: str, files: Sequence[str] = (), hint: str | None = None) -> None:
-        super().__init__(what, hint=hint or "pull the image again under a fresh ID, or restore the files")
+        mend = "'layerstore repair --from SOURCE'; or ask for it as it is (damaged=True, --damaged)"
+        super().__init__(what, hint=hint or mend)
         self.layer_id, self.files = layer_id, tuple(files)
 
 

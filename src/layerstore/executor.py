@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from layerstore import catalog, fs, records, spool
+from layerstore import catalog, fs, mending, records, spool
 from layerstore.errors import BusyError, DamagedError, HostError, PendingError
 from layerstore.handle import Handle
 from layerstore.lifecycle import fire, state_of
@@ -92,6 +92,8 @@ def _is_held(handle: Handle, txid: str, row: Mapping[str, Any], places: set[Plac
     """By an owner; for a deletion also by readers. What is at rest is not asked: that would get in readers' way."""
     if Place.STAGING in places:
         return fs.is_locked(handle.dirs["staging"], txid)
+    if Place.LAYERS in places and "repair" in row and row["state"] in (State.COMMITTED, State.QUARANTINED):
+        return fs.is_locked(handle.dirs["layers"], row["layer_id"])
     if Place.LAYERS in places and row["state"] in (State.INCOMPLETE, State.DELETING):
         return fs.is_locked(handle.dirs["layers"], row["layer_id"], by_readers=row["state"] == State.DELETING)
     return False
@@ -210,6 +212,10 @@ def _record_gone(handle: Handle, txid: str, row: Row, _facts: TreeFacts, _why: s
     _fire(handle, "delete.gone", txid, row, Trigger.REMOVE)
 
 
+def _end_repair(handle: Handle, txid: str, row: Row, _facts: TreeFacts, _why: str) -> None:
+    mending.settle(handle, txid, row)
+
+
 def _quarantine(handle: Handle, txid: str, row: Row, _facts: TreeFacts, why: str) -> None:
     _fire(handle, "recover.quarantine", txid, row, Trigger.QUARANTINE, {"why": why, "files": []})
 
@@ -231,6 +237,7 @@ _ACTIONS: dict[Do, Callable[[Handle, str, Row, TreeFacts, str], None]] = {
     Do.LEAVE: _leave, Do.WAIT: _leave, Do.DEFER: _leave, Do.FINISH: _leave, Do.SWEEP: _sweep, Do.DROP_ROW: _drop_row,
     Do.RELEASE: _release, Do.REPUBLISH: _republish, Do.REWRITE_SIDE: _rewrite_side, Do.FINISH_DELETE: _finish_delete,
     Do.RECORD_GONE: _record_gone, Do.TO_TRASH: _to_trash, Do.QUARANTINE: _quarantine, Do.SET_ASIDE: _set_aside_tree,
+    Do.END_REPAIR: _end_repair,
 }
 
 

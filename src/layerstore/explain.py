@@ -29,6 +29,10 @@ BEFORE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("layer", "sweep"): (), ("layer", "discard"): (), ("layer", "claim"): (), ("layer", "release"): (),
     ("layer", "promise"): ("apply.big-data.write", "apply.big-data.sync"),   # in a transaction of its own only with these
     ("layer", "commit"): _PUBLISHED, ("layer", "quarantine"): (), ("layer", "delete"): (),
+    ("layer", "repair"): ("repair.lock",),
+    ("layer", "mend"): (
+        "repair.mkdir", "repair.write", "repair.sync", "repair.exchange", "repair.wear", "repair.settle",
+        "repair.set-aside"),
     ("layer", "remove"): ("delete.lock", "delete.rename"), ("layer", "empty"): _EMPTIED,
     ("image", "promise"): (), ("image", "commit"): ("publish.image-file.write", "publish.image-file.rename"),
     ("image", "abandon"): (), ("image", "delete"): (), ("image", "empty"): _EMPTIED,

@@ -16,7 +16,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from layerstore import faults, kernel, namespace
@@ -176,6 +176,48 @@ def move(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
         kernel.renameat2(src_fd, src, dst_fd, dst, kernel.RENAME_NOREPLACE)
 
 
+def keep_as(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+    """Give a file a second name, so that the first can be given to another file. FileExistsError if *dst* is there."""
+    with faults.point(point):
+        os.link(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd, follow_symlinks=False)
+
+
+def put_in_place(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+    """rename(2), over what is there: what was *dst* is another name's, too, or nobody's (see ``keep_as``)."""
+    with faults.point(point):
+        os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
+
+
+def exchange(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+    """renameat2(RENAME_EXCHANGE): each has the other's name, in one step. FileNotFoundError unless both are there."""
+    with faults.point(point):
+        kernel.renameat2(src_fd, src, dst_fd, dst, kernel.RENAME_EXCHANGE)
+
+
+def make_link(src_fd: int, src: bytes, dir_fd: int, name: str, *, point: str) -> None:
+    """Another name for a file; what it is, is not followed."""
+    with faults.point(point):
+        os.link(src, name, src_dir_fd=src_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+
+
+def make_symlink(target: bytes, dir_fd: int, name: str, *, point: str) -> None:
+    with faults.point(point):
+        os.symlink(target, os.fsencode(name), dir_fd=dir_fd)
+
+
+def make_node(dir_fd: int, name: str, kind: int, device: int, *, point: str) -> None:
+    """A device or fifo; *kind* as in stat(2)'s S_IFMT."""
+    with faults.point(point):
+        os.mknod(name, kind | 0o600, device, dir_fd=dir_fd)
+
+
+def write_pieces(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:
+    """Create *name* with all *pieces*; it must not exist. What is raised while they come leaves it torn. Not synced."""
+    with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
+        for piece in pieces:
+            write_all(fd, piece)
+
+
 def unlink(dir_fd: int, name: str, *, point: str) -> None:
     """Remove a file; one that is not there is fine."""
     with faults.point(point), suppress(FileNotFoundError):
@@ -217,8 +259,10 @@ def _sync(fd: int) -> None:
         raise SyncError(error.errno, error.strerror) from error
 
 
-def remove_tree(dir_fd: int, name: str, *, point: str) -> None:
+def remove_tree(dir_fd: int, name: str, *, point: str, pause: Callable[[], None] | None = None) -> None:
     """Unlink a whole tree, by descriptors, following nothing; one that is not there is fine.
+
+    *pause*, if given, is called before each of its files and may wait.
 
     What belongs to subordinate ids of this user is removed in a user namespace that has them (``namespace``).
     PrivilegeError for what this process may not remove; what it may has gone by then.
@@ -230,27 +274,27 @@ def remove_tree(dir_fd: int, name: str, *, point: str) -> None:
             return
         is_dir = stat.S_ISDIR(status.st_mode)
         try:
-            _remove(dir_fd, os.fsencode(name), is_dir=is_dir)
+            _remove(dir_fd, os.fsencode(name), is_dir=is_dir, pause=pause)
         except PermissionError as error:
             _remove_as_subids(dir_fd, name, error, is_dir=is_dir)
 
 
 def _remove_as_subids(dir_fd: int, name: str, denied: PermissionError, *, is_dir: bool) -> None:
     why = str(denied.strerror)
-    try:
-        if os.geteuid() != 0:
-            # a descriptor of its own: in the child, those of an open store are closed
-            with Descriptor.duplicate(dir_fd) as own:
-                namespace.as_subids(lambda: _remove(own, os.fsencode(name), is_dir=is_dir))
-            return
-    except namespace.SubidsError as error:
-        why = f"{why}; {error}"
-    except PermissionError:
-        pass                             # of somebody else's, or kept by an attribute of the file system (chattr(1))
+    if os.geteuid() != 0:
+        try:
+            why = namespace.remove_as_subids(dir_fd, name) or why
+        except namespace.SubidsError as error:
+            why = f"{why}; {error}"
+        else:
+            with suppress(PermissionError):   # of somebody else's, or kept by an attribute of the file system (chattr(1))
+                return _remove(dir_fd, os.fsencode(name), is_dir=is_dir)   # what is left says why by its error
     raise PrivilegeError(f"removing the tree {name}: {why}", hint=_NOT_REMOVABLE) from denied
 
 
-def _remove(dir_fd: int, name: bytes, *, is_dir: bool) -> None:
+def _remove(dir_fd: int, name: bytes, *, is_dir: bool, pause: Callable[[], None] | None = None) -> None:
+    if pause is not None:
+        pause()
     if not is_dir:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=dir_fd)
@@ -268,10 +312,10 @@ def _remove(dir_fd: int, name: bytes, *, is_dir: bool) -> None:
             children = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
         for child, child_is_dir in children:
             try:
-                _remove(fd, child, is_dir=child_is_dir)
+                _remove(fd, child, is_dir=child_is_dir, pause=pause)
             except PermissionError:
                 os.fchmod(fd, 0o700)
-                _remove(fd, child, is_dir=child_is_dir)
+                _remove(fd, child, is_dir=child_is_dir, pause=pause)
     with suppress(FileNotFoundError):
         os.rmdir(name, dir_fd=dir_fd)
 
@@ -294,17 +338,11 @@ def write_public(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str)
             write_all(fd, piece)
 
 
-def make_link(dir_fd: int, name: str, target: str, *, point: str) -> None:
-    """A symbolic link; *name* must not exist."""
-    with faults.point(point):
-        os.symlink(target, name, dir_fd=dir_fd)
-
-
 def turn_link(dir_fd: int, name: str, target: str, *, point: str) -> None:
     """Let the link *name* lead to *target*, by way of ``.<name>.new`` and rename: the old target or the new one."""
     aside = f".{name}.new"
     unlink(dir_fd, aside, point=f"{point}.clear")
-    make_link(dir_fd, aside, target, point=f"{point}.write")
+    make_symlink(os.fsencode(target), dir_fd, aside, point=f"{point}.write")
     with faults.point(f"{point}.rename"):
         os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
@@ -372,15 +410,15 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def lock_root(fd: int, *, exclusive: bool) -> None:
-    """Lock a store's root, open as *fd*, until that is closed. BusyError if it cannot be had within a minute."""
-    deadline = time.monotonic() + 60
+def lock_root(fd: int, *, exclusive: bool, wait: float = 60.0) -> None:
+    """Lock a store's root, open as *fd*, until that is closed. BusyError if it cannot be had within *wait* seconds."""
+    deadline = time.monotonic() + wait
     while True:
         try:
             fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise BusyError("the store is being created, moved or rebuilt by another process") from None
+                raise BusyError("the store is open in, or being created or rebuilt by, another process") from None
             time.sleep(0.01)
         else:
             return

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from layerjournal import ReadTxn, WriteTxn
 from layerjournal.gate import Gate
-from layerstore import filesystem, fs, idmap, reserve
-from layerstore.config import read_config
+from layerstore import filesystem, fs, reserve
+from layerstore.config import ids_of, read_config
 from layerstore.descriptors import Descriptor
 from layerstore.errors import (
     AlreadyOpenError,
@@ -27,15 +27,15 @@ from layerstore.errors import (
     ClosedError,
     DamagedError,
     ForkedError,
+    JournalDamagedError,
     LayerstoreError,
     OutcomeUnknownError,
     PoisonedError,
     ReadOnlyError,
 )
-from layerstore.idmap import IDENTITY, IdMap
+from layerstore.idmap import IdMap
 from layerstore.journaling import fault_hook, journal_errors, open_journal
 from layerstore.observe import Observer, Silent, Timed, barrier, transitions, watching
-from layerstore.privilege import own_map
 
 T = TypeVar("T")
 
@@ -70,6 +70,7 @@ class Handle:
         self._numbers = count()
         self._gate = Gate()                        # who is inside a verb
         self._given_back = False
+        self.recovered: frozenset[str] = frozenset()   # layers that the recovery of this opening touched: looked at first
         self.checkpointed_at = 0                   # the head at this handle's last checkpoint
         self._descriptors: list[Descriptor] = []
         self.dirs: dict[str, int] = {}
@@ -86,7 +87,7 @@ class Handle:
         return descriptor.fd
 
     def _open(self, allow: tuple[str, ...]) -> None:
-        if any(each.key == self.key and not each.closed and each.pid == self.pid for each in list(_handles)):
+        if is_open_here(self.root_fd):
             raise AlreadyOpenError(f"this process already has the store at {self.root} open")
         self.filesystem = filesystem.probe(self.root_fd, allow=allow)
         if not self.readonly or not _is_read_only(self.root_fd):
@@ -104,7 +105,7 @@ class Handle:
             hook = Timed(self.observer, fault_hook) if self.watched else fault_hook
             self.journal = open_journal(path, readonly=self.readonly, clock=self.clock, hook=hook)
         if self.journal.uuid != self.config["uuid"]:
-            raise DamagedError(f"journal {self.journal.uuid} does not belong to store {self.config['uuid']}")
+            raise JournalDamagedError(f"journal {self.journal.uuid} does not belong to store {self.config['uuid']}")
         _handles.add(self)
 
     def _check_one_filesystem(self) -> None:
@@ -123,10 +124,7 @@ class Handle:
     @cached_property
     def ids(self) -> IdMap:
         """Which ids stand for the archives', as this process sees them on disk: by way of its own user namespace."""
-        recorded = self.config.get("id_map")
-        if recorded is None:
-            return IDENTITY
-        return IdMap(*(idmap.seen_from(idmap.checked(recorded[kind]), own_map(kind)) for kind in ("uid", "gid")))
+        return ids_of(self.config)
 
     # -- guards --------------------------------------------------------------------------------------------------
 
@@ -285,6 +283,12 @@ class Handle:
         self.dirs, self.sync_fd, self.root_fd = {}, -1, -1
 
 
+def is_open_here(root_fd: int) -> bool:
+    """Whether this process has the store whose root is open as *root_fd*."""
+    key, me = _identity(root_fd), os.getpid()
+    return any(each.key == key and not each.closed and each.pid == me for each in list(_handles))
+
+
 def _after_fork_in_child() -> None:
     """A child must not keep its parent's locks alive, nor use what belongs to the parent."""
     for handle in list(_handles):
@@ -304,4 +308,4 @@ def _is_read_only(fd: int) -> bool:
     return bool(os.fstatvfs(fd).f_flag & os.ST_RDONLY)
 
 
-__all__ = ["DIRECTORIES", "Handle", "new_txid"]
+__all__ = ["DIRECTORIES", "Handle", "is_open_here", "new_txid"]

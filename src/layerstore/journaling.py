@@ -5,11 +5,13 @@ Not here: what is written into it (``lifecycle``), and when.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import layerjournal
-from layerjournal import Journal
+from layerjournal import Journal, Salvaged
 from layerstore import faults
 from layerstore.errors import (
     AlreadyOpenError,
@@ -24,7 +26,9 @@ from layerstore.errors import (
 )
 from layerstore.projection import CatalogProjector
 
-__all__ = ["create_journal", "fault_hook", "journal_errors", "open_journal"]
+__all__ = ["create_journal", "fault_hook", "journal_errors", "open_journal", "rebuild_journal", "salvage_journal"]
+
+T = TypeVar("T")
 
 
 def fault_hook(point: str, when: str) -> None:
@@ -42,6 +46,19 @@ def open_journal(
 def create_journal(path: str, *, uuid: str, clock: Callable[[], int]) -> Journal:
     """A new one. Durability: it is on disk, whole, when this returns; a crash before leaves none."""
     return Journal.create(path, CatalogProjector(), uuid=uuid, clock=clock, hook=fault_hook)
+
+
+def salvage_journal(root: str, uuid: str, more: Sequence[str] = ()) -> Salvaged:
+    """What can still be proven of the journal of the store at *root*; *more* are snapshots of it. Reads only."""
+    path = os.path.join(root, "journal")
+    return layerjournal.salvage(path, uuid, os.path.join(path, "segments"), more)
+
+
+def rebuild_journal(
+    path: str, left: Salvaged, then: Callable[[layerjournal.WriteTxn], T], *, clock: Callable[[], int],
+) -> T:
+    """A data file in the new directory *path* that goes on from what is *left*, and what *then* appends. Durable."""
+    return Journal.rebuild(path, CatalogProjector(), left, then, clock=clock, hook=fault_hook)
 
 
 @contextmanager

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 from collections.abc import Callable
 from functools import partial
 
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
 FSOPEN_CLOEXEC = 0x1
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
@@ -23,8 +23,6 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NODEV = 0x4
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
 CLONE_FS = 0x200
-CLONE_NEWUSER = 0x10000000
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 429, 430, 431, 432  # the same everywhere but on alpha
 _SYS_OPENAT2 = 437
 FICLONE = 0x40049409  # ioctl_ficlone(2); linux/fs.h
@@ -134,11 +132,6 @@ def _is_initial_root() -> bool:
 def unshare(flags: int) -> None:
     """Stop sharing with other threads. CLONE_FS needs no privilege and touches the calling thread only."""
     _check(_libc.unshare(ctypes.c_int(flags)))
-
-
-def die_with_parent() -> None:
-    """Have this process killed when the thread that made it ends (prctl(2))."""
-    _check(_libc.prctl(ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL)))
 
 
 # -- the mount API of Linux 5.2: a mount is made aside, set up piece by piece, put in place whole ------------

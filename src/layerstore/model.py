@@ -200,7 +200,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A committed image: its ID (the config digest's hex), names and layer IDs, base first."""
+    """A committed image: its ID (the config digest's hex), names and layer IDs, base first.
+
+    ``damaged``: those of its layers that are quarantined: it is served only to who asks for damaged content.
+    """
 
     id: str
     names: tuple[str, ...]
@@ -210,6 +213,7 @@ class Image:
     config_digest: str
     created_ns: int
     created: bool = True   # False: a pull found it already there
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,15 +42,17 @@ def chain_of(handle: Handle, kind: str, owner: str, *, damaged: bool = False) ->
         return [catalog.layer(view, i, damaged=damaged) for i in catalog.image(view, owner).layers]
 
 
-def mount(handle: Handle, chain: list[Layer], target: str, *, writable: bool) -> Mount:
+def mount(handle: Handle, chain: list[Layer], target: str, *, writable: bool, damaged: bool = False) -> Mount:
     """Mount a chain at *target*, an existing directory. PrivilegeError says what to do without privilege."""
     handle.check_writable()
     target = os.path.realpath(target)
     if not os.path.isdir(target):
         raise InvalidArgumentError(f"the mount point {target} is not an existing directory", hint="make it first")
-    with fs.locked_dir(handle.dirs["uppers"]), ReaderLock(handle, [layer.id for layer in chain]):
+    with fs.locked_dir(handle.dirs["uppers"]), ReaderLock(
+        handle, [layer.id for layer in chain], damaged=damaged,
+    ):
         kept = _resume(handle, chain, target, writable)
-        mount_id = kept or _take(handle, chain, target, writable)
+        mount_id = kept or _take(handle, chain, target, writable, damaged)
         try:
             _attach(handle, mount_id, chain, target, writable)
         except BaseException:
@@ -81,12 +83,12 @@ def _resume(handle: Handle, chain: list[Layer], target: str, writable: bool) -> 
     return None
 
 
-def _take(handle: Handle, chain: list[Layer], target: str, writable: bool) -> str:
+def _take(handle: Handle, chain: list[Layer], target: str, writable: bool, damaged: bool) -> str:
     mount_id = secrets.token_hex(16)
 
     def change(txn: Any) -> None:
         for layer in chain:
-            catalog.layer(txn, layer.id)
+            catalog.layer(txn, layer.id, damaged=damaged)
         fire(txn, Kind.MOUNT, mount_id, Trigger.TAKE, txid=mount_id, payload={
             "target": target, "layers": [layer.id for layer in chain], "writable": writable, "boot_id": boot_id(),
             "namespace": mounting.namespace(),
@@ -148,11 +150,12 @@ def mounts(handle: Handle) -> list[Mount]:
 
 
 def extract_chain(
-    handle: Handle, chain: list[Layer], directory: str, progress: Callable[[int], None] | None = None,
+    handle: Handle, chain: list[Layer], directory: str, progress: Callable[[int], None] | None = None, *,
+    damaged: bool = False,
 ) -> extract.ExtractReport:
     """Copy a chain's merged content into an absent or empty *directory*, for users who cannot mount."""
     handle.check_usable()
-    with ReaderLock(handle, [layer.id for layer in chain], damaged=False):
+    with ReaderLock(handle, [layer.id for layer in chain], damaged=damaged):
         diffs = [os.path.join(handle.root, "layers", layer.id, "diff") for layer in chain]
         return extract.extract_chain(
             diffs, directory, progress=progress, overlay_form=handle.overlay_form, ids=handle.ids,

@@ -1,29 +1,26 @@
-"""Doing something as the owner of this user's subordinate ids: in a child, in a user namespace that maps them.
+"""Removing something as the owner of this user's subordinate ids: in a user namespace that maps them.
 
 What a container engine unpacked in its user namespace belongs to ids of /etc/subuid and /etc/subgid, and outside of
 that namespace an ordinary user may not even remove it. newuidmap and newgidmap (package uidmap) make such a namespace for
-whoever has ranges there. Forked, not spawned: the program that embeds this may not be a Python that can be started anew.
-The child does system calls only. What is done in it is the caller's; nothing else belongs here.
+whoever has ranges there. It is rm(1) that removes, not a child forked from here: the program that embeds this may have
+threads, and fork handlers that start threads (OpenTelemetry's do), and a process with threads gets no user namespace.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import pwd
-import signal
-import warnings
-from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from layerstore import kernel
-from layerstore.descriptors import Descriptor
+if TYPE_CHECKING:
+    import subprocess
 
-__all__ = ["SubidsError", "as_subids", "ranges"]
+__all__ = ["SubidsError", "ranges", "remove_as_subids"]
 
-_READY, _GO = b"r", b"g"
 _MOST_RANGES = 339                       # the kernel takes 340 (user_namespaces(7)); one is the user itself
+_MOST_SAID = 500                         # characters: rm has a line for each file
+_WHEN_MAPPED = 'echo ready && read -r go && exec "$@"'   # only what is begun under user 0 has the namespace's privileges
 
 
 class SubidsError(Exception):
@@ -46,80 +43,55 @@ def ranges(path: str) -> list[tuple[int, int]]:
     return found[:_MOST_RANGES]
 
 
-def as_subids(work: Callable[[], None]) -> None:
-    """Run *work* in a child that is user 0 of a user namespace of this user and its subordinate ids.
+def remove_as_subids(dir_fd: int, name: str) -> str:
+    """Remove the tree *name* of a directory as user 0 of a user namespace of this user and its subordinate ids.
 
-    SubidsError if there can be none; OSError, of the same number, if *work* raises one.
+    Returns what rm(1) could not do, in its words; "" if it did all. SubidsError if there can be no such namespace.
+    A rm whose parent is killed goes on: the tree is garbage, and whoever else removes it does not mind.
     """
-    commands = [_mapper(kind) for kind in ("uid", "gid")]
-    with _Pipe() as up, _Pipe() as down:
-        with warnings.catch_warnings():  # of Python 3.12 and newer: other threads may hold locks that the child could want
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
-        if not pid:
-            _child(work, up, down)
+    import subprocess  # noqa: PLC0415 - slow to import, and commands that read need it not
+
+    mappers = [_mapper(kind) for kind in ("uid", "gid")]
+    unshare, shell, remove = (_program(each) for each in ("unshare", "sh", "rm"))
+    child = subprocess.Popen(  # noqa: S603
+        [unshare, "--user", "--", shell, "-c", _WHEN_MAPPED, shell, remove, "-rf", "--one-file-system", "--", name],
+        cwd=f"/proc/self/fd/{dir_fd}", env={**os.environ, "LC_ALL": "C"}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )
+    with child:
         try:
-            up.write.close()
-            down.read.close()
-            if os.read(up.read.fd, 1) != _READY:
-                raise SubidsError("this system does not let an ordinary user make a user namespace")
-            for command in commands:
-                _run(command, pid)
-            os.write(down.write.fd, _GO)
-            failed = os.read(up.read.fd, 64)
+            return _go(child, mappers)
         except BaseException:
-            os.kill(pid, signal.SIGKILL)
+            child.kill()
             raise
-        finally:
-            status = os.waitpid(pid, 0)[1]
-    if failed or status:
-        number = int(failed or errno.ECHILD)
-        raise OSError(number, os.strerror(number))
 
 
-class _Pipe:
-    def __init__(self) -> None:
-        read, write = os.pipe()
-        self.read, self.write = Descriptor.duplicate(read), Descriptor.duplicate(write)
-        os.close(read)
-        os.close(write)
-
-    def __enter__(self) -> _Pipe:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.read.close()
-        self.write.close()
+def _go(child: subprocess.Popen[str], mappers: list[list[str]]) -> str:
+    assert child.stdout is not None
+    if not child.stdout.readline():
+        said = child.communicate()[1].strip()
+        raise SubidsError(f"this system does not let an ordinary user make a user namespace ({said})")
+    for command in mappers:
+        _run(command, child.pid)
+    said = child.communicate("go\n")[1]
+    return said.strip()[:_MOST_SAID] or (f"rm ended with {child.returncode}" if child.returncode else "")
 
 
-def _child(work: Callable[[], None], up: _Pipe, down: _Pipe) -> NoReturn:
-    status = 1
-    try:
-        up.read.close()
-        down.write.close()
-        kernel.unshare(kernel.CLONE_NEWUSER)
-        os.write(up.write.fd, _READY)
-        if os.read(down.read.fd, 1) == _GO:
-            kernel.die_with_parent()
-            try:
-                work()
-            except OSError as error:
-                os.write(up.write.fd, str(error.errno).encode())
-            else:
-                status = 0
-    except BaseException:  # noqa: S110, BLE001 - nobody may come back from here into the parent's code
-        pass
-    finally:
-        os._exit(status)
+def _program(name: str) -> str:
+    import shutil  # noqa: PLC0415 - as above
+
+    found = shutil.which(name)
+    if found is None:
+        raise SubidsError(f"{name} is not installed")
+    return found
 
 
 def _mapper(kind: str) -> list[str]:
     """The command that writes a namespace's map, but for the pid. SubidsError if it or the ids are missing."""
-    import shutil  # noqa: PLC0415 - slow to import, and commands that read need it not
-
-    program = shutil.which(f"new{kind}map")
-    if program is None:
-        raise SubidsError(f"new{kind}map is not installed (package uidmap)")
+    try:
+        program = _program(f"new{kind}map")
+    except SubidsError as error:
+        raise SubidsError(f"{error} (package uidmap)") from None
     found = ranges(f"/etc/sub{kind}")
     if not found:
         raise SubidsError(f"this user has no range in /etc/sub{kind}")

@@ -30,6 +30,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "deleted": ("layers", "deferred", "image", "bytes", "seconds"),
     "checkpoint": ("low_water", "emptied", "archived", "seconds"),
     "checkpoint-failed": ("error",),
+    "checked": ("layer_id", "depth", "findings", "number", "of", "bytes", "seconds"),
     "noted": ("diff_id", "note"),
     "poisoned": ("why",),
 }

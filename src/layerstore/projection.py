@@ -122,12 +122,30 @@ def _commit(view: View, txid: str, record: Record) -> None:
 
 def _quarantine(view: View, txid: str, record: Record) -> None:
     row = _row(view, "layers", txid)
-    _drop_digests(view, row)
-    _free_content(view, txid, row)
-    _drop_claims(view, row)
-    row = {k: v for k, v in row.items() if k not in ("names", "replace_names", "first")}
-    evidence = {"why": record.payload["why"], "files": record.payload["files"], "since_ns": record.time_ns}
+    if record.from_state != State.QUARANTINED:
+        _drop_digests(view, row)
+        _free_content(view, txid, row)
+        _drop_claims(view, row)
+    row = {k: v for k, v in row.items() if k not in ("names", "replace_names", "first", "repair")}
+    since = row.get("damage", {}).get("since_ns", record.time_ns)
+    evidence = {"why": record.payload["why"], "files": record.payload["files"], "since_ns": since}
     view.put("layers", txid, {**row, "state": State.QUARANTINED.value, "damage": evidence})
+    view.delete("open", f"layer:{txid}")
+
+
+def _repair(view: View, txid: str, record: Record) -> None:
+    row = _row(view, "layers", txid)
+    view.put("layers", txid, {**row, "repair": {"files": record.payload["files"], "since_ns": record.time_ns}})
+    view.put("open", f"layer:{txid}", {"first": record.seq, "state": record.to_state})
+
+
+def _mend(view: View, txid: str, record: Record) -> None:
+    row = _row(view, "layers", txid)
+    if record.from_state == State.QUARANTINED:
+        for key in _digest_keys(row):
+            view.put("digests", key, {})
+    row = {"created_ns": record.time_ns, **{k: v for k, v in row.items() if k not in ("repair", "damage")}}
+    view.put("layers", txid, {**row, "state": State.COMMITTED.value, "mended_ns": record.time_ns})
     view.delete("open", f"layer:{txid}")
 
 
@@ -136,6 +154,7 @@ def _delete(view: View, txid: str, record: Record) -> None:
     _drop_digests(view, row)
     _unbind_all(view, row["layer_id"])
     _unpin_parent(view, row)
+    row.pop("repair", None)
     view.put("layers", txid, {**row, "state": State.DELETING.value, "first": record.seq})
     view.put("open", f"layer:{txid}", {"first": record.seq, "state": State.DELETING.value})
 
@@ -145,6 +164,16 @@ def _remove(view: View, txid: str, record: Record) -> None:
     view.delete("ids", row["layer_id"])
     view.put("layers", txid, {"state": State.GONE.value, "layer_id": row["layer_id"], "gone": record.seq})
     view.put("open", f"layer:{txid}", {"first": record.seq, "state": State.GONE.value})
+
+
+def _adopt(view: View, txid: str, record: Record) -> None:
+    row = {**record.payload, "state": State.COMMITTED.value, "created_ns": record.time_ns}
+    view.put("layers", txid, row)
+    view.put("ids", row["layer_id"], {"txid": txid})
+    if row["parent"] is not None:
+        view.put("users", f"{row['parent']}/child/{row['layer_id']}", {})
+    for key in _digest_keys(row):
+        view.put("digests", key, {})
 
 
 # -- images ----------------------------------------------------------------------------------------------------
@@ -168,6 +197,14 @@ def _image_commit(view: View, image_id: str, record: Record) -> None:
     row = {k: v for k, v in row.items() if k not in ("manifest", "config", "names", "replace_names")}
     view.put("images", image_id, {**row, "state": State.COMMITTED.value, "created_ns": record.time_ns})
     view.delete("open", f"image:{image_id}")
+
+
+def _image_adopt(view: View, image_id: str, record: Record) -> None:
+    view.put("images", image_id, {
+        **record.payload, "state": State.COMMITTED.value, "txid": record.txid, "created_ns": record.time_ns,
+    })
+    for layer in record.payload["layers"]:
+        view.put("users", f"{layer}/image/{image_id}", {})
 
 
 def _image_abandon(view: View, image_id: str, _record: Record) -> None:
@@ -308,14 +345,18 @@ _RULES: dict[tuple[str, str], Callable[[View, str, Record], None]] = {
     (Kind.LAYER, _T.PROMISE): _promise,
     (Kind.LAYER, _T.COMMIT): _commit,
     (Kind.LAYER, _T.QUARANTINE): _quarantine,
+    (Kind.LAYER, _T.REPAIR): _repair,
+    (Kind.LAYER, _T.MEND): _mend,
     (Kind.LAYER, _T.DELETE): _delete,
     (Kind.LAYER, _T.REMOVE): _remove,
     (Kind.LAYER, _T.EMPTY): _forget_tree,
+    (Kind.LAYER, _T.ADOPT): _adopt,
     (Kind.IMAGE, _T.PROMISE): _image_promise,
     (Kind.IMAGE, _T.COMMIT): _image_commit,
     (Kind.IMAGE, _T.ABANDON): _image_abandon,
     (Kind.IMAGE, _T.DELETE): _image_delete,
     (Kind.IMAGE, _T.EMPTY): _image_empty,
+    (Kind.IMAGE, _T.ADOPT): _image_adopt,
     (Kind.NAME, _T.TAKE): _name_set,
     (Kind.NAME, _T.MOVE): _name_set,
     (Kind.NAME, _T.DROP): _name_drop,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from layerstore.sources.registry import RegistryOptions
 from layerstore.stage import fill
 from layerstore.staging import Staging, give_up, leave, seal
 
-__all__ = ["Job", "PullOptions", "stage_all"]
+__all__ = ["Job", "PullOptions", "differ_of", "stage_all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +176,25 @@ def _look_at(handle: Handle, job: Job, progress: Progress) -> None:
     progress.layer(job.source.diff_id, state=state, size=job.source.descriptor.size)
 
 
+def differ_of(
+    handle: Handle, source: LayerSource, *, names: Sequence[str], parent: str | None, partial: bool,
+    keep_blob: bool = False, note: Callable[[str, str], None] = lambda _layer, _what: None,
+) -> Differ:
+    """The differ that a layer's blob wants. *partial*: of one with a table of contents only what is not here is fetched.
+
+    *keep_blob*: beside the tree, for a push of the same bytes; then all of it is fetched.
+    """
+    if keep_blob or not partial or not is_chunked(source.descriptor):
+        return TarDiffer(source.blob, expect=source.descriptor, diff_id=source.diff_id, keep_blob=keep_blob)
+
+    def tell(what: str) -> None:
+        handle.observer.event("noted", diff_id=source.diff_id, note=what)
+        note(source.diff_id, what)
+
+    finder = LayerFinder(handle, names=names, parent=parent)
+    return ChunkedDiffer(source.blob, expect=source.descriptor, diff_id=source.diff_id, finder=finder, tell=tell)
+
+
 class _Filler:
     """Fills the tree of one layer after the other; for several threads."""
 
@@ -191,17 +210,10 @@ class _Filler:
              spared=lambda n: progress.spared(label, n), cancelled=cancelled)
 
     def _differ(self, job: Job) -> Differ:
-        source = job.source
-        keep = self._options.keep_blobs
-        if keep or not self._options.partial or not is_chunked(source.descriptor):
-            return TarDiffer(source.blob, expect=source.descriptor, diff_id=source.diff_id, keep_blob=keep)
-
-        def tell(what: str) -> None:
-            self.handle.observer.event("noted", diff_id=source.diff_id, note=what)
-            self.progress.note(source.diff_id, what)
-
-        finder = LayerFinder(self.handle, names=self._names, parent=job.parent)
-        return ChunkedDiffer(source.blob, expect=source.descriptor, diff_id=source.diff_id, finder=finder, tell=tell)
+        return differ_of(
+            self.handle, job.source, names=self._names, parent=job.parent, partial=self._options.partial,
+            keep_blob=self._options.keep_blobs, note=self.progress.note,
+        )
 
     def tell_staged(self, job: Job) -> None:
         self.progress.layer(job.source.diff_id, state="staged", size=job.source.descriptor.size)

@@ -43,6 +43,7 @@ class Do(StrEnum):
     FINISH_DELETE = "finish-delete"    # move it to trash, record it gone
     RECORD_GONE = "record-gone"        # it is in trash, or nowhere: record it gone
     TO_TRASH = "to-trash"              # gone, but the rename to trash was lost
+    END_REPAIR = "end-repair"          # marked as being repaired: what was exchanged stays, the rest is set aside
     QUARANTINE = "quarantine"          # promised or committed, and not to be found, or found twice
     SET_ASIDE = "set-aside"            # an impossible tree that nobody was promised: kept as evidence, row dropped
     REMOVE_STRAY = "remove-stray"      # a tree or file that no row knows
@@ -134,6 +135,7 @@ CELLS: dict[tuple[State, frozenset[Place]], tuple[Do, str]] = {
 
 _FILLED = "being staged, its owner dead, but filled: kept for the next stage of its content"
 _RESUMABLE = "being staged, its owner dead, and what it fetched is kept for the next stage of its content"
+_MENDING = "being repaired by a live process"
 _HELD = {State.STAGING: Do.LEAVE, State.STAGED: Do.LEAVE, State.CREATING: Do.LEAVE, State.DELETING: Do.DEFER}
 _WITHOUT_LOCK = frozenset({Do.LEAVE, Do.DROP_ROW, Do.RECORD_GONE})
 
@@ -150,6 +152,10 @@ def decide(row: Row, facts: TreeFacts) -> tuple[Do, str]:
         return default, f"{state.value}, but its tree was found in {found}"
     if do is Do.LEAVE and state is State.COMMITTED and not facts.side_file_right:
         do, why = Do.REWRITE_SIDE, "committed and in place, but its side file was lost or torn"
+    if do is Do.LEAVE and "repair" in row and facts.places == _LAYERS:
+        # whoever holds it ends its repair itself: there is nothing to redo that would have to be waited for
+        do, why = (Do.LEAVE, _MENDING) if facts.locked else (Do.END_REPAIR, "its repair was interrupted")
+        return do, why
     if do is Do.SWEEP and facts.filled:
         do, why = Do.LEAVE, _FILLED
     if do is Do.SWEEP and facts.resumable:
@@ -161,8 +167,8 @@ def decide(row: Row, facts: TreeFacts) -> tuple[Do, str]:
 
 # gone trees leave their places first: a path may hold the tree that was deleted before its ID was created again
 _ORDER = (
-    Do.TO_TRASH, Do.RECORD_GONE, Do.FINISH_DELETE, Do.SET_ASIDE, Do.REPUBLISH, Do.REWRITE_SIDE, Do.WAIT, Do.FINISH,
-    Do.FINISH_IMAGE, Do.REWRITE_IMAGE, Do.QUARANTINE, Do.RELEASE, Do.DROP_ROW, Do.SWEEP, Do.DETACH,
+    Do.TO_TRASH, Do.RECORD_GONE, Do.FINISH_DELETE, Do.SET_ASIDE, Do.REPUBLISH, Do.REWRITE_SIDE, Do.END_REPAIR,
+    Do.WAIT, Do.FINISH, Do.FINISH_IMAGE, Do.REWRITE_IMAGE, Do.QUARANTINE, Do.RELEASE, Do.DROP_ROW, Do.SWEEP, Do.DETACH,
     Do.REMOVE_STRAY, Do.DEFER, Do.LEAVE,
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from layerstore import catalog, fs, quota, reserve
 from layerstore.errors import NoSpaceError
 from layerstore.handle import Handle
+from layerstore.measure import measure
 from layerstore.model import LayerSource
 
 __all__ = ["EXPANSION", "Space", "estimate", "preflight", "space"]
@@ -26,14 +26,13 @@ class Space:
     """What there is, in bytes. What is under a name of a directory is what is allocated there, counted now.
 
     ``layers`` is what is recorded of committed and quarantined layers, their uncompressed tars, and counts towards the
-    ``quota``, as do staged trees (``counted`` has both); ``layers_allocated`` is None unless it was asked for.
+    ``quota``, as do staged trees (``counted`` has both). What is allocated to layers, and whose it is, tells ``usage``.
     """
 
     filesystem: str
     total: int
     free: int
     layers: int
-    layers_allocated: int | None
     staging: int
     trash: int
     quarantine: int
@@ -46,53 +45,21 @@ class Space:
     quota: int | None
 
 
-def space(handle: Handle, *, exact: bool = False) -> Space:
-    """The report. *exact* also counts what is allocated to layers: proportional to the number of their files."""
+def space(handle: Handle) -> Space:
+    """The report. No layer is walked: its cost is that of what is in flight, and of the catalog's rows."""
     handle.check_usable()
     with handle.read() as view:
         recorded = sum(layer.diff_size for layer in catalog.layers(view))
         counted = quota.used(handle, view)
     status = os.fstatvfs(handle.root_fd)
-    here = {name: allocated(handle.dirs[name]) for name in ("staging", "trash", "quarantine", "uppers", "images")}
+    here = {name: measure(handle.dirs[name]).allocated for name in ("staging", "trash", "quarantine", "uppers", "images")}
     with fs.open_dir("journal", handle.root_fd) as journal, fs.open_dir("segments", journal) as segments:
-        whole, archived = allocated(journal), allocated(segments)
+        whole, archived = measure(journal).allocated, measure(segments).allocated
     return Space(
         filesystem=handle.filesystem.name, total=status.f_blocks * status.f_frsize,
-        free=reserve.free_bytes(handle.root_fd), layers=recorded,
-        layers_allocated=allocated(handle.dirs["layers"]) if exact else None, **here, journal=whole - archived,
-        segments=archived, reserve=reserve.held(handle.root_fd), counted=counted, quota=quota.limit_of(handle),
+        free=reserve.free_bytes(handle.root_fd), layers=recorded, **here, journal=whole - archived, segments=archived,
+        reserve=reserve.held(handle.root_fd), counted=counted, quota=quota.limit_of(handle),
     )
-
-
-def allocated(dir_fd: int) -> int:
-    """Bytes allocated below a directory, the directory not counted; a file with several names once.
-
-    What goes meanwhile, or may not be read by this process, is left out. Blocks that files share (reflinks)
-    count for each of them.
-    """
-    return _allocated(dir_fd, set())
-
-
-def _allocated(dir_fd: int, seen: set[tuple[int, int]]) -> int:
-    total = 0
-    try:
-        names = fs.names_in(dir_fd)
-    except PermissionError:
-        return 0
-    for name in names:
-        try:
-            status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-                if (status.st_dev, status.st_ino) in seen:
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-            total += status.st_blocks * 512
-            if stat.S_ISDIR(status.st_mode):
-                with fs.open_dir(name, dir_fd) as inside:
-                    total += _allocated(inside, seen)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
-    return total
 
 
 # -- before a pull ---------------------------------------------------------------------------------------------------

@@ -43,6 +43,11 @@ class StagedLayer:
         self.output: DiffOutput = tree.output
 
     @property
+    def txid(self) -> str:
+        """The tree's own name inside the store."""
+        return self._staging.txid
+
+    @property
     def adopted(self) -> bool:
         """Whether the tree was found finished, left by an earlier attempt, rather than made."""
         return self._staging.adopted

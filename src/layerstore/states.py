@@ -15,8 +15,11 @@ what was fetched for it: whoever wants its content empties it and goes on with t
 mostly passed through in the claim's transaction, right after the one sync of a whole batch.
 ``creating``: an ID and names are claimed for it, the parent pinned. ``incomplete`` is the commit point: from here
 every crash rolls *forward*, by whoever opens the store next. ``committed`` is the only state that readers see.
-``quarantined`` keeps a damaged layer's ID and tree, unserved. ``deleting`` is hidden and is finished by anyone who
-gets the tree's lock; ``gone`` is acknowledged: the tree waits in ``trash/`` until a checkpoint covers it.
+``quarantined`` keeps a damaged layer's ID and tree, unserved. A repair marks the row of either, and leaves its state, so
+that a layer is served, or not, as before until it is over (docs/adr/0021). ``deleting`` is hidden and is finished by
+anyone who gets the tree's lock; ``gone`` is acknowledged: the tree waits in ``trash/`` until a checkpoint covers it.
+One way leads past all of this: a layer whose records are lost with the database is ``adopt``-ed by a rebuild, from its
+side file.
 """
 
 from __future__ import annotations
@@ -60,6 +63,8 @@ class Trigger(StrEnum):
     PROMISE = "promise"
     COMMIT = "commit"
     QUARANTINE = "quarantine"
+    REPAIR = "repair"
+    MEND = "mend"
     DELETE = "delete"
     REMOVE = "remove"
     EMPTY = "empty"
@@ -69,6 +74,7 @@ class Trigger(StrEnum):
     DROP = "drop"
     ATTACH = "attach"
     DETACH = "detach"
+    ADOPT = "adopt"
 
 
 class Transition(NamedTuple):
@@ -92,16 +98,23 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Kind.LAYER, T.COMMIT, S.INCOMPLETE, S.COMMITTED, "visible, with every index row"),
     Transition(Kind.LAYER, T.QUARANTINE, S.INCOMPLETE, S.QUARANTINED, "promised, but its tree is not to be found"),
     Transition(Kind.LAYER, T.QUARANTINE, S.COMMITTED, S.QUARANTINED, "damage was found; kept, not served"),
+    Transition(Kind.LAYER, T.QUARANTINE, S.QUARANTINED, S.QUARANTINED, "what is left of the damage after a repair"),
+    Transition(Kind.LAYER, T.REPAIR, S.COMMITTED, S.COMMITTED, "the intent: paths are about to be exchanged for good ones"),
+    Transition(Kind.LAYER, T.REPAIR, S.QUARANTINED, S.QUARANTINED, "the same, of one that is not served"),
+    Transition(Kind.LAYER, T.MEND, S.COMMITTED, S.COMMITTED, "the repair is over: what it exchanged is durable"),
+    Transition(Kind.LAYER, T.MEND, S.QUARANTINED, S.COMMITTED, "whole again: every path was compared; served again"),
     Transition(Kind.LAYER, T.DELETE, S.COMMITTED, S.DELETING, "hidden; nothing uses it"),
     Transition(Kind.LAYER, T.DELETE, S.QUARANTINED, S.DELETING, "a damaged layer may be given up"),
     Transition(Kind.LAYER, T.REMOVE, S.DELETING, S.GONE, "its tree is in trash; the ID is free"),
     Transition(Kind.LAYER, T.EMPTY, S.GONE, S.ABSENT, "a checkpoint covers it; the tree is unlinked"),
+    Transition(Kind.LAYER, T.ADOPT, S.ABSENT, S.COMMITTED, "a rebuild found it whole on disk, and no record of it"),
     Transition(Kind.IMAGE, T.PROMISE, S.ABSENT, S.INCOMPLETE, "promised together with its layers"),
     Transition(Kind.IMAGE, T.COMMIT, S.INCOMPLETE, S.COMMITTED, "visible in the moment its layers are"),
     Transition(Kind.IMAGE, T.ABANDON, S.INCOMPLETE, S.ABSENT, "one of its layers was quarantined"),
     Transition(Kind.IMAGE, T.DELETE, S.COMMITTED, S.GONE, "hidden, and no longer holds its layers"),
     Transition(Kind.IMAGE, T.PROMISE, S.GONE, S.INCOMPLETE, "pulled again before its side file was unlinked"),
     Transition(Kind.IMAGE, T.EMPTY, S.GONE, S.ABSENT, "a checkpoint covers it; the side file is unlinked"),
+    Transition(Kind.IMAGE, T.ADOPT, S.ABSENT, S.COMMITTED, "a rebuild found it and its layers whole, and no record"),
     Transition(Kind.NAME, T.TAKE, S.ABSENT, S.HELD, "a name for an image or layer that is there"),
     Transition(Kind.NAME, T.MOVE, S.HELD, S.HELD, "moved on request, never silently"),
     Transition(Kind.NAME, T.DROP, S.HELD, S.ABSENT, "untagged"),

@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from layerstore import catalog, recover, reserve
-from layerstore.errors import LayerstoreError, NoSpaceError, UnknownImageError
+from layerstore.errors import InvalidArgumentError, LayerstoreError, NoSpaceError, UnknownImageError
 from layerstore.form import Form
 from layerstore.fs import host_error
 from layerstore.handle import Handle
+from layerstore.journaling import journal_errors
 from layerstore.model import Differ, Image, Layer, Lease, Mount, StageOptions, check_digest, check_id
 from layerstore.observe import Observer, verb, watching
 from layerstore.progress import Progress, Quiet
@@ -40,17 +41,18 @@ class _Verb:
 
 _VERBS = [_Verb(name) for name in (
     "apply", "check", "checkpoint", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
-    "push", "space", "stage", "view")]
+    "push", "repair", "space", "stage", "usage", "view")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota  # noqa: I001
-    from layerstore import push, space, stage, view
+    from layerstore import push, repair, space, stage, usage, view
     from layerstore.extract import ExtractReport
+    from layerstore.pull import PullOptions
     from layerstore.sources.registry import RegistryOptions
     from layerstore.stage import StagedLayer
     from layerstore.timeline import Life
 else:
-    (apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, push, space, stage,
-     view) = _VERBS
+    (apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, push, repair, space, stage,
+     usage, view) = _VERBS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -119,6 +121,7 @@ def _open(
         if isinstance(error, OSError):
             raise host_error(error, f"recovering the store at {path}") from error
         raise
+    handle.recovered = frozenset(action.layer_id for action in report.actions if action.layer_id is not None)
     handle.observer.event(
         "opened", readonly=readonly, actions=len(report.actions), deferred=len(report.deferred), head=report.head,
         low_water=report.low_water, seconds=report.seconds,
@@ -298,11 +301,11 @@ class Store:
             return list(catalog.layers(view))
 
     @_verb
-    def layer(self, layer_id: str) -> Layer:
-        """One layer by its exact ID. UnknownLayerError; LayerDamagedError if it is quarantined."""
+    def layer(self, layer_id: str, *, damaged: bool = False) -> Layer:
+        """One layer by its exact ID. UnknownLayerError; LayerDamagedError if it is quarantined and not *damaged*."""
         check_id(layer_id)
         with self._handle.read() as view:
-            return catalog.layer(view, layer_id)
+            return catalog.layer(view, layer_id, damaged=damaged)
 
     @_verb
     def layers_by_digest(self, digest: str, *, kind: str = "diff") -> list[Layer]:
@@ -312,9 +315,9 @@ class Store:
             return catalog.by_digest(view, kind, digest)
 
     @_verb
-    def chain(self, layer_id: str) -> list[Layer]:
-        """A layer and its ancestors, base first."""
-        return mount.chain_of(self._handle, "layer", check_id(layer_id))
+    def chain(self, layer_id: str, *, damaged: bool = False) -> list[Layer]:
+        """A layer and its ancestors, base first. LayerDamagedError if one is quarantined and not *damaged*."""
+        return mount.chain_of(self._handle, "layer", check_id(layer_id), damaged=damaged)
 
     @_verb
     def images(self) -> list[Image]:
@@ -343,15 +346,18 @@ class Store:
     # -- taking out ----------------------------------------------------------------------------------------------
 
     @_verb
-    def mount(self, reference: str, target: str | os.PathLike[str], *, writable: bool = False) -> Mount:
+    def mount(
+        self, reference: str, target: str | os.PathLike[str], *, writable: bool = False, damaged: bool = False,
+    ) -> Mount:
         """Mount an image or layer by overlayfs at an existing directory; the layers cannot be deleted meanwhile.
 
-        Raises PrivilegeError without the privilege to mount (use ``extract``), BusyError, InvalidArgumentError.
+        *damaged*: also if a layer is quarantined; what is bad in it is in the mount, too. Raises PrivilegeError without the
+        privilege to mount (use ``extract``), BusyError, InvalidArgumentError, LayerDamagedError.
         Durability: the mount's row is on disk first; a mount does not survive a reboot, but the upper directory of
         a writable one does, and mounting the same at the same place takes it up again.
         """
-        chain = mount.chain_of(self._handle, *self.resolve(reference))
-        return mount.mount(self._handle, chain, os.fspath(target), writable=writable)
+        chain = mount.chain_of(self._handle, *self.resolve(reference), damaged=damaged)
+        return mount.mount(self._handle, chain, os.fspath(target), writable=writable, damaged=damaged)
 
     @_verb
     def unmount(self, target: str | os.PathLike[str], *, keep_upper: bool = False) -> None:
@@ -365,13 +371,16 @@ class Store:
     @_verb
     def extract(
         self, reference: str, directory: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None,
+        damaged: bool = False,
     ) -> ExtractReport:
         """Copy an image's or layer's merged content into an absent or empty directory; needs no privilege.
 
+        *damaged*: also if a layer is quarantined, with what is bad in it; else LayerDamagedError.
+
         Durability: none; what was copied is not synced.
         """
-        chain = mount.chain_of(self._handle, *self.resolve(reference))
-        return mount.extract_chain(self._handle, chain, os.fspath(directory), progress)
+        chain = mount.chain_of(self._handle, *self.resolve(reference), damaged=damaged)
+        return mount.extract_chain(self._handle, chain, os.fspath(directory), progress, damaged=damaged)
 
     @contextmanager
     def diff(self, layer_id: str) -> Iterator[Iterator[bytes]]:
@@ -400,10 +409,13 @@ class Store:
             yield chunks
 
     @contextmanager
-    def layer_paths(self, layer_id: str) -> Iterator[list[str]]:
-        """The ``diff`` directories of a layer's chain, base first, locked against deletion while inside."""
-        chain = self.chain(layer_id)
-        with holds.ReaderLock(self._handle, [each.id for each in chain]):
+    def layer_paths(self, layer_id: str, *, damaged: bool = False) -> Iterator[list[str]]:
+        """The ``diff`` directories of a layer's chain, base first, locked against deletion and repair while inside.
+
+        LayerDamagedError if one is quarantined and not *damaged*.
+        """
+        chain = self.chain(layer_id, damaged=damaged)
+        with holds.ReaderLock(self._handle, [each.id for each in chain], damaged=damaged):
             yield [os.path.join(self.root, "layers", each.id, "diff") for each in chain]
 
     # -- for other tools -------------------------------------------------------------------------------------------
@@ -516,15 +528,117 @@ class Store:
         return checkpoint.checkpoint(self._handle, archive=archive)
 
     @_verb
-    def check(self, *, content: bool = False) -> check.CheckReport:
-        """Look for damage: structure always, every file's metadata and digest with *content*. Reads only."""
+    def snapshot(self, path: str | os.PathLike[str]) -> None:
+        """Write a consistent copy of journal and catalog into one file, while others write; none of them waits.
+
+        The file is a sealed segment: ``layerstore journal log|state|replay|verify FILE`` reads it anywhere, and
+        ``layerstore.rebuild(source=FILE)`` goes by it. It holds no layers. (A copied ``data.mdb`` of a live store is torn.)
+
+        Args:
+            path: where to; nothing may be there.
+
+        Raises:
+            InvalidArgumentError: there is something. JournalDamagedError: the database is damaged. NoSpaceError, HostError.
+
+        Durability: the file and its name are on disk when this returns; a crash before leaves at most ``<path>.part``.
+
+        """
         self._handle.check_usable()
-        return check.check(self._handle, content=content)
+        if os.path.lexists(path):
+            raise InvalidArgumentError(f"there is something at {os.fspath(path)}", hint="name a file that is not there yet")
+        with journal_errors(None):
+            self._handle.journal.snapshot_to(path)
 
     @_verb
-    def space(self, *, exact: bool = False) -> space.Space:
-        """What the store takes and what is left, in bytes; *exact*: also what is allocated to layers, file by file."""
-        return space.space(self._handle, exact=exact)
+    def check(
+        self, *, depth: str = "structure", content: bool = False, since_ns: int | None = None, budget: float | None = None,
+        workers: int | None = None, rate: float | None = None, note: bool | None = None,
+    ) -> check.CheckReport:
+        """Look for damage, beside everything else that goes on: nobody waits for it, and it waits for nobody.
+
+        Args:
+            depth: ``structure`` (journal, parts, side files: cheap), ``metadata`` (what every path is meant to be, too) or
+                ``content`` (every digest, too).
+            content: short for ``depth="content"``.
+            since_ns: leave out layers found sound at that depth since then (nanoseconds since 1970).
+            budget: seconds after which no further layer is begun; the next check goes on, the oldest first.
+            workers: threads that hash; None: one a CPU, at most 8.
+            rate: bytes of content read in a second, at most.
+            note: keep with each layer when it was found sound (None: if *since_ns* or *budget* is given). Not in a store
+                that is open read-only.
+
+        Returns:
+            What was found. Codes are stable: docs/check.md.
+
+        Raises:
+            InvalidArgumentError.
+
+        Durability: reads only; what is noted is advice, and never synced.
+
+        """
+        self._handle.check_usable()
+        return check.check(self._handle, check.options(
+            "content" if content else depth, since_ns=since_ns, budget=budget, workers=workers, rate=rate, note=note,
+        ))
+
+    @_verb
+    def repair(
+        self, *, depth: str = "content", layers: Sequence[str] = (), source: str | None = None,
+        options: PullOptions | None = None, wait: float = 10.0, dry_run: bool = False,
+    ) -> repair.RepairReport:
+        """Put right what a check finds, from the nearest good copy; quarantine what cannot be. Nothing is deleted.
+
+        Args:
+            depth: how closely to look for damage, as for ``check``.
+            layers: only these IDs; empty: every layer, what nobody owns, and images' side files.
+            source: where good copies are, as for ``pull``; of a chunked layer only the ranges that are needed are fetched.
+            options: how to fetch from it.
+            wait: seconds for readers that hold a damaged layer; then it is left (``RepairReport.busy``).
+            dry_run: only plan: ``RepairReport.steps``. Nothing is changed, nor fetched.
+
+        Returns:
+            What was done, what was quarantined, and what must be remounted: to change what is mounted is undefined for
+            overlayfs.
+
+        Raises:
+            UnknownLayerError; SourceError and its kin; NoSpaceError; OutcomeUnknownError.
+
+        Durability: each layer's repair is in the journal before its first effect, and on disk when this returns. A crash
+        leaves every path as it was or good; the next open ends what was begun.
+
+        """
+        self._handle.check_usable()
+        return repair.repair(self._handle, repair.RepairOptions(
+            depth=check.Depth(depth), layers=tuple(layers), source=source, pull=options or pull.PullOptions(), wait=wait,
+            dry_run=dry_run,
+        ))
+
+    @_verb
+    def space(self) -> space.Space:
+        """What the store takes of its disk and of its quota, part by part, and what is left, in bytes. Reads only.
+
+        Whose the bytes of layers are tells ``usage``, which walks them; this walks none.
+        """
+        return space.space(self._handle)
+
+    @_verb
+    def usage(self) -> usage.Usage:
+        """Measure what images and layers take on the disk, in bytes, and what would become free.
+
+        Returns:
+            Per image and in total: logical, allocated, unique, shared and reclaimable bytes, and those whose blocks
+            another file shares where the file system says that (xfs, btrfs). ``layerstore.usage`` has the definitions.
+            The rest of the store, and what is left, tells ``space``.
+
+        Raises:
+            PoisonedError, ClosedError: this handle cannot be used.
+
+        Durability: reads only. Beside writers: whom a layer belongs to is one moment's truth; each layer is held by a
+        reader's lock while it is measured, and one that is being deleted is counted as ``unread``. The cost is that of
+        looking at every file.
+
+        """
+        return usage.usage(self._handle)
 
     @_verb
     def quota(self) -> int | None:
@@ -559,18 +673,28 @@ class Store:
 
     @_verb
     def collect_garbage(
-        self, *, retention: float = 7 * 86_400.0, grace: float = 3_600.0, dry_run: bool = False,
+        self, *, retention: float = 7 * 86_400.0, grace: float = 3_600.0, segments: int | None = None,
+        rate: float | None = None, dry_run: bool = False,
     ) -> gc.GcReport:
-        """Let go of staged trees older than *retention* seconds, unreferenced layers older than *grace*, and trash.
+        """Let go of old staged trees, of old layers that nothing needs, of the trash, and of archived log.
+
+        Args:
+            retention: seconds that staged trees are kept.
+            grace: seconds that unreferenced layers are kept after their creation.
+            segments: how many segments of the archived log are kept, the newest (at least 1); None: all.
+            rate: files removed a second at most, for the sake of others on the disk; None: no limit.
+            dry_run: only say what would go, and how many bytes that would free.
 
         Raises:
+            InvalidArgumentError: *segments* or *rate* is too small.
             PendingError: the layers are gone, or will be; their space, or the rest, could not be dealt with now.
 
         Durability: all layers are promised to be deleted in one transaction, and are gone when this returns. A crash
         after the promise is finished by the next open; one before it has collected no layer.
 
         """
-        return gc.collect(self._handle, retention=retention, grace=grace, dry_run=dry_run)
+        policy = gc.GcPolicy(retention=retention, grace=grace, segments=segments, rate=rate)
+        return gc.collect(self._handle, policy, dry_run=dry_run)
 
     @_verb
     def recover(self, *, dry_run: bool = False) -> RecoveryReport:

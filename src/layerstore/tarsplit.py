@@ -19,6 +19,7 @@ The name is for the format that the Go tools read (``gotarsplit``); the idea is 
 
 from __future__ import annotations
 
+import errno
 import os
 import reprlib
 import stat
@@ -210,15 +211,25 @@ def _is_path(path: Any) -> bool:
     return isinstance(path, bytes) and bool(path) and not any(part in (b"", b".", b"..") for part in path.split(b"/"))
 
 
-def kept_problems(tree_fd: int, digest: str) -> Iterator[str]:
-    """What is wrong with ``tar-split`` in a layer's directory, given its *digest*, and with the files it keeps."""
+def kept_problems(tree_fd: int, digest: str) -> Iterator[tuple[bytes, str]]:
+    """What is wrong with ``tar-split`` in a layer's directory, given its *digest*, and with the files it keeps.
+
+    Pairs of the kept file's place in the layer's directory (of ``tar-split`` itself: empty) and what is wrong with it.
+    """
     actual = file_digest(tree_fd, NAME)
     if actual != digest:
-        yield f"the tar-split's digest is {actual}, not {digest}"
+        yield b"", f"the tar-split's digest is {actual}, not {digest}"
         return
     with open_regular(NAME, tree_fd) as fd:
         kept = [record for record in read_tar_split(fd) if isinstance(record, Kept)]
     for each in kept:
-        with fs.open_dir(KEPT, tree_fd) as kept_fd:
-            if file_digest(kept_fd, str(each.number)) != f"sha256:{each.sha256.hex()}":
-                yield f"{KEPT}/{each.number}, once {os.fsdecode(each.path)!r}, is not what it was"
+        where = f"{KEPT}/{each.number}"
+        try:
+            with fs.open_dir(KEPT, tree_fd) as kept_fd:
+                right = file_digest(kept_fd, str(each.number)) == f"sha256:{each.sha256.hex()}"
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM):
+                raise
+            right = False
+        if not right:
+            yield where.encode(), f"{where}, once {os.fsdecode(each.path)!r}, is not what it was"

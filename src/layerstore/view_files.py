@@ -68,7 +68,7 @@ def _skeleton(at: int) -> None:
             fs.write_public(at, name, [], point="view.file")
     for name, target in _LINKS.items():
         if not fs.exists(at, name):
-            fs.make_link(at, name, target, point="view.link")
+            _link(at, name, target)
 
 
 def _make_image(at: int, shown: ShownImage, *, linked: bool) -> None:
@@ -77,7 +77,7 @@ def _make_image(at: int, shown: ShownImage, *, linked: bool) -> None:
     for key, data in shown.big_data().items():
         fs.write_public(at, f"{pool}/{big_data_file(key)}", [data], point="view.file")
     if not linked:
-        fs.make_link(at, f"overlay-images/{shown.image.id}", f"../current/images/{shown.image.id}", point="view.link")
+        _link(at, f"overlay-images/{shown.image.id}", f"../current/images/{shown.image.id}")
 
 
 def _clear_layer(at: int, layer_id: str) -> None:
@@ -89,13 +89,13 @@ def _make_layer(handle: Handle, at: int, layer: Layer, plan: Plan) -> None:
     own = f"overlay/{layer.id}"
     fs.make_public_dir(at, own, point="view.mkdir")
     tree = os.path.join(os.path.realpath(handle.root), "layers", layer.id, "diff")
-    fs.make_link(at, f"{own}/diff", tree, point="view.link")     # absolute: drivers/overlay refuses others
+    _link(at, f"{own}/diff", tree)     # absolute: drivers/overlay refuses others
     fs.write_public(at, f"{own}/link", [link_name(layer.id).encode()], point="view.file")
     below = planning.lower_of(layer, plan.layers)
     if below:
         fs.write_public(at, f"{own}/lower", [":".join(f"l/{link_name(i)}" for i in below).encode()], point="view.file")
         fs.write_public(at, f"{own}/lower-layers", [":".join(below).encode()], point="view.file")
-    fs.make_link(at, f"overlay/l/{link_name(layer.id)}", f"../{layer.id}/diff", point="view.link")
+    _link(at, f"overlay/l/{link_name(layer.id)}", f"../{layer.id}/diff")
     if layer.tar_split_digest is not None:
         with go_tar_split(handle, layer.id) as lines:
             fs.write_public(at, f"overlay-layers/{layer.id}.tar-split.gz", _gzipped(lines), point="view.tar-split")
@@ -108,7 +108,11 @@ def _make_generation(at: int, plan: Plan) -> None:
         fs.write_public(at, f"{own}/{name}", [text], point="view.file")
     fs.make_public_dir(at, f"{own}/images", point="view.mkdir")
     for image_id, shown in plan.images.items():
-        fs.make_link(at, f"{own}/images/{image_id}", f"../../../images/{planning.pool_name(shown)}", point="view.link")
+        _link(at, f"{own}/images/{image_id}", f"../../../images/{planning.pool_name(shown)}")
+
+
+def _link(at: int, name: str, target: str) -> None:
+    fs.make_symlink(os.fsencode(target), at, name, point="view.link")
 
 
 def _gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:

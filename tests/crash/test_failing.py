@@ -39,10 +39,16 @@ def test_every_call_of_big_data_and_deleting_fails_by_another(record_property):
 
 
 def test_a_slice_of_the_calls_of_the_other_workloads_fails(record_property):
-    others = ["batch", "image-delete", "checkpoint", "gc", "adopt", "take", "everything"]
+    others = ["batch", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "everything"]
     tally = explored(record_property, workload=others, every=7)
     assert tally.states > 300
     assert set(tally.by_workload) == set(others)
+
+
+def test_a_slice_of_the_calls_of_a_rebuild_fails_and_the_next_one_is_as_good(record_property):
+    tally = explored(record_property, workload=["rebuild", "rebuild-log"], every=6)
+    assert tally.states > 70
+    assert tally.outcomes["error"] > 40
 
 
 def test_a_map_that_is_full_grows_and_one_that_another_process_grew_is_adopted(record_property):

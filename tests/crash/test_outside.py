@@ -12,7 +12,7 @@ import pytest
 
 from crash import outside
 from crash.outside import Rig, counting
-from crash.strace import NotKilledError, Point, available, parse
+from crash.strace import NotKilledError, Point, available, entered, parse
 
 pytestmark = [
     pytest.mark.timeout(1800),
@@ -187,6 +187,15 @@ def test_a_call_that_was_interrupted_by_another_thread_is_one_call():
         (7, "write:1", False), (8, "fsync:1", False), (8, "renameat2:1", True),
     ]
     assert calls[2].paths() == ["/s", "/s/a = b", "/s", "/s/c"]
+
+
+def test_a_call_that_strace_saw_in_a_dead_threads_old_registers_was_not_made():
+    cut = list(parse([
+        '7 openat(3</s>, "a", O_CREAT <unfinished ...>', '8 openat(3</s>, "a", O_CREAT <unfinished ...>',
+        '9 openat(3</s>, "b", O_CREAT <unfinished ...>', "7 <... openat resumed>) = ?", "8 +++ killed by SIGKILL +++",
+        "7 +++ killed by SIGKILL +++",
+    ]))
+    assert [call.thread for call in entered(cut)] == [7, 9]
 
 
 def test_a_path_by_way_of_a_descriptor_is_the_file_behind_it():

@@ -136,14 +136,24 @@ def test_what_follows_a_failed_effect_is_not_inside_its_fault_point():
 # -- the store ----------------------------------------------------------------------------------------------------
 
 
+USUAL = {"create", "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "take", "resume", "everything",
+         "pair"}
+
+
 def test_no_crash_state_of_any_workload_breaks_a_promise(record_property):
-    tally = collect(posix.states(options(states=3000)))
+    tally = collect(posix.states(options(states=3000, workload=sorted(USUAL))))
     record_property("states", tally.states)
     assert [(s.workload, s.fault, s.violations, s.reproduce) for s in tally.bad] == []
     assert tally.states == 3000
-    assert set(tally.by_workload) == {"create", "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc",
-                                      "adopt", "take", "resume", "everything", "pair"}
+    assert set(tally.by_workload) == USUAL
     assert tally.redo >= 0.3 * tally.states, "recovery had too little to do"
+
+
+def test_no_power_loss_in_a_rebuild_costs_a_layer_or_the_old_database(record_property):
+    tally = collect(posix.states(options(states=120, workload=["rebuild", "rebuild-log"])))
+    record_property("states", tally.states)
+    assert [(s.workload, s.fault, s.violations, s.reproduce) for s in tally.bad] == []
+    assert tally.states == 120
 
 
 def test_a_power_loss_in_recovery_is_among_the_states():

@@ -9,7 +9,9 @@ import pytest
 from crash.__main__ import RIGS
 
 CRASH = Path(__file__).parent.parent.parent / "crash"
-COMMON = {"content", "remote", "taking", "workloads", "wreck", "state", "workers", "strace", "persistence", "disk", "shim"}
+COMMON = {
+    "content", "remote", "taking", "workloads", "wreck", "lost", "state", "workers", "strace", "persistence", "disk", "shim",
+}
 TOOLS = {"report": {"state"}, "sabotage": {"__main__", "state"}, "__main__": {"report", "state"}}
 PARTS = sorted({path.relative_to(CRASH).parts[0].removesuffix(".py") for path in CRASH.rglob("*.py")} - {"__init__"})
 

@@ -22,6 +22,7 @@ from layerstore.testing import (
     Ledger,
     Passing,
     armed,
+    copy_store,
     delaying,
     differences,
     environment,
@@ -41,6 +42,7 @@ from layerstore.testing import (
     tree_of_tar,
     violations,
 )
+from layerstore.testing.copies import disk_print
 from storekit import add, differ
 from storekit import image as make_image
 
@@ -228,6 +230,82 @@ def test_a_child_that_dies_tells_nothing_and_that_is_an_error():
     assert telling(lambda: {"a": 1}) == {"a": 1}
     with pytest.raises(ChildDiedError):
         telling(lambda: os.kill(os.getpid(), 9))
+
+
+def test_a_child_that_opens_a_store_finds_everything_imported(tmp_path):
+    def imported():
+        before = set(sys.modules)
+        with layerstore.open(tmp_path / "s") as store:
+            add(store)
+            store.check()
+        return set(sys.modules) - before
+
+    assert not telling(imported)
+
+
+def test_a_copy_has_what_a_copy_of_cp_has(tmp_path):
+    source, copy, other = tmp_path / "source", tmp_path / "copy", tmp_path / "other"
+    (source / "folder").mkdir(parents=True)
+    (source / "file").write_bytes(b"some")
+    (source / "folder" / "linked").hardlink_to(source / "file")
+    (source / "folder" / "to").symlink_to("../file")
+    os.mkfifo(source / "pipe", 0o640)
+    (source / "large").write_bytes(os.urandom(1_500_000))
+    os.truncate(source / "large", 4_000_000)
+    os.setxattr(source / "file", "user.some", b"value")
+    os.setxattr(source / "folder", "user.other", b"")
+    if os.geteuid() == 0:
+        os.mknod(source / "whiteout", 0o20000)
+        os.setxattr(source / "folder", "trusted.overlay.opaque", b"y")
+        os.chown(source / "file", 5, 6)
+    (source / "file").chmod(0o4751)
+    for n, path in enumerate((source / "file", source / "folder" / "to", source / "folder", source)):
+        os.utime(path, ns=(n, 10**18 + n), follow_symlinks=False)
+    subprocess.run(["cp", "-a", "--", source, other], check=True)
+    copy_store(str(source), str(copy))
+
+    def seen(top):
+        wanted = "%P %m %U %G %s %l %T@ %y %n\\n"
+        return sorted(subprocess.run(["find", top, "-printf", wanted], capture_output=True, check=True).stdout.splitlines())
+
+    assert seen(copy) == seen(other) == seen(source)
+    assert len({disk_print(str(each)) for each in (copy, other)}) == 1
+    assert (copy / "large").read_bytes() == (source / "large").read_bytes()
+    assert (copy / "large").stat().st_blocks * 512 < 2_000_000
+
+
+def written(path, at):
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(b"x")
+
+
+CHANGES = {
+    "content": lambda top: (top / "file").write_bytes(b"somE"),
+    "name": lambda top: (top / "file").rename(top / "other"),
+    "mode": lambda top: (top / "file").chmod(0o600),
+    "xattr": lambda top: os.setxattr(top / "file", "user.some", b"Value"),
+    "xattr of a folder": lambda top: os.setxattr(top / "folder", "user.some", b""),
+    "file": lambda top: (top / "new").touch(),
+    "link": lambda top: ((top / "to").unlink(), (top / "to").symlink_to("filf")),
+    "length": lambda top: os.truncate(top / "large", 4_000_001),
+    "end": lambda top: written(top / "large", 3_999_999),
+    "hole": lambda top: written(top / "large", 1_000_001),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_print_tells_any_change_from_none(tmp_path, change):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"some")
+    (tmp_path / "to").symlink_to("file")
+    (tmp_path / "large").write_bytes(b"a" * 1_500_000)
+    os.truncate(tmp_path / "large", 4_000_000)
+    os.setxattr(tmp_path / "file", "user.some", b"value")
+    before = disk_print(str(tmp_path))
+    assert disk_print(str(tmp_path)) == before
+    CHANGES[change](tmp_path)
+    assert disk_print(str(tmp_path)) != before
 
 
 def test_workers_yield_in_an_order_that_does_not_depend_on_their_speed():

@@ -100,7 +100,7 @@ class Toc:
             if type(value) is not int:
                 raise TocError(f"the version of the table of contents is {value!r:.80}")
             if value != 1:
-                raise Unsuitable(f"its table of contents has the unknown version {value}")
+                raise Unsuitable(f"its table of contents has the unknown version {value!r:.80}")
         elif key == "tarSplitDigest" and value != "":
             _digest(value, "the tar-split")
             self.tar_split_digest = value

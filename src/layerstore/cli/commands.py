@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, USAGE, DAMAGE = 0, 1, 2, 3
 
+damaged_option = click.option("--damaged", is_flag=True, help="Also if a layer is quarantined: with what is bad in it.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -59,8 +60,8 @@ class _Commands(click.Group):
     """The store's commands, and those of other modules (``elsewhere``: name → module), imported when they are named."""
 
     elsewhere: ClassVar[dict[str, str]] = {
-        "journal": "journal", "explain": "looking", "space": "looking", "quota": "looking", "view": "viewing",
-        "push": "viewing",
+        "journal": "journal", "du": "looking", "explain": "looking", "space": "looking", "quota": "looking",
+        "check": "keeping", "repair": "keeping", "view": "viewing", "push": "viewing",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -200,7 +201,8 @@ def images(settings: _Settings, as_json: bool) -> None:
     output.table(
         ("ID", "NAMES", "LAYERS", "SIZE", "CREATED"),
         [(output.short(i.id), " ".join(i.names) or "-", str(len(i.layers)),
-          output.size(sum(sizes.get(each, 0) for each in i.layers)), output.when(i.created_ns)) for i in found],
+          output.size(sum(sizes.get(each, 0) for each in i.layers)), output.when(i.created_ns)
+          + (" (damaged)" if i.damaged else "")) for i in found],
         right=(2, 3),
     )
 
@@ -264,11 +266,12 @@ def _plain(value: Any) -> str:
 @click.argument("reference", metavar="ID")
 @click.argument("target", type=click.Path(file_okay=False))
 @click.option("--writable", is_flag=True, help="With a writable upper directory, removed at unmount.")
+@damaged_option
 @click.pass_obj
-def mount(settings: _Settings, reference: str, target: str, writable: bool) -> None:
+def mount(settings: _Settings, reference: str, target: str, writable: bool, damaged: bool) -> None:
     """Mount an image or layer by overlayfs at the directory TARGET."""
     with settings.open(write=True) as store:
-        store.mount(reference, target, writable=writable)
+        store.mount(reference, target, writable=writable, damaged=damaged)
 
 
 @cli.command()
@@ -284,11 +287,12 @@ def unmount(settings: _Settings, target: str, keep_upper: bool) -> None:
 @cli.command()
 @click.argument("reference", metavar="ID")
 @click.argument("directory", type=click.Path())
+@damaged_option
 @click.pass_obj
-def extract(settings: _Settings, reference: str, directory: str) -> None:
+def extract(settings: _Settings, reference: str, directory: str, damaged: bool) -> None:
     """Copy an image's or layer's content into the absent or empty directory DIRECTORY."""
     with settings.open() as store:
-        report = store.extract(reference, directory)
+        report = store.extract(reference, directory, damaged=damaged)
     click.echo(f"{report.entries} entries extracted to {directory}" + (
         f"; {report.unset} owners, devices or attributes could not be set without privilege" if report.unset else ""
     ), err=True)
@@ -340,21 +344,35 @@ def rm(settings: _Settings, reference: str, keep_layers: bool, wait: float, as_j
 
 
 @cli.command()
-@click.option("--content", is_flag=True, help="Compare every file of every layer with its recorded digest.")
+@click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+              help="A snapshot to go by where it reaches further than the archive.")
+@click.option("--content", is_flag=True, help="Compare every file of the layers that are taken from disk.")
+@click.option("--force", is_flag=True, help="Even if the database looks sound; do not believe that its log is whole.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done; nothing is changed.")
 @json_option
-@click.pass_context
-def check(context: click.Context, content: bool, as_json: bool) -> None:
-    """Look for damage. Exit status 3 if there is any."""
-    with context.obj.open() as store:
-        report = store.check(content=content)
+@click.pass_obj
+def rebuild(
+    settings: _Settings, source: str | None, content: bool, force: bool, dry_run: bool, as_json: bool,
+) -> None:
+    """Make a lost or damaged database anew, from archive, log and what is on disk. The old one is kept."""
+    from layerstore.rebuilding import rebuild as rebuild_store  # noqa: PLC0415
+
+    report = rebuild_store(
+        settings.root, source=source, content=content, force=force, dry_run=dry_run, allow_filesystem=settings.allow,
+    )
     if as_json:
-        output.as_json({"sound": report.sound, **dataclasses.asdict(report)})
+        output.as_json(report.as_json())
     else:
-        output.lines(f"{f.code} {f.subject}: {f.message}" for f in report.findings)
-        click.echo(f"{report.layers} layers, {report.images} images: "
-                   + ("sound" if report.sound else f"{len(report.findings)} findings")
-                   + (f"; {report.unread} paths may not be read by this user" if report.unread else ""))
-    context.exit(OK if report.sound else DAMAGE)
+        output.lines(output.rebuild_lines(report))
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@click.pass_obj
+def snapshot(settings: _Settings, file: str) -> None:
+    """Write a consistent copy of journal and catalog (no layers) into FILE, while others write."""
+    with settings.open() as store:
+        store.snapshot(file)
 
 
 @cli.command()
@@ -379,20 +397,32 @@ def recover(settings: _Settings, dry_run: bool, as_json: bool) -> None:
 @cli.command()
 @click.option("--retention", type=float, default=7.0, show_default=True, help="Days to keep staged layers.")
 @click.option("--grace", type=float, default=1.0, show_default=True, help="Hours to keep unreferenced layers.")
+@click.option("--segments", type=click.IntRange(min=1), metavar="N", help="Keep the newest N segments of archived log.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Remove at most N files a second.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @json_option
 @click.pass_obj
-def gc(settings: _Settings, retention: float, grace: float, dry_run: bool, as_json: bool) -> None:
-    """Let go of old staged layers, of layers nothing needs, and of the trash."""
+def gc(
+    settings: _Settings, retention: float, grace: float, segments: int | None, rate: float | None, dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Let go of old staged layers, of layers nothing needs, of the trash, and of old segments of the log."""
     with settings.open(write=not dry_run) as store:
-        report = store.collect_garbage(retention=retention * 86_400, grace=grace * 3_600, dry_run=dry_run)
+        report = store.collect_garbage(
+            retention=retention * 86_400, grace=grace * 3_600, segments=segments, rate=rate, dry_run=dry_run,
+        )
     if as_json:
         output.as_json(dataclasses.asdict(report))
         return
     verb = "would go" if dry_run else "gone"
     output.lines([f"staged tree {each} {verb}" for each in report.staged])
     output.lines([f"layer {output.short(each)} {verb}" for each in report.layers])
-    click.echo(f"{len(report.staged)} staged trees, {len(report.layers)} layers, {report.emptied} trees of trash")
+    output.lines([f"layer {output.short(each)} hidden; its readers keep its tree" for each in report.deferred])
+    output.lines([f"segment {each} {verb}" for each in report.segments])
+    click.echo(
+        f"{len(report.staged)} staged trees, {len(report.layers)} layers, {report.emptied} trees and files of trash, "
+        f"{len(report.segments)} segments: {output.size(report.freed)} {'would be ' if dry_run else ''}freed",
+    )
 
 
 @cli.command("apply")

@@ -1,4 +1,4 @@
-"""``explain``, ``space`` and ``quota``: what a store is made of. Imported when one of them is named."""
+"""``explain``, ``du``, ``space`` and ``quota``: what a store is made of. Imported when one of them is named."""
 
 from __future__ import annotations
 
@@ -35,13 +35,36 @@ def explain(settings: Any, reference: str, html: str | None, as_json: bool) -> N
 
 
 @click.command()
-@click.option("--exact", is_flag=True, help="Also count what is allocated to layers, file by file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
-def space(settings: Any, exact: bool, as_json: bool) -> None:
-    """Show what the store takes, and what is left on its file system."""
+def du(settings: Any, as_json: bool) -> None:
+    """Show what each image takes, alone and with others, and what deleting it would free ('space' has the rest)."""
     with settings.open() as store:
-        found = dataclasses.asdict(store.space(exact=exact))
+        report = store.usage()
+    if as_json:
+        output.as_json(dataclasses.asdict(report))
+        return
+    rows = [[output.short(image.id), " ".join(image.names), *_sizes(image)] for image in report.images]
+    total = ["total", f"{report.layers} layers", *_sizes(report)]
+    columns = ["IMAGE", "NAMES", "LOGICAL", "ALLOCATED", "UNIQUE", "SHARED", "RECLAIMABLE", "REFLINKED"]
+    output.table(columns, [*rows, total], right=range(2, 8))
+    if report.loose:
+        click.echo(f"{output.size(report.loose)} in layers of no image")
+    if report.unread:
+        click.echo(f"{report.unread} layers or directories could not be looked at", err=True)
+
+
+def _sizes(of: Any) -> list[str]:
+    return [*map(output.size, (of.logical, of.allocated, of.unique, of.shared, of.reclaimable, of.reflinked))]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def space(settings: Any, as_json: bool) -> None:
+    """Show what the store takes, and what is left on its file system ('du' has what images take)."""
+    with settings.open() as store:
+        found = dataclasses.asdict(store.space())
     if as_json:
         output.as_json(found)
         return

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:   # what is printed exists already where there is any; importing it would be most of starting up
     from layerstore.model import Image, Layer
+    from layerstore.rebuilding import RebuildReport
     from layerstore.recover import RecoveryReport
+
+
+_ID_DIGITS = 64
 
 
 def as_json(value: Any) -> None:
@@ -86,7 +90,7 @@ def image_json(image: Image) -> dict[str, Any]:
     return {
         "id": image.id, "names": list(image.names), "layers": list(image.layers),
         "manifest_digest": image.manifest_digest, "manifest_media_type": image.manifest_media_type,
-        "config_digest": image.config_digest, "created_ns": image.created_ns,
+        "config_digest": image.config_digest, "created_ns": image.created_ns, "damaged": list(image.damaged),
     }
 
 
@@ -98,6 +102,22 @@ def recovery_lines(report: RecoveryReport) -> list[str]:
         for action in report.actions
     ]
     return found + [f"deferred: {short(a.layer_id or a.key)} ({a.why})" for a in report.deferred]
+
+
+def rebuild_lines(report: RebuildReport) -> list[str]:
+    """What a rebuild did, or would do: what was wrong, what came from where, and what is not proven."""
+    found = [f"damage: {each}" for each in report.damage]
+    found += [f"segment {name} is not good: {why}" for name, why in report.bad_segments]
+    end = "the end of the log" if report.whole else "what came after it is not proven"
+    found.append(f"{len(report.segments)} segments to record {report.archived}, log to record {report.head}: {end}")
+    found += [f"{each.code} {_subject(each.subject)}: {each.message}" for each in report.items]
+    verb = "would be taken" if report.planned_only else "taken"
+    found.append(f"{report.layers} layers and {report.images} images {verb} from their files")
+    return found + ([f"the old database is {report.kept}"] if report.kept is not None else [])
+
+
+def _subject(text: str) -> str:
+    return short(text) if len(text) == _ID_DIGITS else text
 
 
 def write_file(path: str, chunks: Iterable[bytes]) -> None:

@@ -29,7 +29,7 @@ __all__ = ["Bounds", "LayerFinder"]
 class Bounds:
     """What one search may cost. Layers looked in and held (each held one is six descriptors); bytes of their indexes.
 
-    ``manifests`` are layers without an index whose manifest is read instead (some 60 times slower), each of at most
+    ``manifests`` are layers without an index whose manifest is read instead (some 70 times slower), each of at most
     ``manifest_bytes``; ``probed`` layers in which chunks are looked for by path, ``probe_bytes`` read there.
     """
 
@@ -50,6 +50,7 @@ class LayerFinder:
         names: what the image is to be called: other versions of it are looked in first.
         parent: the ID of the layer that the new one is to stand on, or None.
         bounds: what one search may cost.
+        without: IDs of layers that are not looked in.
 
     For several threads. Raises nothing but what reading the catalog raises: what cannot be looked at is passed over.
 
@@ -57,8 +58,9 @@ class LayerFinder:
 
     def __init__(
         self, handle: Handle, *, names: Sequence[str] = (), parent: str | None = None, bounds: Bounds | None = None,
+        without: Collection[str] = (),
     ) -> None:
-        self._handle, self._names, self._parent = handle, tuple(names), parent
+        self._handle, self._names, self._parent, self._without = handle, tuple(names), parent, frozenset(without)
         self._bounds = bounds or Bounds()
         self._cloning = Cloning(handle)
 
@@ -70,6 +72,7 @@ class LayerFinder:
             if wanted:
                 with self._handle.read() as view:
                     layers = candidates(view, self._names, self._parent, self._bounds.layers)
+                layers = [each for each in layers if each not in self._without]
                 search.by_digest(layers)
                 search.by_path(layers, at or {})
             yield search.places

@@ -24,12 +24,12 @@ from layerstore.handle import Handle
 from layerstore.holds import ReaderLock
 from layerstore.packed import open_regular
 
-__all__ = ["Cloning", "LayerPlace", "Source"]
+__all__ = ["CLONED_FROM", "Cloning", "LayerPlace", "Source"]
 
 _PIECE = 1 << 20                         # bytes read at once; what has not more is read once, and kept until it is hashed
 _DIRECTORIES = 2                         # kept open in one layer: content is asked for in the order of its paths
 _FAILURES = 8                            # so many places of a layer that were not what was said, and it is believed no more
-_CLONED_FROM = 1 << 16                   # bytes: what is smaller is written (docs/dedup.md has the numbers)
+CLONED_FROM = 1 << 16                    # bytes: what is smaller is written (docs/dedup.md has the numbers)
 _CANNOT = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EISDIR})
 
 
@@ -60,7 +60,7 @@ class Source:
 
     def __init__(self, handle: Handle, layer_id: str, cloning: Cloning) -> None:
         self.cloning = cloning
-        self._handle, self._layer_id = handle, layer_id
+        self._handle, self.layer_id = handle, layer_id
         self._guard = threading.Lock()
         self._failures = 0
         with ExitStack() as stack:
@@ -79,9 +79,9 @@ class Source:
         """The regular file *path*, over no symbolic link. OSError; DamagedError if nothing here is believed."""
         with self._guard:
             if self._diff.fd < 0:
-                raise DamagedError(f"layer {self._layer_id} is no longer held")
+                raise DamagedError(f"layer {self.layer_id} is no longer held")
             if self._failures >= _FAILURES:
-                raise DamagedError(f"too much of layer {self._layer_id} is not what it is said to be")
+                raise DamagedError(f"too much of layer {self.layer_id} is not what it is said to be")
             parent, _, name = path.rpartition(b"/")
             file = open_regular(name, self._fds.get(parent))
         if not stat.S_ISREG(os.fstat(file.fd).st_mode):
@@ -104,7 +104,7 @@ class Source:
             if rotten:
                 suspects.note(self._tree.fd, path)
         return DamagedError(
-            f"{os.fsdecode(path)} in layer {self._layer_id} {why}", hint="'layerstore check' looks at it first",
+            f"{os.fsdecode(path)} in layer {self.layer_id} {why}", hint="'layerstore check' looks at it first",
         )
 
     def close(self) -> None:
@@ -127,6 +127,11 @@ class LayerPlace:
         self._source, self._found = source, found
         self.size = found.length
 
+    @property
+    def layer_id(self) -> str:
+        """The layer that it is in."""
+        return self._source.layer_id
+
     def read(self) -> Iterator[bytes]:
         """See ``partial.Place``. What is larger than a piece is read twice, through one descriptor."""
         found = self._found
@@ -142,7 +147,7 @@ class LayerPlace:
     def clone(self) -> Descriptor | None:
         """See ``partial.Place``. What is hashed is the clone itself: no later change of the layer's file reaches it."""
         found = self._found
-        if found.offset or found.length < _CLONED_FROM or not self._source.cloning.possible:
+        if found.offset or found.length < CLONED_FROM or not self._source.cloning.possible:
             return None
         with self._open() as fd:
             if os.fstat(fd).st_size != found.length:

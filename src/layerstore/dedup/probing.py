@@ -1,7 +1,7 @@
 """Chunks of layers whose index knows whole files only: looked for in the file of the same path, at the same offset.
 
 A rebuilt image often has files that differ in a few bytes, as ``.pyc`` files do in the time that they embed; then the
-chunks behind them lie where they lay. What is found is hashed here, once; whoever takes it hashes it again (ADR 0017).
+chunks behind them lie where they lay. What is found is hashed here, once; whoever takes it hashes it again (ADR 0022).
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ class Stream:
         end = self.at + self.left
         if end > len(self.buffer):
             return None
-        self.tell()
+        if self._told < self.at:
+            self.tell()
         view = self._view[self.at : end]
         self.at = self._told = end
         self.left = 0
@@ -100,6 +101,9 @@ class Stream:
         """Go to what follows the current entry's data, read or not, and its padding."""
         left = self.left + self.padding
         self.left = self.padding = 0
+        if self.at + left <= len(self.buffer):   # as nearly always
+            self.at += left
+            return
         while left:
             step = min(left, len(self.buffer) - self.at)
             self.at += step

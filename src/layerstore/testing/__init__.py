@@ -24,7 +24,8 @@ from __future__ import annotations
 
 from layerstore.testing.arming import Armed, armed, delaying, environment, killing, raising
 from layerstore.testing.children import ChildDiedError, in_workers, run_child, start_child, telling
-from layerstore.testing.explore import CrashExplorer, Outcome, copy_store, reopen, still_clock
+from layerstore.testing.copies import copy_store
+from layerstore.testing.explore import CrashExplorer, Outcome, reopen, still_clock
 from layerstore.testing.ledger import Expectation, Ledger, expectation, image, layer, name, read_ledger
 from layerstore.testing.oracle import Verdict, dump, examine, violations
 from layerstore.testing.passing import FaultNotReachedError, Passing, kill_at, passings

@@ -1,10 +1,14 @@
 """Forked children of a warmed interpreter: run something in one, and hear what it says or how it died.
 
-Call these from a single-threaded process: ``os.fork`` copies the calling thread alone.
+What opening a store imports is imported before the fork, and what there was then is spared by the child's collector: a
+rig forks for each crash state, and would do little else. Call these from a single-threaded process: ``os.fork`` copies
+the calling thread alone.
 """
 
 from __future__ import annotations
 
+import codecs
+import gc
 import os
 import pickle
 import signal
@@ -12,9 +16,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from typing import IO, Any, TypeVar
 
 from layerstore import faults
+from layerstore.store import _VERBS
 
 T = TypeVar("T")
 
@@ -44,12 +51,14 @@ def start_child(fn: Callable[[], object], *, hook: faults.Hook | None = None) ->
     Durability: as *fn*'s.
 
     """
+    warm()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
+            _spare_the_parents_objects()
             faults.install(hook)
             fn()
             code = 0
@@ -97,6 +106,7 @@ def telling(fn: Callable[[], T]) -> T:
     Durability: as *fn*'s.
 
     """
+    warm()
     sys.stdout.flush()
     sys.stderr.flush()
     read_fd, write_fd = os.pipe()
@@ -104,6 +114,7 @@ def telling(fn: Callable[[], T]) -> T:
     if pid == 0:
         code = 1
         try:
+            _spare_the_parents_objects()
             os.close(read_fd)
             with os.fdopen(write_fd, "wb") as pipe:
                 pickle.dump(fn(), pipe)
@@ -121,6 +132,20 @@ def telling(fn: Callable[[], T]) -> T:
         raise ChildDiedError(status)
     result: T = pickle.loads(data)  # noqa: S301 - from our own child
     return result
+
+
+@cache
+def warm() -> None:
+    """Import here what opening and using a store imports: children need not, each anew."""
+    for each in _VERBS:
+        each.load()
+    import_module("lmdb._envid")   # lmdb's own, at its first opening; and a codec, likewise
+    codecs.lookup("ascii")
+
+
+def _spare_the_parents_objects() -> None:
+    """In a child: the collector would write to every object that the parent had, and so copy the page it is on."""
+    gc.freeze()
 
 
 def in_workers(generators: Sequence[Callable[[], Iterator[T]]]) -> Iterator[T]:

@@ -10,11 +10,9 @@ state that was judged already, of the same crash, is not judged again, and what 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +20,7 @@ from functools import partial
 import layerstore
 from layerstore.store import Store
 from layerstore.testing.children import in_workers, run_child, telling
+from layerstore.testing.copies import copy_store, disk_print
 from layerstore.testing.ledger import Ledger, read_ledger
 from layerstore.testing.oracle import Verdict, examine
 from layerstore.testing.passing import FaultNotReachedError, Passing, kill_at, passings
@@ -89,6 +88,8 @@ class CrashExplorer:
             time: one worker, no threads of its own. ``ledger.asking`` around each call says what it may expect.
         recover: what comes after a crash, ``recover(root)``; the default opens the store.
         again: given the open store after all: the program once more, as its user would. It must succeed.
+        mend: what an operator does before a crashed store is opened and judged, ``mend(root)``; by default nothing.
+            A *recover* of your own does it itself.
         trees: by diffID, the trees that layers must have (``tree_of_tar``); None compares no trees, and leaves it
             to the store's own digests.
         ledger: whether *run* tells the ledger of every change; if not, nothing is expected but soundness.
@@ -100,12 +101,14 @@ class CrashExplorer:
     def __init__(
         self, directory: str | os.PathLike[str], prepare: Program, run: Program, *,
         recover: Callable[[str], object] = reopen, again: Callable[[Store], object] | None = None,
-        trees: Mapping[str, Tree] | None = None, ledger: bool = True,
+        mend: Callable[[str], object] = lambda _root: None, trees: Mapping[str, Tree] | None = None,
+        ledger: bool = True,
     ) -> None:
         self.explored = 0
         """How many crash states were explored so far."""
         self._directory, self._prepare, self._run = os.path.abspath(os.fspath(directory)), prepare, run
         self._recover, self._again, self._trees, self._ledger = recover, again, trees, ledger
+        self._mend = mend
         self._start = os.path.join(self._directory, "start")
 
     def points(self) -> list[Passing]:
@@ -242,6 +245,7 @@ class CrashExplorer:
 
     def _judge(self, home: str, again: Callable[[Store], object] | None) -> Verdict:
         """*again* only for the first level: below it, the catalog and the trees must be what they are there."""
+        self._mend(os.path.join(home, STORE))
         expect = read_ledger(os.path.join(home, LEDGER)) if self._ledger else None
         return examine(
             os.path.join(home, STORE), expect=expect, trees=self._trees, again=again, clock=still_clock,
@@ -285,56 +289,6 @@ def _same(verdict: Verdict) -> Verdict:
 def _drawn(share: float, seed: int, path: Sequence[Passing]) -> bool:
     """Whether a state is in the sample: by its own path, so that neither workers nor order make a difference."""
     return share >= 1 or random.Random(f"{seed} {' '.join(map(str, path))}").random() < share  # noqa: S311
-
-
-def disk_print(directory: str) -> str:
-    """Digest all that a store's directory holds and that recovery may look at: names, types, modes, contents, xattrs.
-
-    LMDB's lock file is left out: it says who is alive, and nobody is. Times are left out, too: recovery asks none.
-
-    Args:
-        directory: a directory that nobody writes to.
-
-    Returns:
-        A digest; equal ones are equal states.
-
-    Durability: reads only.
-
-    """
-    digest = hashlib.sha256()
-    for parent, folders, files in os.walk(directory):
-        folders.sort()
-        for name in sorted([*folders, *files]):
-            path = os.path.join(parent, name)
-            status = os.lstat(path)
-            digest.update(f"{path[len(directory):]} {status.st_mode} {status.st_rdev} {status.st_size}\n".encode())
-            if stat.S_ISREG(status.st_mode) and name != "lock.mdb":
-                with open(path, "rb") as file:
-                    digest.update(file.read())
-            elif stat.S_ISLNK(status.st_mode):
-                digest.update(os.fsencode(os.readlink(path)))
-            for attribute in sorted(os.listxattr(path, follow_symlinks=False)):
-                digest.update(attribute.encode() + os.getxattr(path, attribute, follow_symlinks=False))
-    return digest.hexdigest()
-
-
-def copy_store(source: str, target: str) -> None:
-    """Copy a store that nobody has open, with all that matters to it: links, times, modes, xattrs, device nodes.
-
-    Args:
-        source: a directory.
-        target: a path where nothing is.
-
-    Raises:
-        OSError: ``cp -a`` failed.
-
-    Durability: nothing is synced.
-
-    """
-    pid = os.posix_spawnp("cp", ["cp", "-a", "--", source, target], os.environ)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status != 0:
-        raise OSError(f"cp -a {source} {target} failed with {status}")
 
 
 __all__ = [

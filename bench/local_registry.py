@@ -1,0 +1,52 @@
+"""Debian's docker-registry on loopback, while it is needed. Its data is a directory that stays."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bench import machine
+
+_PATIENCE = 30.0             # seconds until it must listen
+
+
+@contextmanager
+def serving(data: Path) -> Iterator[str]:
+    """A registry without access control and without TLS on *data*; its ``HOST:PORT``."""
+    program = machine.which("docker-registry")
+    if program is None:
+        raise machine.CannotError("docker-registry is not installed")
+    data.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{probe.getsockname()[1]}"
+    config = {
+        "version": 0.1, "log": {"level": "error", "accesslog": {"disabled": True}}, "http": {"addr": host, "secret": "bench"},
+        "storage": {"filesystem": {"rootdirectory": str(data)}},
+    }
+    path = data / "config.yml"
+    path.write_text(json.dumps(config))   # JSON is YAML
+    with open(data / "log", "wb") as log:
+        process = subprocess.Popen([program, "serve", str(path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        _wait(host, process)
+        yield host
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait(host: str, process: subprocess.Popen[bytes]) -> None:
+    name, port = host.split(":")
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError):
+            socket.create_connection((name, int(port))).close()
+            return
+        time.sleep(0.05)
+    raise machine.CannotError("docker-registry does not listen")

@@ -1,0 +1,73 @@
+"""Any bytes as a TOC are refused by a typed error, or give files covered by their chunks, in a blob covered by its units.
+
+Whatever they say, nothing lies outside the blob, nothing twice, and no more content is promised than limits and blob allow.
+"""
+
+from __future__ import annotations
+
+from layerstore.chunked import Unsuitable
+from layerstore.chunked.layout import File, Gap, arranged, locate, without_gaps
+from layerstore.chunked.plan import Fetch, make_plan, wanted
+from layerstore.chunked.toc import Toc
+from layerstore.errors import InputError
+from layerstore.model import Limits
+
+_BLOB = 4096                             # bytes of it that are content
+_LIMITS = Limits(max_bytes=1 << 20, max_hole_bytes=1 << 16, max_ratio=100)
+_PIECES = (61, 1 << 20)                 # the text comes in pieces of any size; each that ends in an entry costs a try
+
+
+def check(data: bytes) -> None:
+    outcomes = {_parsed(data, size) for size in (_PIECES if len(data) < 5_000 else _PIECES[1:])}
+    assert len(outcomes) == 1, "what it is depends on the pieces that it comes in"
+    try:
+        entries = list(Toc([data], most=1_000))
+        files = list(locate(entries, _LIMITS, _BLOB))
+    except (InputError, Unsuitable) as error:
+        assert len(str(error)) < 2_000, "an error as long as its input"
+        return
+    assert sum(file.size for file in files) <= _LIMITS.max_bytes
+    for file in files:
+        assert file.size == sum(chunk.chunk_size for chunk in file.chunks) > 0, "chunks that do not cover the file"
+    for make in (without_gaps, arranged):
+        try:
+            items = list(make(files, _BLOB))
+        except InputError:
+            continue
+        _check_items(items, whole=make is arranged)
+
+
+def _parsed(data: bytes, size: int) -> str:
+    try:
+        toc = Toc((data[at : at + size] for at in range(0, len(data), size)), most=1_000)
+        return repr((list(toc), toc.tar_split_digest))
+    except (InputError, Unsuitable):     # which of several faults is seen first may depend on the pieces
+        return "refused"
+
+
+def _check_items(items: list[File | Gap], *, whole: bool) -> None:
+    units = [
+        (unit.start, unit.length) for item in items for unit in (item.chunks if isinstance(item, File) else (item,))
+    ]
+    at = 0
+    for start, length in units:
+        assert length > 0, "an empty unit"
+        assert start >= at, "units that overlap"
+        assert not whole or start == at, "bytes of the blob that are left out"
+        at = start + length
+    assert at == _BLOB if whole else at <= _BLOB, "units beyond the blob"
+    _check_plan(items)
+
+
+def _check_plan(items: list[File | Gap]) -> None:
+    digests, where = wanted(items)
+    assert where.keys() <= digests
+    sizes = {item.digest: item.size for item in items if isinstance(item, File) and item.digest is not None}
+    for found in ({}, sizes):
+        plan = make_plan(items, found)
+        covered = [at for start, length in plan.ranges for at in (start, start + length)]
+        assert covered == sorted(covered), "ranges that overlap"
+        for part in plan.parts:
+            if isinstance(part, Fetch):
+                inside = [s for s, n in plan.ranges if s <= part.start and part.start + part.length <= s + n]
+                assert len(inside) == 1, "a part that is not fetched by one range"

@@ -1,0 +1,337 @@
+"""``repair``: what is damaged is put right from the nearest good copy, or quarantined; nothing is deleted."""
+
+import json
+import os
+import shutil
+
+import imagemaker
+import pytest
+from click.testing import CliRunner
+
+import layerstore
+from layerstore import errors
+from layerstore.check import Finding
+from layerstore.cli.commands import cli
+from layerstore.manifest import ManifestEntry
+from layerstore.repair.plan import Do, Known, plan
+from layerstore.testing import read_tree, violations
+from storekit import add, failing_at, image, killed_at
+from test_check import flip
+
+BIG = b"big" * 50_000
+SPEC = {
+    "d": imagemaker.Dir(mode=0o750), "d/file": b"content" * 2000, "d/sub/deep": b"deep" * 40, "same": b"content" * 2000,
+    "other": imagemaker.File(b"x" * 100, mode=0o600), "empty": b"", "link": imagemaker.Symlink("other"),
+    "hard": imagemaker.Hardlink("d/sub/deep"), "fifo": imagemaker.Fifo(), "big": BIG,
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return str(tmp_path / "store")
+
+
+@pytest.fixture
+def store(root):
+    with layerstore.open(root) as opened:
+        yield opened
+
+
+def tree(store, layer, *parts):
+    return os.path.join(store.root, "layers", layer.id, *parts)
+
+
+def pair(store):
+    """A layer, and another one that has all of its content."""
+    layer = add(store, SPEC)
+    spare = add(store, {**{path: node for path, node in SPEC.items() if path != "hard"}, "d/more": b"1"})
+    store.checkpoint()
+    return layer, spare
+
+
+def removed(path):
+    shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+
+
+def replaced(path, make):
+    removed(path)
+    make(path)
+
+
+DAMAGE = {
+    "a flipped bit, a twin in the layer": lambda t: flip(t + "/diff/same"),
+    "a flipped bit, a twin elsewhere": lambda t: flip(t + "/diff/other"),
+    "both twins": lambda t: (flip(t + "/diff/same"), flip(t + "/diff/d/file")),
+    "a truncated file": lambda t: os.truncate(t + "/diff/other", 5),
+    "a file of zeros": lambda t: open(t + "/diff/other", "wb").write(bytes(100)),
+    "a removed file": lambda t: os.unlink(t + "/diff/other"),
+    "a removed empty file": lambda t: os.unlink(t + "/diff/empty"),
+    "a removed link": lambda t: os.unlink(t + "/diff/link"),
+    "another link target": lambda t: replaced(t + "/diff/link", lambda p: os.symlink("else", p)),
+    "a removed fifo": lambda t: os.unlink(t + "/diff/fifo"),
+    "a directory with all that is in it": lambda t: removed(t + "/diff/d"),
+    "a file where a directory was": lambda t: replaced(t + "/diff/d", lambda p: open(p, "w").close()),
+    "a directory where a file was": lambda t: replaced(t + "/diff/other", lambda p: os.makedirs(p + "/x")),
+    "a flipped bit in a hard-linked file": lambda t: flip(t + "/diff/d/sub/deep"),
+    "a hard link come apart": lambda t: replaced(t + "/diff/hard", lambda p: open(p, "wb").write(b"deep" * 40)),
+    "the file of a hard link removed": lambda t: os.unlink(t + "/diff/d/sub/deep"),
+    "a stray file": lambda t: open(t + "/diff/d/stray", "x").close(),
+    "a stray directory": lambda t: os.makedirs(t + "/diff/stray/deep"),
+    "two files swapped": lambda t: (os.rename(t + "/diff/d/file", t + "/diff/x"), os.rename(t + "/diff/big", t + "/diff/d/file"),
+                                    os.rename(t + "/diff/x", t + "/diff/big")),
+    "a wrong mode": lambda t: os.chmod(t + "/diff/other", 0o4777),
+    "a wrong mode of the root": lambda t: os.chmod(t + "/diff", 0o700),
+    "a wrong time": lambda t: os.utime(t + "/diff/d", (1, 1)),
+    "a wrong time of a link": lambda t: os.utime(t + "/diff/link", (1, 1), follow_symlinks=False),
+    "a strange attribute": lambda t: os.setxattr(t + "/diff/other", "user.x", b"1"),
+    "the whole content gone": lambda t: removed(t + "/diff"),
+    "the side file": lambda t: flip(t + "/layer", at=20),
+    "no side file": lambda t: os.unlink(t + "/layer"),
+    "the txid": lambda t: flip(t + "/txid", at=3),
+    "a stray part": lambda t: os.mkdir(t + "/strange"),
+    "everything at once": lambda t: [removed(t + "/diff/" + each) for each in os.listdir(t + "/diff")],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_each_damage_is_mended_to_the_byte_from_what_is_here(store, damage):
+    layer, spare = pair(store)
+    before = read_tree(tree(store, layer, "diff"))
+    damage(tree(store, layer))
+    assert not store.check(content=True).sound
+    planned = store.repair(dry_run=True)
+    assert planned.steps and not store.check(content=True).sound, "a dry run changed something"
+    report = store.repair()
+    assert (report.mended, report.quarantined, report.clean) == ((layer.id,), (), True), report
+    assert store.check(content=True).findings == ()
+    assert read_tree(tree(store, layer, "diff")) == before
+    assert not os.path.exists(tree(store, layer, "mending"))
+    assert store.repair().steps == ()
+    assert spare.id not in report.mended
+
+
+@pytest.mark.root
+def test_owners_and_privileged_attributes_are_given_back(store):
+    layer, _ = pair(store)
+    before = read_tree(tree(store, layer, "diff"))
+    os.chown(tree(store, layer, "diff", "other"), 5, 6)
+    os.setxattr(tree(store, layer, "diff", "d"), "trusted.overlay.opaque", b"y")
+    assert store.repair().mended == (layer.id,)
+    assert read_tree(tree(store, layer, "diff")) == before
+
+
+def test_what_it_replaces_is_kept_as_evidence(store):
+    layer, _ = pair(store)
+    with open(tree(store, layer, "diff", "other"), "wb") as file:
+        file.write(b"somebody's")
+    open(tree(store, layer, "diff", "stray"), "x").close()
+    (kept,) = store.repair().evidence
+    found = {open(os.path.join(store.root, kept, each), "rb").read() for each in os.listdir(os.path.join(store.root, kept))}
+    assert found == {b"somebody's", b""}
+
+
+def test_what_nobody_has_is_quarantined_and_everything_else_stays_available(store, tmp_path):
+    made = image(tmp_path)
+    pulled = store.pull(made.reference)
+    other = add(store, {"x": b"something else"})
+    flip(tree(store, store.layer(pulled.layers[1]), "diff", "layer1"))
+    open(tree(store, store.layer(pulled.layers[1]), "diff", "stray"), "x").close()
+    report = store.repair()
+    assert (report.quarantined, report.mended, report.clean) == ((pulled.layers[1],), (), False)
+    with pytest.raises(errors.LayerDamagedError) as raised:
+        store.layer(pulled.layers[1])
+    assert raised.value.files == ("diff/layer1",)                          # the stray one was taken out all the same
+    with pytest.raises(errors.LayerDamagedError):
+        store.extract(pulled.id, tmp_path / "out")
+    assert store.layer(other.id) and store.layer(pulled.layers[0])
+    assert [f.code for f in store.check(content=True).findings] == ["layer-quarantined", "image-layer-missing"]
+    assert store.repair().quarantined == (pulled.layers[1],)              # again, and nothing worse
+
+
+@pytest.mark.parametrize("lost", ["diff/layer1", "manifest", "tar-split"])
+def test_a_source_has_what_nobody_here_has(store, tmp_path, lost):
+    made = image(tmp_path)
+    pulled = store.pull(made.reference)
+    bad = store.layer(pulled.layers[1])
+    before = read_tree(tree(store, bad, "diff"))
+    os.unlink(tree(store, bad, *lost.split("/")))
+    assert store.repair().quarantined == (bad.id,)
+    planned = store.repair(source=made.reference, dry_run=True)
+    assert {step.source for step in planned.steps} >= {f"source {made.reference}"}
+    report = store.repair(source=made.reference)
+    assert (report.mended, report.quarantined) == ((bad.id,), ())
+    assert read_tree(tree(store, bad, "diff")) == before
+    assert store.check(content=True).findings == ()
+    assert [each.id for each in store.layers_by_digest(bad.diff_id)] == [bad.id]
+    assert os.listdir(os.path.join(store.root, "staging")) == []
+
+
+def test_a_damaged_manifest_is_restored_and_what_it_tells_then_too(store, tmp_path):
+    made = image(tmp_path)
+    bad = store.layer(store.pull(made.reference).layers[1])
+    flip(tree(store, bad, "manifest"), at=30)
+    os.truncate(tree(store, bad, "diff", "layer1"), 0)
+    assert store.repair(source=made.reference).mended == (bad.id,)
+    assert store.check(content=True).sound
+
+
+def test_a_donor_that_is_rotten_itself_is_passed_over(store):
+    rotten = add(store, {"d/file": BIG, "first": b"1" * 80})
+    good = add(store, {"copy": BIG, "second": b"2" * 80})
+    layer = add(store, {"mine": BIG})
+    flip(tree(store, rotten, "diff", "d", "file"))
+    flip(tree(store, layer, "diff", "mine"))
+    assert set(store.repair().mended) == {layer.id, rotten.id}
+    assert store.check(content=True).sound and good
+
+
+def test_an_images_side_file_is_written_again_from_the_log_or_from_the_source(store, tmp_path):
+    made = image(tmp_path)
+    pulled = store.pull(made.reference)
+    path = os.path.join(store.root, "images", pulled.id)
+    before = open(path, "rb").read()
+    flip(path, at=10)
+    assert store.repair().mended == (pulled.id,)
+    assert open(path, "rb").read() == before
+    store.checkpoint(archive=True)
+    os.unlink(path)
+    assert [step.do for step in store.repair().steps] == [Do.LEAVE]
+    assert store.repair(source=made.reference).mended == (pulled.id,)
+    assert store.check().sound
+
+
+def test_a_tree_that_nobody_owns_is_set_aside(store):
+    os.mkdir(os.path.join(store.root, "layers", "stray"))
+    assert [step.do for step in store.repair().steps] == [Do.SET_ASIDE]
+    assert store.check().sound
+    assert os.listdir(os.path.join(store.root, "quarantine")) == ["layers-stray-0"]
+
+
+def test_a_missing_tree_is_quarantined(store):
+    layer, _ = pair(store)
+    removed(tree(store, layer))
+    assert store.repair().quarantined == (layer.id,)
+    with pytest.raises(errors.LayerDamagedError):
+        store.chain(layer.id)
+
+
+def test_a_layer_that_readers_hold_is_left_and_said_so(store):
+    layer, _ = pair(store)
+    flip(tree(store, layer, "diff", "other"))
+    with store.layer_paths(layer.id):
+        report = store.repair(wait=0.0)
+    assert (report.busy, report.mended) == ((layer.id,), ())
+    assert store.repair().mended == (layer.id,)
+
+
+def test_a_repair_that_fails_leaves_the_layer_as_it_was_and_can_be_done_again(store):
+    layer, _ = pair(store)
+    flip(tree(store, layer, "diff", "other"))
+    with failing_at("repair.write", "ENOSPC"):
+        assert list(store.repair().failed) == [layer.id]
+    assert os.listdir(os.path.join(store.root, "quarantine")) == []
+    assert [f.code for f in store.check(content=True).findings] == ["path-content"]
+    assert store.repair().mended == (layer.id,)
+
+
+def test_a_sync_that_fails_poisons_and_the_next_open_ends_the_repair(root):
+    with layerstore.open(root) as store:
+        layer, _ = pair(store)
+        flip(tree(store, layer, "diff", "other"))
+        with failing_at("repair.settle", "EIO"), pytest.raises(errors.OutcomeUnknownError):
+            store.repair()
+        with pytest.raises(errors.PoisonedError):
+            store.repair()
+    with layerstore.open(root) as store:
+        assert [each.do.value for each in store.recovery.actions] == ["end-repair"]
+        assert store.check(content=True).sound
+    assert violations(root) == []
+
+
+@pytest.mark.parametrize("point", ["txn.repair", "repair.exchange", "repair.wear", "repair.set-aside"])
+def test_a_killed_repair_is_ended_by_the_next_open_and_done_again(root, point):
+    with layerstore.open(root) as store:
+        layer, _ = pair(store)
+        before = read_tree(tree(store, layer, "diff"))
+        for path in ("other", "d/sub/deep", "big"):
+            flip(tree(store, layer, "diff", path))
+
+    def work():
+        with layerstore.open(root) as store:
+            store.repair()
+
+    killed_at(point, "after", work)
+    with layerstore.open(root) as store:
+        assert [each.do.value for each in store.recovery.actions] == ["end-repair"]
+        assert {f.code for f in store.check(content=True).findings} <= {"path-content"}
+        store.repair()
+        assert store.check(content=True).sound
+        assert read_tree(tree(store, layer, "diff")) == before
+    assert violations(root) == []
+
+
+def test_a_mount_of_what_was_repaired_is_to_be_mounted_again(store, tmp_path):
+    from layerstore.lifecycle import fire
+    from layerstore.states import Kind, Trigger
+
+    layer, spare = pair(store)
+    for target, what in (("/a", layer), ("/b", spare)):
+        payload = {"target": target, "layers": [what.id], "writable": False, "boot_id": "b"}
+        for trigger, data in ((Trigger.TAKE, payload), (Trigger.ATTACH, {})):
+            store._handle.update("t", lambda txn, t=trigger, d=data, k=target: fire(
+                txn, Kind.MOUNT, "m" * 8 + k[1], t, txid="m", payload=d))
+    flip(tree(store, layer, "diff", "other"))
+    assert store.repair().remount == ("/a",)
+
+
+def test_a_plan_is_made_of_findings_alone():
+    entries = {
+        b"a": ManifestEntry(b"a", "file", size=3, sha256=b"a" * 32), b"b": ManifestEntry(b"b", "hardlink", linkname=b"a"),
+        b"c": ManifestEntry(b"c", "file", size=3, sha256=b"c" * 32), b"d": ManifestEntry(b"d", "dir"),
+    }
+    found = [Finding(code, "L", "why", path) for code, path in (
+        ("path-metadata", "a"), ("path-content", "a"), ("path-content", "c"), ("path-missing", "d/x"), ("path-missing", "d"),
+        ("path-extra", "z"), ("path-metadata", "c"), ("side-file-wrong", "layer"), ("journal-row", ""),
+    )]
+    known = Known(entries, {b"a" * 32: "layer M"})
+    steps = [(step.do.value, step.path, step.source) for step in plan(found, known)]
+    assert steps == [
+        ("take-out", "diff/z", "nobody needs it"), ("rewrite", "layer", "the catalog"),
+        ("leave", "", "no repair of a layer mends that"), ("restore", "diff/a", "layer M"),
+        ("quarantine", "diff/c", "nobody has its content"), ("make", "diff/d", "the manifest"),
+        ("quarantine", "diff/d/x", "nothing says what it was"), ("link", "diff/b", "its own file a"),
+    ]
+    assert plan(found, known) == plan(list(found), known)
+
+
+def test_the_command_shows_its_plan_and_ends_with_3_if_anything_is_left(root, tmp_path):
+    made = image(tmp_path)
+    with layerstore.open(root) as store:
+        bad = store.layer(store.pull(made.reference).layers[1])
+        flip(tree(store, bad, "diff", "layer1"))
+    run = CliRunner()
+    done = run.invoke(cli, ["--root", root, "repair", "--dry-run"])
+    assert done.exit_code == 3 and "quarantine" in done.output and "layer1" in done.output
+    assert run.invoke(cli, ["--root", root, "repair"]).exit_code == 3
+    done = run.invoke(cli, ["--root", root, "repair", "--from", made.reference, "--json"])
+    assert (done.exit_code, json.loads(done.stdout)["mended"]) == (0, [bad.id])
+
+
+def test_a_quarantined_layer_is_served_to_who_asks_for_it_and_its_image_says_so(store, tmp_path):
+    pulled = store.pull(image(tmp_path).reference)
+    bad = pulled.layers[1]
+    flip(tree(store, store.layer(bad), "diff", "layer1"))
+    assert store.image(pulled.id).damaged == ()
+    store.repair()
+    assert store.image(pulled.id).damaged == (bad,)
+    assert [each.damaged for each in store.images()] == [(bad,)]
+    assert store.layer(bad, damaged=True).damaged_files == ("diff/layer1",)
+    assert [each.id for each in store.chain(pulled.layers[2], damaged=True)] == list(pulled.layers)
+    for asking in (lambda: store.chain(pulled.layers[2]), lambda: store.extract(pulled.id, tmp_path / "no"),
+                   lambda: store.layer_paths(bad).__enter__()):
+        with pytest.raises(errors.LayerDamagedError):
+            asking()
+    store.extract(pulled.id, tmp_path / "out", damaged=True)
+    assert (tmp_path / "out" / "layer2").exists()
+    with store.layer_paths(bad, damaged=True) as paths:
+        assert len(paths) == 2
