@@ -185,7 +185,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fake.hook is None or not fake.hook(self):
             self.properly()
 
-    do_POST = do_GET
+    do_POST = do_HEAD = do_PUT = do_GET
 
     def answer(self, status, body=b"", *, say_length=True, **headers):
         """Send an answer whose header names have ``_`` for ``-``."""

@@ -19,6 +19,7 @@ import reference_extract
 import treediff
 from layerstore import PullOptions
 from layerstore.pack import pack_tree
+from podmanrun import RUN, Podman
 from storekit import killed_at
 
 pytestmark = [pytest.mark.debian, pytest.mark.timeout(900)]
@@ -101,7 +102,9 @@ def install_python(merged):
     subprocess.run(["apt-get", "download", "-qq", "python3-minimal", "libpython3.11-minimal", "python3.11-minimal",
                     "libexpat1", "media-types"], cwd=debs, check=True, env={**os.environ, "APT_CONFIG": os.devnull})
     for deb in sorted(debs.glob("*.deb")):
-        subprocess.run(["dpkg-deb", "-x", deb, merged], check=True)
+        # not dpkg-deb -x, which puts a directory in the place of the link /lib: then nothing runs in the image
+        data = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], check=True, capture_output=True).stdout
+        subprocess.run(["tar", "-x", "--keep-directory-symlink", "-C", merged], input=data, check=True)
         deb.unlink()
 
 
@@ -187,6 +190,27 @@ def test_a_pull_killed_in_the_middle_and_pulled_again_gives_the_same_tree(debian
         (pulled,) = store.images()
         store.extract(pulled.id, tmp_path / "out")
     treediff.assert_same(tmp_path / "out", oracle)
+
+
+def test_podman_runs_debian_from_a_view_and_saves_the_layers_that_came(debian, tmp_path):
+    with layerstore.open(tmp_path / "s") as store:
+        store.pull(debian.reference, names=["debian:12"])
+        store.view(tmp_path / "view")
+    with Podman(tmp_path / "podman", tmp_path / "view") as podman:
+        out = podman.script(f"{RUN} debian:12 sh -c '. /etc/os-release; echo $VERSION_CODENAME; cat /opt/t/x7; ls /usr/bin/perl'"
+                            " 2>&1 || true\n"
+                            f"{RUN} debian:12 python3.11 -S -c 'import sys; print(sys.version_info[:2])'\n"
+                            f"podman save -q --format oci-dir --uncompressed -o {podman.home}/saved debian:12", readonly=True)
+        assert out.splitlines() == [
+            "bookworm", "7ls: cannot access '/usr/bin/perl': No such file or directory", "(3, 11)"]
+        blobs = podman.home / "saved" / "blobs" / "sha256"
+        (listed,) = json.loads((podman.home / "saved" / "index.json").read_text())["manifests"]
+        manifest = json.loads((blobs / listed["digest"].removeprefix("sha256:")).read_text())
+        assert manifest["config"]["digest"] == debian.config_digest
+        assert tuple(layer["digest"] for layer in manifest["layers"]) == debian.diff_ids
+        for each in (manifest["config"], *manifest["layers"]):
+            with open(blobs / each["digest"].removeprefix("sha256:"), "rb") as file:
+                assert "sha256:" + hashlib.file_digest(file, "sha256").hexdigest() == each["digest"]
 
 
 # -- every layer, under every compression, against the readers of the field

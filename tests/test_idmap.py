@@ -269,3 +269,11 @@ def test_composing_is_looking_up_twice(ranges, number):
     seen = idmap.IdMap(idmap.seen_from(one, own)).uid(number)
     host = idmap.IdMap(one).uid(number)
     assert seen == (None if host is None else idmap.IdMap(own).container_uid(host))
+
+
+def test_a_map_is_the_same_only_where_every_id_that_is_seen_is_the_archives():
+    from layerstore.idmap import IDENTITY, IdMap
+
+    assert IDENTITY.same and IdMap(((0, 0, 1), (1, 1, 9)), ((0, 0, 10),)).same
+    for uids, gids in ((((0, 5, 1),), ((0, 0, 1),)), (((0, 0, 1),), ((0, 5, 1),)), ((), ((0, 0, 1),)), (((0, 0, 1),), ())):
+        assert not IdMap(uids, gids).same

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def prepared(tmp_path):
 
 
 def here(text, tmp_path):
-    for name in ("/srv/layers", "/tmp/rootfs", "/tmp/upper", "/mnt/image", "/copy/of/journal"):
+    for name in ("/srv/layers", "/srv/view", "/tmp/rootfs", "/tmp/upper", "/mnt/image", "/copy/of/journal"):
         text = text.replace(name, str(tmp_path / name.rpartition("/")[2]))
     return text
 
@@ -66,8 +67,23 @@ def test_the_commands_of_the_readme_run(tmp_path):
     assert ran >= 6
 
 
+def test_the_commands_of_the_page_on_podman_run(tmp_path):
+    prepared(tmp_path)
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "podman.md").read_text(), re.DOTALL)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    # a registry, podman itself and its default store are for test_push_registry.py and test_podman.py
+    lines = [line for line in lines if line.startswith("layerstore ") and "docker://" not in line and "storage:docker" not in line]
+    environment = {**os.environ, "LAYERSTORE_ROOT": str(tmp_path / "layers")}
+    for line in lines:
+        line = here(line, tmp_path).replace("/var/lib/containers/storage", str(tmp_path / "view"))
+        done = subprocess.run([sys.executable, "-m", *shlex.split(line)], cwd=tmp_path, env=environment, capture_output=True,
+                              text=True, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+    assert len(lines) == 6, lines
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/crash-model.md", "docs/on-disk.md", "docs/check.md",
-                                  "docs/observing.md"])
+                                  "docs/observing.md", "docs/podman.md"])
 def test_links_lead_somewhere(page):
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):

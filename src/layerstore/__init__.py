@@ -3,9 +3,10 @@
 Layout, top to bottom; a module imports only from below it (a test checks):
 
 ``cli`` · ``observing`` (ready-made observers) · ``store`` (the face) · the verbs, one module each: ``pull`` over
-``pull_layers``, ``apply`` ``stage`` ``delete`` ``mount`` ``check`` ``gc`` ``checkpoint`` ``recover`` ``holds``
-``rebuilding`` (by ``remains`` and ``readopt``), over ``dedup`` (what is here already) · ``begin`` ``staging``
-``left`` ``spool`` ``spooled`` (trees in hand) · ``executor`` (acts) and ``recovery`` (decides, pure) ·
+``pull_layers``, ``apply`` ``stage`` ``delete`` ``mount`` ``check`` ``repair`` ``gc`` ``checkpoint`` ``recover`` ``holds``,
+``rebuilding`` (by ``remains`` and ``readopt``), and ``view`` over ``view_files`` and ``containers_storage`` (for podman to
+read), over ``dedup`` (what is here already) · ``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in hand) ·
+``executor`` (acts) and ``recovery`` (decides, pure) ·
 ``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·
 ``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``measure`` ``tar`` ``compression`` ·
 ``dress`` ``override`` (into a tree), ``copying`` ``redress`` ``meant`` (out of it; what may not be set) ·

@@ -10,14 +10,14 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from layerstore import catalog, fs
+from layerstore import catalog, fs, records
 from layerstore.assemble import assembled
 from layerstore.errors import DamagedError, InvalidArgumentError, LayerDamagedError, PrivilegeError
 from layerstore.gotarsplit import lines
 from layerstore.handle import Handle
 from layerstore.holds import ReaderLock
-from layerstore.model import Layer, check_id
-from layerstore.packed import file_digest
+from layerstore.model import BLOB_KEY, Layer, check_id
+from layerstore.packed import file_digest, open_regular, read_chunks
 from layerstore.tarsplit import NAME
 
 _UNREADABLE = "run as root, or in the user namespace that made the layer (podman unshare layerstore export …)"
@@ -27,7 +27,7 @@ _UNREADABLE = "run as root, or in the user namespace that made the layer (podman
 def diff(handle: Handle, layer_id: str) -> Iterator[Iterator[bytes]]:
     """The chunks of the layer's original, uncompressed tar; the last comes only if their digest is the diffID."""
     with _reading(handle, layer_id) as (layer, tree_fd):
-        yield _verified(layer, assembled(tree_fd))
+        yield _verified(layer, assembled(tree_fd), layer.diff_id, "diff")
 
 
 @contextmanager
@@ -35,6 +35,20 @@ def go_tar_split(handle: Handle, layer_id: str) -> Iterator[Iterator[bytes]]:
     """The layer's tar-split as the Go tools read it, in chunks (``gotarsplit``)."""
     with _reading(handle, layer_id) as (_, tree_fd):
         yield lines(tree_fd)
+
+
+@contextmanager
+def kept_blob(handle: Handle, layer_id: str) -> Iterator[Iterator[bytes]]:
+    """The chunks of the layer's compressed blob, which was kept; the last comes only if their digest is what it was."""
+    with _reading(handle, layer_id) as (layer, tree_fd), fs.open_dir("big-data", tree_fd) as directory, open_regular(
+            BLOB_KEY, directory) as fd:
+        yield _verified(layer, read_chunks(fd), layer.big_data[BLOB_KEY], "big-data")
+
+
+def image_documents(handle: Handle, image_id: str) -> tuple[bytes, bytes]:
+    """The exact bytes of a committed image's manifest and config. DamagedError if its side file is."""
+    record = records.read(fs.read_file(handle.dirs["images"], image_id), f"the side file of image {image_id}")
+    return record["manifest"], record["config"]
 
 
 @contextmanager
@@ -64,7 +78,7 @@ def _check_split(layer: Layer, tree_fd: int) -> None:
         raise _damaged(layer, NAME, f"its digest is {actual}, not {layer.tar_split_digest}")
 
 
-def _verified(layer: Layer, chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _verified(layer: Layer, chunks: Iterator[bytes], expected: str, name: str) -> Iterator[bytes]:
     digest = hashlib.sha256()
     held = b""
     try:
@@ -74,13 +88,13 @@ def _verified(layer: Layer, chunks: Iterator[bytes]) -> Iterator[bytes]:
                 yield held
             held = chunk
     except DamagedError as error:
-        raise _damaged(layer, "diff", str(error)) from error
+        raise _damaged(layer, name, str(error)) from error
     except PermissionError as error:
         raise PrivilegeError(f"exporting layer {layer.id}: {error.strerror}", hint=_UNREADABLE) from error
     except OSError as error:
         raise fs.host_error(error, f"exporting layer {layer.id}") from error
-    if f"sha256:{digest.hexdigest()}" != layer.diff_id:   # nobody gets a whole tar that is not the right one
-        raise _damaged(layer, "diff", f"its tar has the digest sha256:{digest.hexdigest()}, not {layer.diff_id}")
+    if f"sha256:{digest.hexdigest()}" != expected:   # nobody gets a whole tar, or blob, that is not the right one
+        raise _damaged(layer, name, f"what it makes has the digest sha256:{digest.hexdigest()}, not {expected}")
     yield held
 
 
@@ -88,4 +102,4 @@ def _damaged(layer: Layer, name: str, what: str) -> LayerDamagedError:
     return LayerDamagedError(f"layer {layer.id} cannot be exported: {name}: {what}", layer_id=layer.id, files=(name,))
 
 
-__all__ = ["diff", "go_tar_split"]
+__all__ = ["diff", "go_tar_split", "image_documents", "kept_blob"]

@@ -320,6 +320,43 @@ def _remove(dir_fd: int, name: bytes, *, is_dir: bool, pause: Callable[[], None]
         os.rmdir(name, dir_fd=dir_fd)
 
 
+# -- what others read: a view ------------------------------------------------------------------------------------
+
+
+def make_public_dir(dir_fd: int, name: str, *, point: str) -> None:
+    """A directory that everybody may read, whatever the umask; one that is there is fine."""
+    with faults.point(point), suppress(FileExistsError):
+        os.mkdir(name, dir_fd=dir_fd)
+        os.chmod(name, 0o755, dir_fd=dir_fd)  # noqa: S103 - that is its purpose
+
+
+def write_public(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:
+    """Create *name*, which must not exist, with *pieces*; everybody may read it. A crash may tear it."""
+    with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
+        os.fchmod(fd, 0o644)
+        for piece in pieces:
+            write_all(fd, piece)
+
+
+def turn_link(dir_fd: int, name: str, target: str, *, point: str) -> None:
+    """Let the link *name* lead to *target*, by way of ``.<name>.new`` and rename: the old target or the new one."""
+    aside = f".{name}.new"
+    unlink(dir_fd, aside, point=f"{point}.clear")
+    make_symlink(os.fsencode(target), dir_fd, aside, point=f"{point}.write")
+    with faults.point(f"{point}.rename"):
+        os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def remove_if_empty(dir_fd: int, name: str, *, point: str) -> None:
+    """Remove a directory, unless there is something in it, or mounted on it; one that is not there is fine."""
+    with faults.point(point):
+        try:
+            os.rmdir(name, dir_fd=dir_fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+                raise
+
+
 # -- trees and their locks ---------------------------------------------------------------------------------------
 
 
@@ -467,3 +504,12 @@ def names_in(dir_fd: int) -> list[str]:
     """The names in a directory, sorted: the order must not depend on the file system."""
     with open_dir(".", dir_fd) as own:
         return sorted(os.listdir(own))
+
+
+def names_in_or_none(dir_fd: int, name: str) -> list[str]:
+    """The names in the directory *name*, sorted; none if it is not there."""
+    try:
+        with open_dir(name, dir_fd) as own:
+            return sorted(os.listdir(own))
+    except FileNotFoundError:
+        return []

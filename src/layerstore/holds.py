@@ -68,6 +68,27 @@ def drop_lease(handle: Handle, name: str) -> None:
     handle.update("lease", change)
 
 
+def renew_lease(handle: Handle, name: str, layer_ids: Sequence[str]) -> None:
+    """Let the lease *name* hold just *layer_ids*, in one transaction: none of them is free meanwhile. None: no lease.
+
+    UnknownLayerError, LayerDamagedError if one of them is not committed; then the lease is as it was.
+    """
+    wanted = sorted(set(layer_ids))
+
+    def change(txn: Any) -> None:
+        for layer_id in wanted:
+            catalog.layer(txn, layer_id)
+        if txn.get("leases", name) is not None:
+            fire(txn, Kind.LEASE, name, Trigger.DROP, txid=new_txid())
+        if wanted:
+            fire(txn, Kind.LEASE, name, Trigger.TAKE, txid=new_txid(), payload={"layers": wanted})
+
+    with handle.read() as view:
+        held = view.get("leases", name)
+    if (held["layers"] if held is not None else []) != wanted:
+        handle.update("lease", change)
+
+
 class ReaderLock:
     """Shared locks on the trees of layers: while held, they can be hidden, but not moved or unlinked.
 

@@ -89,6 +89,12 @@ class IdMap:
     def container_gid(self, host: int) -> int | None:
         return host if self.gids is None else _look_up(self.gids, host, 1)
 
+    @property
+    def same(self) -> bool:
+        """Whether all ids that this process sees on disk are the archive's own: inside the map's namespace."""
+        seen = [*(self.uids or WHOLE), *(self.gids or WHOLE)] if () not in (self.uids, self.gids) else []
+        return bool(seen) and all(container == host for container, host, _size in seen)
+
 
 IDENTITY = IdMap()
 

@@ -17,6 +17,9 @@ from layerstore.errors import InvalidArgumentError
 from layerstore.idmap import IDENTITY, IdMap
 from layerstore.partial import BlobSource, Digests, Donors
 
+BLOB_KEY = "layer-blob"
+"""Under which big data a layer's compressed blob is kept, where it was asked for (``PullOptions.keep_blobs``)."""
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _ID = re.compile(r"[0-9a-f]{64}\Z")
 

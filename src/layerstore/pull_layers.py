@@ -38,7 +38,9 @@ class PullOptions:
     of a long pull does not cost it; None: once, at the end, together with everything else. 0: each as it is finished.
     ``registry`` says how to speak with one, and as whom. ``partial``: of a layer with a table of contents (zstd:chunked,
     eStargz) only what is in no layer here is fetched; else all of it. ``preflight``: begin only if the layers seem to fit
-    on the disk and into the quota; the size of compressed ones is guessed, rather too low (``space``).
+    on the disk and into the quota; the size of compressed ones is guessed, rather too low (``space``). ``keep_blobs``: each
+    new layer's compressed blob is kept, too, so that a push sends the very image that came; it takes its size more, and is
+    fetched whole.
     """
 
     workers: int = 2
@@ -48,6 +50,7 @@ class PullOptions:
     seal_every: float | None = None
     partial: bool = True
     preflight: bool = True
+    keep_blobs: bool = False
     registry: RegistryOptions = field(default_factory=RegistryOptions)
 
 
@@ -175,11 +178,14 @@ def _look_at(handle: Handle, job: Job, progress: Progress) -> None:
 
 def differ_of(
     handle: Handle, source: LayerSource, *, names: Sequence[str], parent: str | None, partial: bool,
-    note: Callable[[str, str], None] = lambda _layer, _what: None,
+    keep_blob: bool = False, note: Callable[[str, str], None] = lambda _layer, _what: None,
 ) -> Differ:
-    """The differ that a layer's blob wants. *partial*: of one with a table of contents only what is not here is fetched."""
-    if not partial or not is_chunked(source.descriptor):
-        return TarDiffer(source.blob, expect=source.descriptor, diff_id=source.diff_id)
+    """The differ that a layer's blob wants. *partial*: of one with a table of contents only what is not here is fetched.
+
+    *keep_blob*: beside the tree, for a push of the same bytes; then all of it is fetched.
+    """
+    if keep_blob or not partial or not is_chunked(source.descriptor):
+        return TarDiffer(source.blob, expect=source.descriptor, diff_id=source.diff_id, keep_blob=keep_blob)
 
     def tell(what: str) -> None:
         handle.observer.event("noted", diff_id=source.diff_id, note=what)
@@ -206,7 +212,7 @@ class _Filler:
     def _differ(self, job: Job) -> Differ:
         return differ_of(
             self.handle, job.source, names=self._names, parent=job.parent, partial=self._options.partial,
-            note=self.progress.note,
+            keep_blob=self._options.keep_blobs, note=self.progress.note,
         )
 
     def tell_staged(self, job: Job) -> None:

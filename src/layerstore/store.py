@@ -20,7 +20,6 @@ from layerstore.journaling import journal_errors
 from layerstore.model import Differ, Image, Layer, Lease, Mount, StageOptions, check_digest, check_id
 from layerstore.observe import Observer, verb, watching
 from layerstore.progress import Progress, Quiet
-from layerstore.records import read as read_record
 from layerstore.recover import RecoveryReport
 
 
@@ -42,17 +41,18 @@ class _Verb:
 
 _VERBS = [_Verb(name) for name in (
     "apply", "check", "checkpoint", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
-    "repair", "space", "stage", "usage")]
+    "push", "repair", "space", "stage", "usage", "view")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota  # noqa: I001
-    from layerstore import repair, space, stage, usage
+    from layerstore import push, repair, space, stage, usage, view
     from layerstore.extract import ExtractReport
     from layerstore.pull import PullOptions
+    from layerstore.sources.registry import RegistryOptions
     from layerstore.stage import StagedLayer
     from layerstore.timeline import Life
 else:
-    (apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, repair, space, stage,
-     usage) = _VERBS
+    (apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, push, repair, space, stage,
+     usage, view) = _VERBS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -273,7 +273,7 @@ class Store:
         """Pull an image: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:TAG]``, ``docker://HOST/…``.
 
         Args:
-            source: where from.
+            source: where from; also ``containers-storage:[overlay@ROOT]NAME``, a store of podman's (docs/podman.md).
             names: names for the image; None takes the source's own suggestion.
             options: workers, platform, limits, whether names may be moved.
             progress: told per layer what happens; a ``layerstore.Tally`` keeps it as figures.
@@ -335,9 +335,7 @@ class Store:
     @_verb
     def image_documents(self, image_id: str) -> tuple[bytes, bytes]:
         """The exact bytes of an image's manifest and config. DamagedError if its side file is."""
-        image = self.image(image_id)
-        record = read_record(_image_file(self._handle, image.id), f"the side file of image {image.id}")
-        return record["manifest"], record["config"]
+        return export.image_documents(self._handle, self.image(image_id).id)
 
     @_verb
     def resolve(self, reference: str) -> tuple[str, str]:
@@ -419,6 +417,67 @@ class Store:
         chain = self.chain(layer_id, damaged=damaged)
         with holds.ReaderLock(self._handle, [each.id for each in chain], damaged=damaged):
             yield [os.path.join(self.root, "layers", each.id, "diff") for each in chain]
+
+    # -- for other tools -------------------------------------------------------------------------------------------
+
+    @_verb
+    def view(self, directory: str | os.PathLike[str]) -> view.ViewReport:
+        """Publish the committed images at *directory* for podman, buildah, skopeo and CRI-O, or bring that up to date.
+
+        They read it as an additional image store (``additionalimagestores`` in storage.conf). Content is not copied: the
+        view leads to the store's trees, which a lease keeps as long as it shows them (docs/podman.md).
+
+        Args:
+            directory: absent, empty, or a view of this store. What is in a view is layerstore's to change.
+
+        Returns:
+            What it shows, what was added and taken away, and which images had to be left out, and why.
+
+        Raises:
+            InvalidArgumentError if something else is there; PrivilegeError if podman, run like this process, could not read
+            the trees; LayerDamagedError; HostError.
+
+        Durability: on disk when this returns. A crash before leaves the view as it was, or as it was to be; what else it
+        leaves is not seen by who reads the view, and goes at the next refresh.
+
+        """
+        return view.view(self._handle, os.fspath(directory))
+
+    @_verb
+    def push(
+        self, reference: str, target: str, *, compression: str = "as-it-came", registry: RegistryOptions | None = None,
+        progress: Callable[[int], None] = lambda _n: None,
+    ) -> push.PushReport:
+        """Write an image to ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:NAME]``, ``docker://HOST/…``.
+
+        Args:
+            reference: a name, ID or unambiguous ID prefix of an image.
+            target: where to. A layout may have other images, which stay; a file is replaced.
+            compression: of layers: ``as-it-came`` (their kind; made anew), ``none``, ``gzip`` or ``zstd``. A Docker archive
+                always has plain tars.
+            registry: how to speak with a registry, and as whom.
+            progress: told of each *n* more bytes of the layers' tars.
+
+        Returns:
+            The digests there. Config and diffIDs are kept; the manifest if ``kept`` says so (docs/podman.md).
+
+        Raises:
+            UnknownImageError; InvalidArgumentError; LayerDamagedError if a layer no longer makes its tar;
+            RegistryError …; HostError.
+
+        Durability: the store is only read. What is written is synced before it gets its name: a crash leaves the target as
+        it was, and perhaps blobs and ``.part`` files that nothing refers to.
+
+        """
+        return push.push(self._handle, reference, target, compression, progress, registry)
+
+    @_verb
+    def remove_view(self, directory: str | os.PathLike[str]) -> None:
+        """Take the view at *directory* away, and let go of what it kept. InvalidArgumentError if there is none.
+
+        Durability: as for ``view``; a crash leaves an empty view or a part of one, and removing it again goes on.
+        """
+        view.remove(self._handle, os.fspath(directory))
 
     # -- holding, naming, deleting ---------------------------------------------------------------------------------
 
@@ -660,12 +719,6 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<layerstore.Store {self.root!r}{' closed' if self._handle.closed else ''}>"
-
-
-def _image_file(handle: Handle, image_id: str) -> bytes | None:
-    from layerstore.fs import read_file  # noqa: PLC0415
-
-    return read_file(handle.dirs["images"], image_id)
 
 
 __all__ = ["LayerstoreError", "Store", "open"]

@@ -6,7 +6,6 @@ its row says so, and nothing was found. What a repair changes meanwhile is looke
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from layerstore.errors import LayerstoreError
 from layerstore.handle import Handle
 from layerstore.manifest import ManifestEntry
 from layerstore.model import Layer
+from layerstore.packed import file_digest
 from layerstore.states import State
 from layerstore.verify import tree_problems
 
@@ -121,10 +121,10 @@ def _big_data(fd: int, layer: Layer) -> Iterator[Finding]:
     for key, expected in sorted(layer.big_data.items()):
         try:
             with fs.open_dir("big-data", fd) as directory:
-                data = fs.read_file(directory, key, maximum=1 << 32)
+                found = file_digest(directory, key)   # in pieces: it may be a whole blob
         except OSError:
             continue                     # told by ``structure``
-        if data is not None and f"sha256:{hashlib.sha256(data).hexdigest()}" != expected:
+        if found != expected:
             yield Finding("big-data-damaged", layer.id, f"{key} is not what it was", f"big-data/{key}")
 
 

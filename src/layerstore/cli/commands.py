@@ -61,7 +61,7 @@ class _Commands(click.Group):
 
     elsewhere: ClassVar[dict[str, str]] = {
         "journal": "journal", "du": "looking", "explain": "looking", "space": "looking", "quota": "looking",
-        "check": "keeping", "repair": "keeping",
+        "check": "keeping", "repair": "keeping", "view": "viewing", "push": "viewing",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -155,6 +155,7 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.option("--platform", help="os/arch[/variant] to choose from an index (default: this machine's).")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Layers staged at once.")
 @click.option("--replace", is_flag=True, help="Move names that belong to another image.")
+@click.option("--keep-blobs", is_flag=True, help="Keep compressed layers, too, so that a push sends just what came.")
 @click.option("--whole", is_flag=True, help="Fetch whole layers, also where parts of them are here.")
 @click.option("--preflight/--no-preflight", default=True, help="Begin only if the layers seem to fit on the disk.")
 @registry_options
@@ -164,15 +165,19 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.pass_obj
 def pull(
     settings: _Settings, source: str, names: tuple[str, ...], platform: str | None, workers: int, replace: bool,
-    whole: bool, preflight: bool, registry: RegistryOptions, limits: tuple[str, ...], quiet: bool, as_json: bool,
+    keep_blobs: bool, whole: bool, preflight: bool, registry: RegistryOptions, limits: tuple[str, ...], quiet: bool,
+    as_json: bool,
 ) -> None:
-    """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG] or docker://HOST/REPO[:TAG|@DIGEST]."""
+    """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG] or docker://HOST/REPO[:TAG|@DIGEST].
+
+    Or from a store of podman's: containers-storage:[overlay@ROOT]NAME.
+    """
     from layerstore.cli import terminal  # noqa: PLC0415
     from layerstore.pull import PullOptions  # noqa: PLC0415
 
     options = PullOptions(
         workers=workers, platform=platform, replace_names=replace, limits=_limits(limits), partial=not whole,
-        preflight=preflight, registry=registry,
+        preflight=preflight, registry=registry, keep_blobs=keep_blobs,
     )
     with settings.open(write=True) as store, terminal.PullProgress(quiet=quiet or as_json) as progress:
         image = store.pull(source, names=names or None, options=options, progress=progress)

@@ -13,7 +13,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any, BinaryIO
 
+from layerstore import fs
 from layerstore.compression import Decompressed, decompressed
+from layerstore.differs.keeping import kept
 from layerstore.errors import (
     DigestMismatchError,
     InvalidArgumentError,
@@ -21,7 +23,7 @@ from layerstore.errors import (
     SizeMismatchError,
     SourceError,
 )
-from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
+from layerstore.model import BLOB_KEY, Descriptor, DiffOutput, DiffTarget, check_digest
 from layerstore.partial import BlobSource
 from layerstore.spooled import through
 from layerstore.threads import Channel, Worker, running
@@ -42,6 +44,7 @@ class TarDiffer:
     that returns one (which is closed), or a blob that is opened and, if it is remote, kept (``spooled``).
     *expect* is the blob's descriptor: its size and digest are verified, and its digest is the content key.
     *diff_id* is the promised digest of the uncompressed tar. Without either of them an archive must have its end marker.
+    *keep_blob*: a compressed blob is kept beside the tree.
 
     Raises InvalidArgumentError here for impossible arguments; ``apply_diff`` raises SizeMismatchError,
     DigestMismatchError, CompressionError, ArchiveError, LimitExceededError, SourceError, or OSError for the
@@ -49,7 +52,7 @@ class TarDiffer:
     """
 
     def __init__(
-        self, source: Source, *, expect: Descriptor | None = None, diff_id: str | None = None
+        self, source: Source, *, expect: Descriptor | None = None, diff_id: str | None = None, keep_blob: bool = False,
     ) -> None:
         if expect is not None:
             check_digest(expect.digest, "the blob's digest")
@@ -60,6 +63,7 @@ class TarDiffer:
         self._source: Source | None = source
         self._expect = expect
         self._diff_id = diff_id
+        self._keep = keep_blob
 
     @property
     def content_key(self) -> str | None:
@@ -82,7 +86,7 @@ class TarDiffer:
 
     def _fill(self, target: DiffTarget, source: Source) -> DiffOutput:
         with closing(_opened(source)) as blob:
-            return fill(target, blob, expect=self._expect, diff_id=self._diff_id)
+            return fill(target, blob, expect=self._expect, diff_id=self._diff_id, keep=self._keep)
 
 
 def fill(
@@ -93,10 +97,12 @@ def fill(
     diff_id: str | None = None,
     compression: str = "auto",
     is_blob: bool = True,
+    keep: bool = False,
 ) -> DiffOutput:
-    """Run the pipeline over *blob*'s chunks; *is_blob* false if they are nobody's blob, only a tar."""
+    """Run the pipeline over *blob*'s chunks; *is_blob* false if they are nobody's blob, only a tar; *keep* it beside."""
     hashes = _Hashes()
     measured = _measured(blob, hashes, expect, target.progress)
+    measured = kept(measured, target) if keep else measured
     stream = decompressed(measured, limits=target.limits, compression=compression)
     with running(hashes), running(_Ahead(_hashed(stream, hashes))) as ahead:
         unpacked = unpack(ahead, target, require_end=expect is None and diff_id is None)
@@ -112,6 +118,7 @@ def fill(
         entries=unpacked.entries, uids=unpacked.uids, gids=unpacked.gids, unset=unpacked.unset,
         blob_digest=blob_digest if is_blob else None, blob_size=hashes.blob_size if is_blob else None,
         compression=stream.compression, tar_split_digest=unpacked.tar_split_digest,
+        big_data={BLOB_KEY: blob_digest} if fs.has_entry(target.dir_fd, "big-data", BLOB_KEY) else {},
     )
 
 

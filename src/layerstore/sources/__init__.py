@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 from layerstore.model import Limits, SourceImage
 from layerstore.sources import docker_archive, oci
 from layerstore.sources.archive import Archive
+from layerstore.sources.containers_storage import PREFIX as PODMAN
+from layerstore.sources.containers_storage import PodmanStore
 from layerstore.sources.layout import Layout
 from layerstore.sources.platforms import Platform, parse_platform
 from layerstore.sources.reference import parse_reference
@@ -82,7 +84,8 @@ def open_source(
     Args:
         reference: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]`` or ``docker-archive:FILE[:REPOSITORY:TAG]``
             (there, ``@n`` is the image at position n). Without a tag there must be one image only. Or
-            ``docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]``; there, ``latest`` is the tag when none is written.
+            ``docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]``; there, ``latest`` is the tag when none is written. Or
+            ``containers-storage:[overlay@ROOT]NAME``: of podman's store at ROOT, this user's without ``[…]``.
         platform: ``os/arch[/variant]``, which the image must then be for; None: where there is a choice, the
             running machine's.
         limits: ``max_manifest_json`` bounds each document in bytes, the others an archive's index.
@@ -94,6 +97,9 @@ def open_source(
     if isinstance(reference, str) and reference.startswith(PREFIX):
         client = connect(parse_name(reference), registry or RegistryOptions())
         return ImageSource(reference, client, lambda: _resolve_there(client, wanted, bounds))
+    if isinstance(reference, str) and reference.startswith(PODMAN):
+        podman = PodmanStore.parse(reference)
+        return ImageSource(reference, podman, lambda: podman.resolve(wanted, bounds))
     parsed = parse_reference(reference)
     if parsed.kind == "oci":
         layout = Layout(parsed.path)

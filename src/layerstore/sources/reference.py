@@ -18,7 +18,7 @@ __all__ = ["Reference", "parse_reference", "suggested_name", "usable_name"]
 KINDS = ("oci", "oci-archive", "docker-archive")
 _FORMS = (
     "write oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REPOSITORY:TAG] or "
-    "docker://HOST/REPOSITORY[:TAG|@DIGEST]"
+    "docker://HOST/REPOSITORY[:TAG|@DIGEST], or containers-storage:[overlay@ROOT]NAME"
 )
 _TAG = re.compile(r"[!-~]{1,255}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}\Z")   # what the store takes as a name

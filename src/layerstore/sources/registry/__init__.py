@@ -50,8 +50,11 @@ class RegistryOptions:
     idle_timeout: float = 30.0
 
 
-def connect(name: Name, options: RegistryOptions) -> Client:
-    """A client for one repository. Nothing is sent yet. SourceError without urllib3, or for an unusable *ca_file*."""
+def connect(name: Name, options: RegistryOptions, *, push: bool = False) -> Client:
+    """A client for one repository, for reading only unless *push*. Nothing is sent yet.
+
+    SourceError without urllib3, or for an unusable *ca_file*.
+    """
     from layerstore.sources.registry.client import Client  # noqa: PLC0415 - imports urllib3
 
-    return Client(name, options)
+    return Client(name, options, push=push)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Collection, Mapping
+from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 from layerstore.errors import ClosedError, RegistryError, RegistryUnavailableError
@@ -32,14 +33,15 @@ _ALWAYS = {"User-Agent": "layerstore", "Accept-Encoding": "identity"}
 class Client:
     """Safe to use from threads. After ``close`` nothing more is asked for; replies that are being read go on."""
 
-    def __init__(self, name: Name, options: RegistryOptions) -> None:
+    def __init__(self, name: Name, options: RegistryOptions, *, push: bool = False) -> None:
         self.name, self._options = name, options
         self.home = f"{'http' if options.plain_http else 'https'}://{name.host}/v2/"
         self._origin = origin(self.home)
         self.stopped = threading.Event()
         self.together = True   # whether this server is asked for several ranges at once
         self._transport = Transport(options, self.home, name.host)
-        self._authority = Authority(self._transport, name.repository, self._credentials, plain_http=options.plain_http)
+        self._authority = Authority(
+            self._transport, name.repository, self._credentials, plain_http=options.plain_http, push=push)
 
     @property
     def fetched(self) -> int:
@@ -74,6 +76,26 @@ class Client:
                     )
             except Broken as broken:
                 attempts.failed(broken)
+
+    def once(
+        self, method: str, url: str, headers: Mapping[str, str], accept: Collection[int],
+        body: bytes | BinaryIO | None = None,
+    ) -> Reply:
+        """The reply, to be closed, to one request of any method; no redirect is followed. For what is not simply read.
+
+        Raises Broken (all of it may be tried again, from where it began), RegistryError and its kind, ClosedError.
+        """
+        if self.stopped.is_set():
+            raise ClosedError(f"the target {self.name} is closed")
+        reply = self._authorized(url, {**_ALWAYS, **headers}, method, body)
+        if reply.status in accept:
+            return reply
+        with reply:
+            code = reply.code()
+            if reply.status not in (408, 429) and reply.status < 500:
+                refuse(reply.status, reply.url, code, method)
+            raise Broken(
+                f"{method} {reply.url}: {reply.status}{code}", reply.url, status=reply.status, after=retry_after(reply))
 
     def close(self) -> None:
         """End the pauses between tries, and close what is not in use. May be called again."""
@@ -112,11 +134,13 @@ class Client:
             )
         return target
 
-    def _authorized(self, url: str, headers: Mapping[str, str]) -> Reply:
+    def _authorized(
+        self, url: str, headers: Mapping[str, str], method: str = "GET", body: bytes | BinaryIO | None = None,
+    ) -> Reply:
         if origin(url) != self._origin:
-            return self._transport.send("GET", url, headers)
+            return self._transport.send(method, url, headers, body)
         said = self._authority.header()
-        reply = self._transport.send("GET", url, {**headers, "Authorization": said} if said else headers)
+        reply = self._transport.send(method, url, {**headers, "Authorization": said} if said else headers, body)
         if reply.status != 401:
             return reply
         with reply:
@@ -126,7 +150,9 @@ class Client:
             with self._transport.send("GET", self.home, _ALWAYS) as ping:
                 challenges = parse_challenges(ping.header("WWW-Authenticate"))
         said = self._authority.answer(challenges, said, shown)
-        return self._transport.send("GET", url, {**headers, "Authorization": said})
+        if body is not None and not isinstance(body, bytes):
+            body.seek(0)
+        return self._transport.send(method, url, {**headers, "Authorization": said}, body)
 
 
 class Attempts:

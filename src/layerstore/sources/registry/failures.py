@@ -55,21 +55,21 @@ def code_of(body: bytes) -> str:
     return f" {code}" if isinstance(code, str) and _CODE.match(code) else ""
 
 
-def refuse(status: int, url: str, code: str = "") -> NoReturn:
+def refuse(status: int, url: str, code: str = "", method: str = "GET") -> NoReturn:
     """Raise what a status means that no other try will mend. *url* is as ``shown``."""
     if status == 401:
         raise RegistryAccessError(
-            f"the registry wants to know who asks, and does not take what it was given: GET {url}: {status}{code}",
+            f"the registry wants to know who asks, and does not take what it was given: {method} {url}: {status}{code}",
             status=status, url=url, hint="log in (skopeo login, podman login, docker login), or give --creds",
         )
     if status == 403:
         raise RegistryAccessError(
-            f"the registry does not allow it: GET {url}: {status}{code}", status=status, url=url,
-            hint="use credentials that may pull this repository",
+            f"the registry does not allow it: {method} {url}: {status}{code}", status=status, url=url,
+            hint="use credentials that may do that in this repository",
         )
     if status == 404:
         raise RegistryError(
-            f"the registry does not have it: GET {url}: {status}{code}", status=status, url=url,
+            f"the registry does not have it: {method} {url}: {status}{code}", status=status, url=url,
             hint="check the repository, and the tag or digest; some registries say this for want of credentials",
         )
-    raise RegistryError(f"the registry refuses: GET {url}: {status}{code}", status=status, url=url)
+    raise RegistryError(f"the registry refuses: {method} {url}: {status}{code}", status=status, url=url)

@@ -1,6 +1,6 @@
 """Answering a registry that wants to know who asks: Basic, or a token fetched from where it says (Bearer).
 
-The scope is ours, never the registry's: a token to pull this one repository, whatever it would like to be shown. Tokens
+The scope is ours, never the registry's: a token for this one repository, whatever it would like to be shown. Tokens
 and credentials go to the registry and to the token server that it names, over TLS unless plain HTTP was asked for.
 Source: RFC 6750; Docker's token authentication and OAuth2 specifications.
 """
@@ -34,9 +34,10 @@ class Authority:
 
     def __init__(
         self, transport: Transport, repository: str, find: Callable[[], Credentials | None], *, plain_http: bool,
+        push: bool = False,
     ) -> None:
         self._transport, self._find = transport, find
-        self._scope, self._plain_http = f"repository:{repository}:pull", plain_http
+        self._scope, self._plain_http = f"repository:{repository}:{'pull,push' if push else 'pull'}", plain_http
         self._lock = threading.Lock()
         self._said: str | None = None
         self._until = float("inf")

@@ -14,7 +14,7 @@ import ssl
 import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 from layerstore.errors import RegistryError, SourceError
 from layerstore.sources.registry import RegistryOptions
@@ -91,7 +91,7 @@ class Transport:
         self._pools = urllib3.PoolManager(_HOSTS, maxsize=_CONNECTIONS, timeout=timeout, retries=False)
         self._pools.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
 
-    def send(self, method: str, url: str, headers: Mapping[str, str], body: str | None = None) -> Reply:
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: str | bytes | BinaryIO | None = None) -> Reply:
         """Send a request; return the response, its body not yet read, to be closed. Raises Broken and RegistryError."""
         try:
             scheme, host, port = there = origin(url)

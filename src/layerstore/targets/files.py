@@ -1,0 +1,106 @@
+"""Blobs and archives on their way out: compressed, digested, and at their name only when they are whole and on disk.
+
+The same tar gives the same blob, as long as zlib and zstd are the same: no time, no name, no thread count goes into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from layerstore import faults
+from layerstore.compression import ZstdWriter
+from layerstore.model import Descriptor
+from layerstore.targets import OutgoingLayer
+from layerstore.targets.manifests import layer_type
+
+__all__ = ["expected", "replacing", "write_blob", "write_document"]
+
+_GZIP, _LEVEL = 31, 6                    # zlib.h, deflateInit2: a gzip wrapper, without a time
+
+
+class _Tally:
+    def __init__(self, out: BinaryIO) -> None:
+        self._out, self._hash, self.size = out, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> None:
+        self._hash.update(data)
+        self.size += len(data)
+        self._out.write(data)
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+@contextmanager
+def replacing(path: str, *, point: str) -> Iterator[BinaryIO]:
+    """A file to be written, which takes the place of *path* when all is well and on disk; ``<path>.part`` until then."""
+    aside = f"{path}.part"
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            with faults.point(f"{point}.sync"):
+                os.fsync(file.fileno())
+        with faults.point(f"{point}.rename"):
+            os.replace(aside, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(aside)
+        raise
+    _sync_parent(path, point=point)
+
+
+def write_document(path: str, data: bytes, *, point: str) -> None:
+    """Put a small file in its place."""
+    with replacing(path, point=point) as file:
+        file.write(data)
+
+
+def expected(layer: OutgoingLayer) -> Descriptor | None:
+    """The blob that will come of the layer, where that is known without making it: what was kept, or its tar as it is."""
+    if layer.kept is not None:
+        return layer.was
+    if layer.compression != "none":
+        return None
+    plain = Descriptor(layer_type("none"), layer.diff_id, layer.diff_size)
+    return layer.was if layer.was.digest == layer.diff_id else plain
+
+
+def write_blob(layer: OutgoingLayer, out: BinaryIO, progress: Callable[[int], None]) -> Descriptor:
+    """Write the layer's blob to *out*, and say what it is. What reading the layer raises comes out."""
+    tally = _Tally(out)
+    write, close = _compressor("none" if layer.kept is not None else layer.compression, tally)
+    with (layer.kept or layer.open)() as chunks:
+        for chunk in chunks:
+            write(chunk)
+            progress(len(chunk) if layer.kept is None else 0)
+    close()
+    if layer.kept is not None:
+        progress(layer.diff_size)
+    same = (tally.digest, tally.size) == (layer.was.digest, layer.was.size)
+    return layer.was if same else Descriptor(layer_type(layer.compression), tally.digest, tally.size)
+
+
+def _compressor(compression: str, tally: _Tally) -> tuple[Callable[[bytes], object], Callable[[], object]]:
+    if compression == "none":
+        return tally.write, lambda: None
+    if compression == "zstd":
+        zstd = ZstdWriter(tally.write)
+        return zstd.write, zstd.close
+    gzip = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
+    return (lambda data: tally.write(gzip.compress(data))), (lambda: tally.write(gzip.flush()))
+
+
+def _sync_parent(path: str, *, point: str) -> None:
+    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with faults.point(f"{point}.parent.sync"):
+            os.fsync(fd)
+    finally:
+        os.close(fd)

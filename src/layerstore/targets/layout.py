@@ -1,0 +1,73 @@
+"""An OCI layout directory as a target: new, or one that has other images already. ``index.json`` is replaced last."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable
+
+from layerstore import faults
+from layerstore.descriptors import Descriptor as Opened
+from layerstore.errors import InvalidArgumentError
+from layerstore.model import Descriptor
+from layerstore.targets import Outgoing, OutgoingLayer, Sent
+from layerstore.targets.files import expected, replacing, write_blob, write_document
+from layerstore.targets.manifests import LAYOUT, index_with, manifest_over
+
+__all__ = ["LayoutTarget"]
+
+
+class LayoutTarget:
+    """Implements ``Target``. Several processes may send to one layout: its directory is locked for the index."""
+
+    def __init__(self, path: str) -> None:
+        """InvalidArgumentError if *path* is something else than a layout, an empty directory or absent."""
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise InvalidArgumentError(f"{path} is not a directory", hint="for one file write oci-archive:")
+        if os.path.isdir(path) and os.listdir(path) and not os.path.isfile(os.path.join(path, "oci-layout")):
+            raise InvalidArgumentError(f"{path} is not an OCI layout, and not empty", hint="choose another directory")
+        self._path = path
+
+    def send(self, image: Outgoing, progress: Callable[[int], None]) -> Sent:
+        """As in ``Target``. Blobs that are there already are not written again."""
+        os.makedirs(os.path.join(self._path, "blobs", "sha256"), exist_ok=True)
+        if not os.path.exists(os.path.join(self._path, "oci-layout")):
+            write_document(os.path.join(self._path, "oci-layout"), LAYOUT, point="push.layout")
+        self._put(image.config, image.config_digest)
+        blobs = tuple(self._layer(layer, progress) for layer in image.layers)
+        manifest, media_type = manifest_over(image.manifest, image.manifest_media_type, blobs)
+        digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+        self._put(manifest, digest)
+        self._list(manifest, media_type, image.tag)
+        return Sent(digest, blobs)
+
+    def _list(self, manifest: bytes, media_type: str, tag: str | None) -> None:
+        path = os.path.join(self._path, "index.json")
+        with Opened(self._path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            before = None
+            if os.path.exists(path):
+                with open(path, "rb") as file:
+                    before = file.read()
+            write_document(path, index_with(before, manifest, media_type, tag), point="push.index")
+
+    def _layer(self, layer: OutgoingLayer, progress: Callable[[int], None]) -> Descriptor:
+        known = expected(layer)
+        if known is not None and os.path.exists(self._blob(known.digest)):
+            progress(layer.diff_size)
+            return known
+        aside = self._blob(f".{os.getpid()}-{layer.diff_id.removeprefix('sha256:')}")
+        with replacing(aside, point="push.blob") as file:
+            blob = write_blob(layer, file, progress)
+        with faults.point("push.blob.name"):
+            os.replace(aside, self._blob(blob.digest))
+        return blob
+
+    def _put(self, data: bytes, digest: str) -> None:
+        if not os.path.exists(self._blob(digest)):
+            write_document(self._blob(digest), data, point="push.document")
+
+    def _blob(self, digest: str) -> str:
+        return os.path.join(self._path, "blobs", "sha256", digest.removeprefix("sha256:"))
+

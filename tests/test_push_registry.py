@@ -1,0 +1,148 @@
+"""Pushing to a registry: Debian's docker-registry, and one that misbehaves."""
+
+import json
+import subprocess
+
+import pytest
+
+import layerstore
+from layerstore import Credentials, PullOptions, errors
+from layerstore.cli.commands import run
+from registries import PASSWORD, USER, Authority, Fake, Registry, quick
+from storekit import image
+
+KEEP = PullOptions(keep_blobs=True)
+
+
+@pytest.fixture
+def made(tmp_path, store):
+    made = image(tmp_path)
+    store.pull(made.reference, names=["one:1"], options=KEEP)
+    return made
+
+
+def test_pull_push_pull_elsewhere_keeps_every_digest(store, made, tmp_path):
+    with Registry(tmp_path) as registry:
+        where = f"docker://{registry.host}/some/where:1"
+        report = store.push("one:1", where, registry=quick())
+        assert report.kept and report.manifest_digest == made.manifest_digest
+        assert store.push("one:1", where, registry=quick()).blobs == report.blobs   # all is there
+        with layerstore.open(tmp_path / "other") as other:
+            again = other.pull(where, options=PullOptions(registry=quick()))
+        assert (again.id, again.manifest_digest) == (made.config_digest[7:], made.manifest_digest)
+        told = subprocess.run(["skopeo", "inspect", "--tls-verify=false", "--raw", where], capture_output=True, check=True)
+        assert told.stdout == made.manifest
+
+
+def test_blobs_that_were_not_kept_are_pushed_anew_and_pulled_again(store, tmp_path):
+    made = image(tmp_path, name="lost", salt="l", compression=("gzip",))
+    store.pull(made.reference, names=["lost:1"])
+    with Registry(tmp_path) as registry:
+        report = store.push("lost:1", f"docker://{registry.host}/lost:1", compression="zstd", registry=quick())
+        assert report.kept is False
+        with layerstore.open(tmp_path / "other") as other:
+            again = other.pull(f"docker://{registry.host}/lost:1", options=PullOptions(registry=quick()))
+            assert again.manifest_digest == report.manifest_digest and again.config_digest == made.config_digest
+            assert tuple(other.layer(each).diff_id for each in again.layers) == made.diff_ids
+
+
+def test_credentials_and_tls_are_those_of_pulling(store, made, tmp_path):
+    authority = Authority(tmp_path / "tls")
+    with Registry(tmp_path, htpasswd=True, tls=authority) as registry:
+        where = f"docker://{registry.host}/one:1"
+        options = quick(plain_http=False, ca_file=authority.ca, credentials=Credentials(USER, PASSWORD))
+        assert store.push("one:1", where, registry=options).kept
+        wrong = quick(plain_http=False, ca_file=authority.ca, credentials=Credentials(USER, "wrong"))
+        with pytest.raises(errors.RegistryAccessError):
+            store.push("one:1", where, registry=wrong)
+
+
+def test_a_token_is_asked_for_to_push_with(tmp_path):
+    from layerstore.sources.registry import connect
+    from layerstore.sources.registry.names import parse_name
+
+    name = parse_name("docker://127.0.0.1:1/one:1")
+    scopes = [connect(name, quick(), push=push)._authority._scope for push in (False, True)]
+    assert scopes == ["repository:one:pull", "repository:one:pull,push"]
+
+
+class Writable(Fake):
+    """Takes uploads; ``trouble`` answers instead, once for each of its functions that says so."""
+
+    def __init__(self, trouble=()):
+        super().__init__()
+        self.stored, self.trouble, self.puts = {}, list(trouble), []
+        self.hook = self.answer
+
+    def answer(self, request):
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        for each in self.trouble:
+            if each(request):
+                self.trouble.remove(each)
+                return True
+        if request.command == "HEAD":
+            request.answer(200 if request.path.rsplit("/", 1)[1] in self.stored else 404)
+        elif request.command == "POST":
+            request.answer(202, Location="/v2/one/blobs/uploads/1?state=x")
+        elif "/manifests/" in request.path:
+            self.stored["manifest"] = body
+            request.answer(201)
+        else:
+            self.puts.append(request.path)
+            self.stored[request.path.rsplit("digest=", 1)[1].replace("%3A", ":")] = body
+            request.answer(201)
+        return True
+
+
+def where(fake):
+    return f"docker://{fake.url.partition('//')[2]}/one:1"
+
+
+def test_what_breaks_is_tried_again_from_its_beginning(store, made):
+    def broken(command):
+        return lambda request: request.command == command and (request.answer(503) or True)
+
+    with Writable([broken("HEAD"), broken("POST"), broken("PUT")]) as fake:
+        assert store.push("one:1", where(fake), registry=quick()).kept
+        assert set(fake.stored) == {made.config_digest, "manifest", *(layer.digest for layer in made.layers)}
+        assert fake.stored["manifest"] == made.manifest
+
+
+def test_a_registry_that_goes_on_failing_is_given_up(store, made):
+    with Writable([lambda r: r.command == "PUT" and (r.answer(503) or True)] * 9) as fake:
+        with pytest.raises(errors.RegistryUnavailableError, match="PUT .*503"):
+            store.push("one:1", where(fake), registry=quick())
+        assert "manifest" not in fake.stored
+
+
+def test_an_upload_is_not_led_from_https_or_to_nowhere(store, made):
+    for location in ("", "ftp://example.test/x", "http://user:pass@127.0.0.1/x"):
+        with Writable([lambda r: r.command == "POST" and (r.answer(202, Location=location) or True)]) as fake:
+            with pytest.raises(errors.RegistryError, match="no usable place"):
+                store.push("one:1", where(fake), registry=quick())
+
+
+def test_a_registry_that_takes_the_manifest_for_another_is_found_out(store, made):
+    other = {"Docker-Content-Digest": "sha256:" + "0" * 64}
+    with Writable([lambda r: "/manifests/" in r.path and (r.answer(201, **other) or True)]) as fake:
+        with pytest.raises(errors.RegistryError, match="for another"):
+            store.push("one:1", where(fake), registry=quick())
+
+
+def test_a_refusal_is_not_tried_again_and_says_what_was_done(store, made):
+    with Writable([lambda r: r.command == "POST" and (r.answer(403) or True)] * 2) as fake:
+        with pytest.raises(errors.RegistryAccessError, match="POST .*403"):
+            store.push("one:1", where(fake), registry=quick())
+        assert len(fake.trouble) == 1
+
+
+def test_a_push_to_a_digest_is_refused(store, made):
+    with pytest.raises(errors.InvalidArgumentError, match="names a digest"):
+        store.push("one:1", "docker://example.test/one@sha256:" + "0" * 64)
+
+
+def test_the_command_takes_the_options_of_pull(root, store, made, tmp_path, capsys):
+    store.close()
+    with Registry(tmp_path) as registry:
+        assert run(["--root", str(root), "push", "one:1", f"docker://{registry.host}/one:2", "--plain-http", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["manifest_digest"] == made.manifest_digest
