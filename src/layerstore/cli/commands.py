@@ -31,6 +31,15 @@ OK, FAILED, USAGE, DAMAGE = 0, 1, 2, 3
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
+def _references(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    from layerstore.cli.completing import references  # noqa: PLC0415
+
+    return references(context, parameter, incomplete)
+
+
+reference_argument = click.argument("reference", metavar="ID", shell_complete=_references)
+
+
 class _Settings:
     """The options before the command."""
 
@@ -60,6 +69,7 @@ class _Commands(click.Group):
 
     elsewhere: ClassVar[dict[str, str]] = {
         "journal": "journal", "explain": "looking", "space": "looking", "quota": "looking",
+        "completion": "completing",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -226,7 +236,7 @@ def layers(settings: _Settings, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("reference", metavar="ID")
+@reference_argument
 @json_option
 @click.pass_obj
 def show(settings: _Settings, reference: str, as_json: bool) -> None:
@@ -255,7 +265,7 @@ def _plain(value: Any) -> str:
 
 
 @cli.command()
-@click.argument("reference", metavar="ID")
+@reference_argument
 @click.argument("target", type=click.Path(file_okay=False))
 @click.option("--writable", is_flag=True, help="With a writable upper directory, removed at unmount.")
 @click.pass_obj
@@ -276,7 +286,7 @@ def unmount(settings: _Settings, target: str, keep_upper: bool) -> None:
 
 
 @cli.command()
-@click.argument("reference", metavar="ID")
+@reference_argument
 @click.argument("directory", type=click.Path())
 @click.pass_obj
 def extract(settings: _Settings, reference: str, directory: str) -> None:
@@ -289,7 +299,7 @@ def extract(settings: _Settings, reference: str, directory: str) -> None:
 
 
 @cli.command()
-@click.argument("layer")
+@click.argument("layer", shell_complete=_references)
 @click.option("--tar", metavar="FILE", help="Write the layer's original uncompressed tar, byte for byte; - for stdout.")
 @click.option("--tar-split", metavar="FILE", help="Write its tar-split, as the Go tools read it (JSON lines).")
 @click.pass_obj
@@ -310,7 +320,7 @@ def export(settings: _Settings, layer: str, tar: str | None, tar_split: str | No
 
 
 @cli.command()
-@click.argument("reference", metavar="ID")
+@reference_argument
 @click.option("--keep-layers", is_flag=True, help="Keep the layers that nothing else uses.")
 @click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for readers.")
 @json_option
