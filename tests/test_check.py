@@ -136,6 +136,22 @@ def test_threads_find_what_one_finds(store):
     assert not [t for t in threading.enumerate() if t.name == "layerstore-check"]
 
 
+def test_a_walk_that_breaks_off_waits_for_nothing(store, monkeypatch):
+    from layerstore import verify
+
+    real = verify.final_entries
+
+    def broken(manifest):
+        for number, entry in enumerate(real(manifest)):
+            if number == 2:
+                raise errors.DamagedError("a malformed record")
+            yield entry
+
+    add(store, PATHS)
+    monkeypatch.setattr(verify, "final_entries", broken)
+    assert codes(store, "content") == [("manifest-damaged", "manifest")]
+
+
 def test_a_budget_ends_it_after_a_layer_and_the_next_check_goes_on_with_the_oldest(store):
     layers = {add(store, {"f": bytes([n]) * 50}).id for n in range(4)}
     seen = []

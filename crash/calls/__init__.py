@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from crash import repairing
 from crash.calls.converging import timeless
 from crash.shim import Calls, Fault, Met, Shim, stream
 from crash.shim.scene import End, NotLandedError, Scene, must_land, place
@@ -28,7 +29,8 @@ from crash.workloads import Images, Workload, build
 from layerstore.testing.oracle import Verdict
 
 FAULTS = {"kill": Fault.KILL, "tear": Fault.TEAR, "short": Fault.SHORT}
-ONE_PROCESS = ("pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "take", "everything")
+ONE_PROCESS = ("pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "take", "everything",
+               "repair")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
     shim = Shim()
     work = tempfile.mkdtemp(prefix="calls-", dir="/dev/shm" if os.path.isdir("/dev/shm") else options.work)
     try:
-        workloads = build(Images(os.path.join(work, "images")))
+        workloads = build(Images(os.path.join(work, "images"))) | repairing.build()
         yield from in_turn([
             partial(_explore, workloads[name], os.path.join(work, name), shim, options)
             for name in options.workload or ONE_PROCESS if name in ONE_PROCESS

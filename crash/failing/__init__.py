@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 
+from crash import repairing
 from crash.failing import calls, full, growing, readers
 from crash.shim import Shim, stream
 from crash.shim.spread import in_turn
@@ -25,7 +26,8 @@ from crash.state import State
 from crash.workloads import Images, build
 
 SCENARIOS = {"growing": growing.states, "readers": readers.states, "full": full.states}   # beside the calls
-ONE_PROCESS = ("pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "take", "everything")
+ONE_PROCESS = ("pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "take", "everything",
+               "repair")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +51,7 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
     shim = Shim()
     work = tempfile.mkdtemp(prefix="failing-", dir="/dev/shm" if os.path.isdir("/dev/shm") else options.work)
     try:
-        workloads = build(Images(os.path.join(work, "images")))
+        workloads = build(Images(os.path.join(work, "images"))) | repairing.build()
         yield from in_turn([
             partial(calls.explore_workload, workloads[name], os.path.join(work, name), shim, options)
             for name in options.workload or ONE_PROCESS if name in ONE_PROCESS

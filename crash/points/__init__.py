@@ -11,6 +11,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 
+from crash import repairing
 from crash.content import TREES
 from crash.points import mounts, wrecks
 from crash.state import State, outcome_of
@@ -18,7 +19,7 @@ from crash.workloads import Images, Workload, build
 from layerstore.testing import CrashExplorer, Outcome, Passing
 
 LEVELS = (1.0, 1.0, 0.02)
-COMPOSITE = {"everything": 0.1, "take": 0.1}   # their steps are those of others: their recovery is sampled
+COMPOSITE = {"everything": 0.1, "take": 0.1, "repair": 0.05}   # their steps are those of others: their recovery is sampled
 NOT_HERE = {"pair"}               # two processes: killed in ``crash.schedule``
 
 
@@ -31,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def workloads(directory: str) -> dict[str, Workload]:
     """All that this rig kills, by name. Their images are written to *directory*."""
     common = {name: each for name, each in build(Images(directory)).items() if name not in NOT_HERE}
-    return common | wrecks.build()
+    return common | wrecks.build() | repairing.build()
 
 
 def states(options: argparse.Namespace) -> Iterator[State]:

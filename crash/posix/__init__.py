@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from itertools import islice
 
-from crash import workloads
+from crash import repairing, workloads
 from crash.persistence import explore
 from crash.persistence.choose import Choice, parse
 from crash.persistence.explore import Scene, order, recovery_scene, scene_from, scratch, spread, state
@@ -54,7 +54,7 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
 
 def all_workloads(work: str) -> dict[str, Workload]:
     """The common ones, and the creation of a store: the others begin to be cut when that is done."""
-    made = workloads.build(Images(os.path.join(work, "images")))
+    made = workloads.build(Images(os.path.join(work, "images"))) | repairing.build()
     return {"create": Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None), **made}
 
 

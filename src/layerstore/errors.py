@@ -234,7 +234,7 @@ class LayerDamagedError(DamagedError):
     """A quarantined layer. ``files`` are the paths known to be bad, ``layer_id`` whose they are."""
 
     def __init__(self, what: str, *, layer_id: str, files: Sequence[str] = (), hint: str | None = None) -> None:
-        super().__init__(what, hint=hint or "'layerstore repair --from SOURCE'; or ask for it as it is (damaged=True, --damaged)")
+        super().__init__(what, hint=hint or "run 'layerstore repair --from SOURCE'; or ask for it as it is (--damaged)")
         self.layer_id, self.files = layer_id, tuple(files)
 
 

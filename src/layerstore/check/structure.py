@@ -13,6 +13,7 @@ from typing import Any
 from layerstore import catalog, fs, mending, records, tarsplit
 from layerstore.check import history
 from layerstore.check.findings import Finding
+from layerstore.compare import OURS
 from layerstore.dedup import suspects
 from layerstore.digests import NAME as DIGESTS
 from layerstore.errors import DamagedError
@@ -46,6 +47,8 @@ def layer(handle: Handle, layer: Layer, row: Mapping[str, Any]) -> Iterator[Find
     try:
         tree = fs.open_dir(layer.id, handle.dirs["layers"])
     except OSError as error:
+        if error.errno in OURS:
+            raise
         yield Finding("layer-missing", layer.id, f"the tree of layer {layer.id} cannot be opened: {error.strerror}")
         return
     with tree as fd:
