@@ -12,6 +12,7 @@ from contextlib import suppress
 import layerstore
 from crash import workloads as w
 from crash.workloads import Workload, put
+from layerstore import kernel
 from layerstore.store import Store
 from layerstore.testing import Ledger, layer
 from layerstore.testing.oracle import damages
@@ -39,6 +40,7 @@ def _prepare(root: str, ledger: Ledger) -> None:
         put(store, ledger, w.TWO, LOST)
         _damage(os.path.join(root, "layers", ILL, "diff"))
         _flip(os.path.join(root, "layers", LOST, "diff", "only-a2", "data"))
+        kernel.syncfs(store._handle.sync_fd)   # what the power is cut of is the repair
         found = damages(store, content=True)
         assert sorted(found) == sorted(DAMAGE[ILL] + DAMAGE[LOST]), found
         with ledger.asking(found):

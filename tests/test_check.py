@@ -64,6 +64,9 @@ DAMAGE = {   # what is done to a layer's directory, at which depth it is found, 
     "no txid": (lambda t: os.unlink(t + "/txid"), "structure", ("txid-damaged", "txid")),
     "a stray part": (lambda t: open(t + "/strange", "x").close(), "structure", ("part-extra", "strange")),
     "no big data": (lambda t: os.unlink(t + "/big-data/key"), "structure", ("big-data-damaged", "big-data/key")),
+    "a directory for big data": (lambda t: (os.unlink(t + "/big-data/key"), os.mkdir(t + "/big-data/key")), "structure",
+                                 ("big-data-damaged", "big-data/key")),
+    "a stray in big data": (lambda t: os.mkdir(t + "/big-data/x"), "structure", ("part-extra", "big-data/x")),
     "a flipped bit in big data": (lambda t: flip(t + "/big-data/key"), "content", ("big-data-damaged", "big-data/key")),
 }
 
