@@ -28,6 +28,7 @@ MEASURES: dict[str, str] = {   # name: module; the order of the page
     "partial": "bench.partial",
     "memory": "bench.memory",
     "dedup": "bench.dedup",
+    "check": "bench.checking",
     "store": "bench.growing",
     "open": "bench.opening",
 }
