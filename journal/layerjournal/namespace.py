@@ -31,8 +31,8 @@ class Membership(Descriptor):
 
     vouched = False
 
-    def __init__(self, path: str, data: str) -> None:
-        super().__init__(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+    def __init__(self, path: str, data: str, flags: int = 0) -> None:
+        super().__init__(path, os.O_RDWR | os.O_NOFOLLOW | flags)
         self._path, self._data = path, data
         _members.add(self)
 
@@ -79,7 +79,7 @@ def enter(path: str, data: str) -> Membership:
 
     PidNamespaceError if another namespace is in; BusyError if it stays locked.
     """
-    member = Membership(path, data)
+    member = Membership(path, data, os.O_CREAT)
     fd = member.fd
     me = current()
     deadline = time.monotonic() + PATIENCE_SECONDS
