@@ -336,6 +336,8 @@ def test_what_is_no_snapshot_of_this_store_is_refused(made, tmp_path, what):
 def test_an_old_copy_that_nothing_betrays_is_rebuilt_by_force(made):
     """No segment is younger than it: then only the disk shows it, and only who asks is told."""
     shutil.copy(made.home / "older", made.data)
+    with layerstore.open(made.root, readonly=True) as store:
+        assert ("ownerless", f"layers/{D}") in {(each.code, each.subject) for each in store.check().findings}
     with pytest.raises(errors.InvalidArgumentError, match="is sound"):
         layerstore.rebuild(made.root)
     report = rebuilt(made, force=True)

@@ -32,7 +32,8 @@ def forget() -> None:
     for name in late():
         if sys.modules.pop(name, None) is not None:
             package, _, module = name.rpartition(".")
-            vars(sys.modules[package]).pop(module, None)
+            if package in sys.modules:   # else it was one of them
+                vars(sys.modules[package]).pop(module, None)
 
 
 __all__ = ["forget", "late"]

@@ -31,9 +31,9 @@ class Membership(Descriptor):
 
     vouched = False
 
-    def __init__(self, path: str, data: str) -> None:
-        super().__init__(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-        self._data = data
+    def __init__(self, path: str, data: str, flags: int = 0) -> None:
+        super().__init__(path, os.O_RDWR | os.O_NOFOLLOW | flags)
+        self._path, self._data = path, data
         _members.add(self)
 
     def using(self) -> None:
@@ -44,13 +44,16 @@ class Membership(Descriptor):
                 _write(self.fd, name, wanted)
 
     def leave(self) -> None:
-        """Close; the last says how the data file was left."""
-        with suppress(OSError):
-            if self.fd >= 0 and _try(self.fd, fcntl.LOCK_EX):
-                name, text = _read(self.fd)
-                if text == note.in_use(self._data):
-                    _write(self.fd, name, note.left(self._data))
+        """Close; the last says how the data file was left.
+
+        By a descriptor that does not outlive an interrupt: an exclusive lock that is left behind would keep others out.
+        """
         self.close()
+        with suppress(OSError), Membership(self._path, self._data) as fd:
+            if _try(fd, fcntl.LOCK_EX):
+                name, text = _read(fd)
+                if text == note.in_use(self._data):
+                    _write(fd, name, note.left(self._data))
 
 
 _members: weakref.WeakSet[Membership] = weakref.WeakSet()
@@ -76,7 +79,7 @@ def enter(path: str, data: str) -> Membership:
 
     PidNamespaceError if another namespace is in; BusyError if it stays locked.
     """
-    member = Membership(path, data)
+    member = Membership(path, data, os.O_CREAT)
     fd = member.fd
     me = current()
     deadline = time.monotonic() + PATIENCE_SECONDS
