@@ -227,6 +227,16 @@ def test_a_spool_that_a_loss_of_power_brought_back_is_removed_by_who_adopts_the_
     assert "blob" not in tree_names(root, "layers", layer)
 
 
+def test_a_finished_tree_that_lost_its_content_is_made_again_from_the_spool_that_lies_in_it(root, image, reads):
+    killed_at("stage.spool.unlink", "before", lambda: pull(root, image))   # as a loss of power can leave it
+    (txid,) = tree_names(root, "staging")
+    assert {"output", "blob"} <= set(tree_names(root, "staging", txid))
+    os.truncate(root / "staging" / txid / "diff" / "big0", 1000)
+    pull(root, image, reads)
+    assert sum(reads.total().values()) == 0
+    holds_the_content(root, image)
+
+
 @pytest.mark.root
 def test_a_tree_that_may_not_be_emptied_is_given_up_and_the_content_fetched_anew(root, image, monkeypatch, reads):
     killed_fetching(root, image)

@@ -175,7 +175,9 @@ def _join(handle: Handle, txid: str, waiting: Callable[[int], None]) -> Staging 
     if state is State.STAGED or left is not None:
         handle.hold(txid, lock)
         output = output_from_row(row["output"] if left is None else left["output"])
-        return _adopt(handle, Staging(txid, row["content_key"], lock, output, durable=left is None, adopted=True))
+        spooled = left is not None and executor.left_spool(lock.fd, txid, row) is not None
+        found = Staging(txid, row["content_key"], lock, output, durable=left is None, adopted=True)
+        return _adopt(handle, found, spooled=spooled)
     if state is State.STAGING and executor.left_spool(lock.fd, txid, row) is not None:
         handle.hold(txid, lock)
         return _resume(handle, Staging(txid, row["content_key"], lock))
@@ -185,16 +187,25 @@ def _join(handle: Handle, txid: str, waiting: Callable[[int], None]) -> Staging 
     return None
 
 
-def _adopt(handle: Handle, staging: Staging) -> Staging | None:
-    """Re-hash a finished tree under its lock, and take it over; discard it if it is not what its row, or file, says."""
+def _adopt(handle: Handle, staging: Staging, *, spooled: bool) -> Staging | None:
+    """Re-hash a finished tree under its lock, and take it over, if it is what its row, or file, says.
+
+    Else it is discarded; or made again from the spool that lies in it, if it is *spooled*: a loss of power that took
+    the tree's content may have left that.
+    """
     try:
         if not _is_right(handle, staging) or _improvable(handle, staging):
-            discard(handle, staging)
-            return None
-        fs.unlink(staging.lock.fd, spool.NAME, point="stage.spool.unlink")   # a loss of power can bring it back
+            if not spooled:
+                discard(handle, staging)
+                return None
+        else:
+            spooled = False
+            fs.unlink(staging.lock.fd, spool.NAME, point="stage.spool.unlink")   # a loss of power can bring it back
     except BaseException:
         handle.let_go(staging.txid)
         raise
+    if spooled:
+        return _resume(handle, Staging(staging.txid, staging.content_key, staging.lock))
     assert staging.output is not None
     handle.observer.event(
         "adopted", txid=staging.txid, diff_id=staging.output.diff_id, bytes=staging.output.diff_size,
