@@ -4,12 +4,14 @@
 # make crash   the crash rigs: RIG=name (default: all) STATES=n SECONDS=s SEED=n OUT=dir
 # make crash-report   one page of all that is in OUT; FIGURES=file.md
 # make coverage   branches of journal, lifecycle and recovery: 100 %, or it fails
+# make man     the man pages, from the commands: contrib/man
+# make dist    wheel and sdist, into dist/
 # make check   lint, types, tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types docs bench bench-store fuzz crash crash-report coverage clean
+.PHONY: demo test check lint types docs man dist bench bench-store fuzz crash crash-report coverage clean
 
 $(VENV)/ready: pyproject.toml
 	@sh tools/venv.sh "$(PYTHON)" "$(VENV)"
@@ -50,6 +52,12 @@ coverage: $(VENV)/ready
 
 docs: $(VENV)/ready
 	$(BIN)/python -m layerstore.states > docs/states.md
+
+man: $(VENV)/ready
+	$(BIN)/python tools/manpages.py contrib/man
+
+dist: $(VENV)/ready
+	$(BIN)/python -m build --outdir dist .
 
 bench: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -1,4 +1,7 @@
-"""Debian's docker-registry on loopback, while it is needed. Its data is a directory that stays."""
+"""Debian's docker-registry on loopback, while it is needed, and a loopback that is as slow as one wants.
+
+The registry's data is a directory that stays.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench import machine
+from crash.disk.kernel_calls import own_network
 
 _PATIENCE = 30.0             # seconds until it must listen
 
@@ -39,6 +43,15 @@ def serving(data: Path) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+def narrow(megabits: int) -> None:
+    """From now on this process and its children have a loopback of their own, over which so much goes in a second."""
+    machine.need("ip", "tc")
+    own_network()
+    for command in (["ip", "link", "set", "lo", "up"],
+                    ["tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", f"{megabits}mbit", "burst", "256kb", "latency", "400ms"]):
+        subprocess.run([machine.which(command[0]) or "", *command[1:]], check=True)
 
 
 def _wait(host: str, process: subprocess.Popen[bytes]) -> None:

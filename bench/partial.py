@@ -1,7 +1,8 @@
 """The second image of a family, as zstd:chunked from a real registry: only what is missing, and all of it; and by skopeo.
 
 Whole processes, in turn within each round, each into a new store on the private file system; for the partial pull the
-store has the family's first image already. The registry is on loopback: what is saved of a network's time is not in it.
+store has the family's first image already. The registry is on loopback, where bytes cost nothing; ``--rate`` makes it a network
+of so many megabits a second.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bench.compiled import compiled
 from bench.disk import Disk, private
 from bench.family import Family, served
 from bench.layers import Layer, cached
+from bench.local_registry import narrow
 from bench.tables import promised, seconds, spread, table
 
 BYTES, WALL = 1.05, 0.4      # what is promised
@@ -48,6 +50,7 @@ class _Way:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family-rounds", type=int, help="paired rounds (default: 5)")
+    parser.add_argument("--rate", type=int, metavar="MBIT", help="megabits a second of the loopback (default: what it can)")
     parser.add_argument("--maker", default="skopeo", metavar="SKOPEO", help="makes the images (default: %(default)s); one of "
                         "1.18 or later writes today's form, Debian 12's that of 2022")
     parser.add_argument("--tries", type=int, default=3, help="runs of one that strangers' load disturbs (default: %(default)s)")
@@ -63,6 +66,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     size = int(sum(each.tar_size + 4096 * each.files for each in every) * 2)
     inodes = int(sum(each.files + each.directories for each in every) * 1.2)
     result: dict[str, Any] = {"rounds": rounds, "runs": [], "images": [_told(first), _told(second)]}
+    if options.rate:
+        with served(options.cache, first, second, options.maker):
+            pass                             # made, if it was not there, without the narrow network
+        narrow(options.rate)
+        result["rate"] = options.rate
     with served(options.cache, first, second, options.maker) as family, private(options.cache, gib=options.disk_gib) as disk:
         result["family"] = {"made_by": family.made_by, "forms": {form: asdict(f) for form, f in family.forms.items()}}
         ways = {name: way for name, way in WAYS.items() if way.form in family.forms}
@@ -147,10 +155,11 @@ def page(result: dict[str, Any], pictures: Path | None) -> str:
         got = f"{fetched[name]:,}" if name in fetched else "–"
         rows.append((way.label, seconds(ratios.median(walls.get(name, {}))), seconds(ratios.median(cpu.get(name, {}))),
                      str(len(walls.get(name, {}))), got))
+    network = f"a network of {result['rate']} Mbit/s" if result.get("rate") else "loopback"
     images = "; the second: ".join(", ".join(f"`{each['name']}`" for each in image) for image in result["images"])
     marked = sum(run["marked"] for run in result["runs"])
     return ("## The second image of a family\n\n"
-            f"zstd:chunked by {family['made_by']}. The first: {images}. {marked} of {len(result['runs'])} runs were disturbed by "
+            f"zstd:chunked by {family['made_by']}, over {network}. The first: {images}. {marked} of {len(result['runs'])} runs were disturbed by "
             "foreign load.\n\n"
             + table(("layers of the second that the first has not", "bytes", "the least", "chunks", "tables", "headers"),
                     [(f"form of {form}", *(f"{n:,}" for n in (of["size"], of["least"], *of["least_of"].values())))

@@ -314,7 +314,7 @@ def _lines() -> Seeds:
         b'{"type":2,"payload":"","position":2}\n{"type":1,"name_raw":"Y2Fm6Q==","payload":null,"position":3}\n'
     )
     return [
-        good, good[:-1], good + b"\n", good * 2, good.replace(b"6", b"!"), good.replace(b'"f"', b'""'), good.replace(b":5,", b":-5,"),
+        good, good.replace(b":0}", b":00}"), good[:-1], good + b"\n", good * 2, good.replace(b"6", b"!"), good.replace(b'"f"', b'""'), good.replace(b":5,", b":-5,"),
         good.replace(b":5,", b":5.0,"), good.replace(b"AAAAAAAAAAA=", b"AAAA"), good.replace(b'"type":2', b'"type":3'), b"", b"\n", b"null",
         b'{"type":2,"payload":"aGVhZGVy","position":1}', b'{"type":1,"name":"\\ud800","payload":null,"position":0}', b"[" * 5000,
         b'{"type":2,"payload":"aGVhZGV","position":0}', b'{"type":2,"payload":5,"position":0}', b'{"type":1,"name":"a","name_raw":"YQ==","position":0}',

@@ -64,6 +64,9 @@ DAMAGE = {   # what is done to a layer's directory, at which depth it is found, 
     "no txid": (lambda t: os.unlink(t + "/txid"), "structure", ("txid-damaged", "txid")),
     "a stray part": (lambda t: open(t + "/strange", "x").close(), "structure", ("part-extra", "strange")),
     "no big data": (lambda t: os.unlink(t + "/big-data/key"), "structure", ("big-data-damaged", "big-data/key")),
+    "a directory for big data": (lambda t: (os.unlink(t + "/big-data/key"), os.mkdir(t + "/big-data/key")), "structure",
+                                 ("big-data-damaged", "big-data/key")),
+    "a stray in big data": (lambda t: os.mkdir(t + "/big-data/x"), "structure", ("part-extra", "big-data/x")),
     "a flipped bit in big data": (lambda t: flip(t + "/big-data/key"), "content", ("big-data-damaged", "big-data/key")),
 }
 
@@ -134,6 +137,22 @@ def test_threads_find_what_one_finds(store):
     assert sorted(several.findings, key=str) == sorted(one.findings, key=str)
     assert several.bytes == one.bytes == 100 * 200_000
     assert not [t for t in threading.enumerate() if t.name == "layerstore-check"]
+
+
+def test_a_walk_that_breaks_off_waits_for_nothing(store, monkeypatch):
+    from layerstore import verify
+
+    real = verify.final_entries
+
+    def broken(manifest):
+        for number, entry in enumerate(real(manifest)):
+            if number == 2:
+                raise errors.DamagedError("a malformed record")
+            yield entry
+
+    add(store, PATHS)
+    monkeypatch.setattr(verify, "final_entries", broken)
+    assert codes(store, "content") == [("manifest-damaged", "manifest")]
 
 
 def test_a_budget_ends_it_after_a_layer_and_the_next_check_goes_on_with_the_oldest(store):

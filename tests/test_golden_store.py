@@ -25,6 +25,24 @@ def expected(name):
     return json.loads((GOLDEN / "v1" / f"{name}.json").read_text())
 
 
+def newer(root, kind):
+    """What a later minor version may make of a store: a feature of a name that is unknown here, and files beside."""
+    path = root / "store.json"
+    config = json.loads(path.read_text())
+    config["format"][1] += 7
+    config["features"][kind].append("later")
+    path.write_text(json.dumps({**config, "later": {"some": "thing"}}))
+    for directory in (root, *(root / "layers").iterdir(), *(root / "staging").iterdir()):
+        (directory / "later").write_text("?")
+    return path.read_bytes()
+
+
+def everything(root):
+    """Every path with its content; not what LMDB keeps of its readers, nor who is in."""
+    return {str(path): path.read_bytes() if path.is_file() and not path.is_symlink() else b"" for path in root.rglob("*")
+            if path.name not in ("lock.mdb", "pidns")}
+
+
 @pytest.fixture(params=NAMES)
 def golden(request, tmp_path):
     return request.param, unpack(request.param, tmp_path)
@@ -77,3 +95,52 @@ def test_a_golden_store_can_be_gone_on_with(golden):
         store.checkpoint(archive=True)
         store.delete_image(store.images()[0].id)
     assert violations(str(root)) == []
+
+
+def test_a_store_of_a_newer_minor_is_used_and_what_is_unknown_in_it_stays(golden):
+    """An operating system with two halves goes back to the older one: the store must still be its store."""
+    name, root = golden
+    written = newer(root, "compatible")
+    assert show(root) == expected(name)
+    with layerstore.open(root, create=False) as store:
+        added = make_store.put(store, "today", "9" * 64, parent="b" * 64)
+        store.checkpoint(archive=True)
+        assert store.check(content=True).sound
+        assert (root / "layers" / ("b" * 64) / "later").exists()
+        store.delete_layer(added.id)
+        store.delete_layer("d" * 64)      # with the file that nobody here knows
+        store.checkpoint()
+    assert (root / "store.json").read_bytes() == written
+    assert (root / "later").exists()
+    assert violations(str(root)) == []
+
+
+def test_a_store_with_a_feature_that_only_readers_may_not_know_is_read_and_not_touched(golden):
+    name, root = golden
+    newer(root, "read_only_compatible")
+    show(root)                            # makes lock.mdb, as every reader may
+    before = everything(root)
+    assert show(root) == expected(name)
+    with pytest.raises(layerstore.errors.UnsupportedFormatError, match="later") as caught:
+        layerstore.open(root)
+    assert "read-only" in caught.value.hint
+    assert everything(root) == before
+
+
+def test_a_store_with_a_feature_that_one_must_know_is_refused_and_not_touched(golden):
+    _, root = golden
+    newer(root, "incompatible")
+    before = everything(root)
+    for readonly in (True, False):
+        with pytest.raises(layerstore.errors.UnsupportedFormatError, match="later"):
+            layerstore.open(root, readonly=readonly)
+    assert everything(root) == before
+
+
+def test_a_feature_that_only_readers_may_not_know_keeps_the_journal_from_being_written_too(tmp_path):
+    root = unpack("redo", tmp_path)
+    newer(root, "read_only_compatible")
+    with layerstore.open(root, readonly=True) as store:
+        assert not store.recovery.clean
+        with pytest.raises(layerstore.errors.ReadOnlyError):
+            store.recover()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 
@@ -90,14 +91,16 @@ def test_reading_goes_on_without_a_wait_while_a_writer_is_held(readable, held_wr
 
 
 def test_opening_to_read_asks_for_each_lock_once_while_a_writer_is_held(readable, held_writer):
-    """It finds locks taken (the pid namespace's file; the tree that it looks whether anybody owns), and goes on."""
+    """It finds locks taken (the pid namespace's file, coming and leaving; the tree that it looks whether anybody owns), and goes on."""
     calls, out = tracing.run(
         [*READER, str(readable), "1"], {*tracing.LOCKS, *SLEEPS}, env=stores.environment(), timeout=120)
     assert '"export"' in out, "the reader did not finish"
     assert held_writer.poll() is None
     refused = [call.text.rpartition("<")[2] for call in calls if call.name == "flock" and "EAGAIN" in call.result]
     assert refused
-    assert len(refused) == len(set(refused)), "a lock was polled for"
+    asked = Counter(refused)
+    asked.subtract(each for each in set(refused) if "/pidns>" in each)   # the last who leaves is alone
+    assert max(asked.values()) <= 1, "a lock was polled for"
     assert [call.name for call in calls if "nanosleep" in call.name] == []
     assert [call.text for call in calls if call.name.startswith("futex") and "_WAIT" in call.text] == []
 

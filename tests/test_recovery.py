@@ -326,3 +326,17 @@ def test_a_dry_run_says_the_same_and_touches_nothing(root, tmp_path):
         assert [a.key for a in store.recovery.actions if a.do is Do.FINISH]
     assert {a.do for a in planned.actions} == {Do.FINISH}
     assert json.dumps(planned.as_json())
+
+
+@pytest.mark.parametrize("what", ["layer", "image"])
+def test_a_directory_in_the_place_of_a_side_file_does_not_keep_a_store_from_opening(tmp_path, what):
+    root = tmp_path / "s"
+    with layerstore.open(root) as store:
+        pulled = store.pull(image(tmp_path).reference)
+    path = root / "layers" / pulled.layers[0] / "layer" if what == "layer" else root / "images" / pulled.id
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+    with layerstore.open(root) as store:
+        assert store.check(content=True).sound
+        (kept,) = os.listdir(root / "quarantine")
+        assert os.listdir(root / "quarantine" / kept) == ["inside"]

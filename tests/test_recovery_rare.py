@@ -353,13 +353,15 @@ def test_what_lies_in_uppers_without_a_row_is_removed(root):
         assert tree_names(root, "uppers") == []
 
 
-def test_a_mount_is_looked_for_only_where_it_could_be_seen(monkeypatch):
-    here = {"target": "/nowhere", "boot_id": recover.boot_id(), "namespace": mounting.namespace()}
-    assert recover._is_mounted(here) is False
-    assert recover._is_mounted({**here, "namespace": 1}) is None
-    assert recover._is_mounted({**here, "namespace": 1, "boot_id": "another"}) is False
+def test_a_mount_is_looked_for_only_where_it_could_be_seen(store, monkeypatch):
+    here = {"target": "/nowhere", "boot_id": mounting.boot_id(), "namespace": mounting.namespace()}
+    handle = store._handle
+    assert recover._is_mounted(handle, here) is False
+    assert recover._is_mounted(handle, {**here, "namespace": 1}) is None
+    assert recover._is_mounted(handle, {**here, "namespace": 1, "boot_id": "another"}) is False
     monkeypatch.setattr(mounting, "is_mounted", lambda target: True)
-    assert recover._is_mounted(here) is True
+    assert recover._is_mounted(handle, here) is True
+    assert recover._is_mounted(handle, {**here, "uppers": [0, 0]}) is False   # of a store that this one is a copy of
 
 
 # -- the plan, told ----------------------------------------------------------------------------------------------------

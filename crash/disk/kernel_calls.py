@@ -18,6 +18,7 @@ _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _LOOP_CLR_FD = 0x4C82, 0x4C0A, 0x4C01
 _LO_FLAGS_AUTOCLEAR, _LO_FLAGS_DIRECT_IO = 4, 16
 _BLKFLSBUF = 0x1261
 _CLONE_NEWNS = 0x00020000
+_CLONE_NEWNET = 0x40000000
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
 _PR_SET_PDEATHSIG = 1
 _BUSY_TRIES, _BUSY_PAUSE = 2000, 0.005
@@ -39,6 +40,11 @@ def own_mounts() -> None:
     """
     _check(_libc.unshare(_CLONE_NEWNS), "unshare")
     mount("none", "/", None, flags=_MS_REC | _MS_PRIVATE)
+
+
+def own_network() -> None:
+    """Give this process a network of its own: a loopback that is down, and nothing else. Threads that were there stay."""
+    _check(_libc.unshare(_CLONE_NEWNET), "unshare")
 
 
 def die_with_parent() -> None:

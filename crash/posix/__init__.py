@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from itertools import islice
 
-from crash import lost, workloads
+from crash import lost, repairing, workloads
 from crash.persistence import explore
 from crash.persistence.choose import Choice, parse
 from crash.persistence.explore import Scene, order, recovery_scene, scene_from, scratch, spread, state
@@ -55,7 +55,7 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
 def all_workloads(work: str) -> dict[str, Workload]:
     """The common ones, the creation of a store (the others begin to be cut when that is done), and rebuilding one."""
     images = Images(os.path.join(work, "images"))
-    made = workloads.build(images)
+    made = workloads.build(images) | repairing.build()
     create = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
     return {"create": create, **made, **{name: each for name, each in lost.build(images).items() if name != "rebuild-from"}}
 

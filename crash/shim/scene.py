@@ -17,7 +17,6 @@ import re
 import secrets
 import shutil
 import signal
-import subprocess
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from crash.workloads import Workload
 from layerstore.errors import LayerstoreError
 from layerstore.store import Store
 from layerstore.testing.children import run_child, telling
+from layerstore.testing.copies import copy_store
 from layerstore.testing.ledger import Ledger, read_ledger
 from layerstore.testing.oracle import Verdict, examine
 
@@ -129,7 +129,7 @@ class Scene:
     def fresh(self, source: str | None = None) -> None:
         """The store as it was prepared (or as *source* has it), and the ledger as it was then."""
         shutil.rmtree(self.store, ignore_errors=True)
-        copy(source or self.start, self.store)
+        self._copy(source or self.start, self.store)
         if source is None:
             with open(self.ledger, "wb") as file:
                 file.write(self._told)
@@ -137,7 +137,15 @@ class Scene:
     def keep(self) -> None:
         """Keep the store as it is now, for ``fresh(scene.crashed)``."""
         shutil.rmtree(self.crashed, ignore_errors=True)
-        copy(self.store, self.crashed)
+        self._copy(self.store, self.crashed)
+
+    def _copy(self, source: str, target: str) -> None:
+        """Not looked at: to say which path a descriptor has costs more than the copying."""
+        self.shim.unwatch()
+        try:
+            copy_store(source, target)
+        finally:
+            self.shim.watch(self.store)
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
@@ -217,6 +225,7 @@ class Scene:
         self.shim.arm(Calls.ALL, Fault.NONE)
 
         def see() -> Verdict:
+            self.shim.unwatch()
             draw("oracle")
             signal.alarm(PATIENCE_SECONDS)
             self.workload.mend(self.store)
@@ -270,9 +279,3 @@ def descriptors() -> list[str]:
         with suppress(OSError):
             found.append(f"{os.readlink(f'/proc/self/fd/{fd}')} ({fd})")
     return found
-
-
-def copy(source: str, target: str) -> None:
-    """A copy that keeps what matters to a store: links, times, modes, attributes, device nodes."""
-    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
-    subprocess.run(["cp", "-a", "--sparse=never", "--", source, target], check=True, env=environment)

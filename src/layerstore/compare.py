@@ -18,7 +18,7 @@ from layerstore.manifest import MODE, NODE, OVERRIDE, OWNER, TIME, XATTR, Manife
 from layerstore.packed import open_regular
 from layerstore.whiteouts import is_whiteout
 
-__all__ = ["Problem", "compare", "content_problem", "unlooked"]
+__all__ = ["OURS", "Problem", "compare", "content_problem", "unlooked"]
 
 _KINDS = {
     stat.S_IFREG: "file",
@@ -30,6 +30,8 @@ _KINDS = {
     stat.S_IFSOCK: "socket",
 }
 _OPAQUE_XATTRS = (b"trusted.overlay.opaque", b"user.overlay.opaque")
+OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+"""Errors of this process: they say nothing of what was to be looked at."""
 _PIECE = 1 << 18                         # read at once: large enough for the calls not to count, and it stays in the cache
 
 
@@ -48,6 +50,8 @@ class Problem(NamedTuple):
 
 def unlooked(path: bytes, error: OSError, *, missing: str = "path-missing", failed: str = "path-unreadable") -> Problem:
     """What *error* says of *path*, which was to be looked at; *missing* and *failed* are the codes of what it may be."""
+    if error.errno in OURS:
+        raise error
     # EOVERFLOW: capabilities for the root of another user namespace
     if error.errno in (errno.EACCES, errno.EPERM, errno.EOVERFLOW):
         return Problem(path, "this process may not read it", True, failed)

@@ -291,7 +291,18 @@ def _write_side_file(handle: Handle, directory: str, name: str, content: bytes) 
     """Write a tree's side file unless it is right already: a right one is never touched."""
     with fs.open_dir(name, handle.dirs[directory]) as fd:
         if fs.read_file(fd, records.LAYER_FILE) != content:
-            fs.replace_file(fd, records.LAYER_FILE, content, point="publish.side-file")
+            _replace(handle, fd, records.LAYER_FILE, content, point="publish.side-file")
+
+
+def _replace(handle: Handle, fd: int, name: str, content: bytes, *, point: str) -> None:
+    """Write a side file; if a directory is in its place, where nobody puts one, aside with that."""
+    try:
+        fs.replace_file(fd, name, content, point=point)
+    except IsADirectoryError:
+        txid = fs.read_txid(fd) or "images"
+        with suppress(FileExistsError):
+            fs.move(fd, name, handle.dirs["quarantine"], f"{txid}-{name}-{handle.clock()}", point="recover.set-aside")
+        fs.replace_file(fd, name, content, point=point)
 
 
 def _publish_tree(handle: Handle, txid: str, row: Row, *, point: str) -> None:
@@ -383,7 +394,7 @@ def write_image_file(handle: Handle, image_id: str, promise: Mapping[str, Any]) 
     content = records.image_file(image_id, promise)
     with fs.locked_dir(handle.dirs["images"]):
         if fs.read_file(handle.dirs["images"], image_id) != content:
-            fs.replace_file(handle.dirs["images"], image_id, content, point="publish.image-file")
+            _replace(handle, handle.dirs["images"], image_id, content, point="publish.image-file")
 
 
 def _commit(txn: Any, batch: str, missing: Iterable[str]) -> None:

@@ -31,8 +31,8 @@ BEFORE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("layer", "commit"): _PUBLISHED, ("layer", "quarantine"): (), ("layer", "delete"): (),
     ("layer", "repair"): ("repair.lock",),
     ("layer", "mend"): (
-        "repair.mkdir", "repair.write", "repair.sync", "repair.exchange", "repair.wear", "repair.settle",
-        "repair.set-aside"),
+        "repair.mkdir", "repair.write", "repair.sync", "repair.exchange", "repair.wear", "repair.set-aside",
+        "repair.settle"),
     ("layer", "remove"): ("delete.lock", "delete.rename"), ("layer", "empty"): _EMPTIED,
     ("image", "promise"): (), ("image", "commit"): ("publish.image-file.write", "publish.image-file.rename"),
     ("image", "abandon"): (), ("image", "delete"): (), ("image", "empty"): _EMPTIED,

@@ -10,8 +10,8 @@ order, and what a crash after each step leaves (docs/crash-model.md):
 5. ``repair.exchange`` (or ``.move``): each takes its place, in    – some paths good, the others as bad as before; the times
    one step; what was there is in ``mending/`` now                   of their directories are put right by recovery
 6. ``repair.wear``: attributes, of them and of their directories   – the same
-7. ``repair.settle``: the second syncfs                            – the same
-8. ``repair.set-aside``: ``mending/`` moves to ``quarantine/``     – the same
+7. ``repair.set-aside``: ``mending/`` moves to ``quarantine/``     – the same
+8. ``repair.settle``: the second syncfs                            – the same
 9. txn ``mend`` or ``quarantine``, after all paths were compared:  – mended, or quarantined with what is left
    the mark is gone
 
@@ -156,7 +156,7 @@ def settle(handle: Handle, txid: str, row: Mapping[str, Any]) -> None:
     """
     with Descriptor(row["layer_id"], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handle.dirs["layers"]) as tree_fd:
         wear_all(handle, tree_fd, row["output"]["manifest_digest"], row["repair"]["files"])
-        handle.sync(tree_fd, point="repair.settle")
         put_aside(handle, tree_fd, row["layer_id"])
+        handle.sync(tree_fd, point="repair.settle")
     damage = row.get("damage")
     end(handle, txid, None if damage is None else {"why": damage["why"], "files": damage["files"]}, label="recover.mend")

@@ -30,7 +30,6 @@ from layerstore.manifest import manifest_digest
 from layerstore.meant import Recorded
 from layerstore.model import Layer, Mount
 from layerstore.packed import open_regular
-from layerstore.recover import boot_id
 from layerstore.states import Kind, Trigger
 
 
@@ -90,8 +89,8 @@ def _take(handle: Handle, chain: list[Layer], target: str, writable: bool, damag
         for layer in chain:
             catalog.layer(txn, layer.id, damaged=damaged)
         fire(txn, Kind.MOUNT, mount_id, Trigger.TAKE, txid=mount_id, payload={
-            "target": target, "layers": [layer.id for layer in chain], "writable": writable, "boot_id": boot_id(),
-            "namespace": mounting.namespace(),
+            "target": target, "layers": [layer.id for layer in chain], "writable": writable,
+            **_where(handle),
         })
 
     handle.update("mount", change)
@@ -117,8 +116,15 @@ def _attach(handle: Handle, mount_id: str, chain: list[Layer], target: str, writ
         )
     handle.update("mounted", lambda txn: fire(
         txn, Kind.MOUNT, mount_id, Trigger.ATTACH, txid=mount_id,
-        payload={"boot_id": boot_id(), "namespace": mounting.namespace(), "kept": False},
+        payload={**_where(handle), "kept": False},
     ))
+
+
+def _where(handle: Handle) -> dict[str, Any]:
+    """What tells a mount's row where the mount may be looked for."""
+    return {
+        "boot_id": mounting.boot_id(), "namespace": mounting.namespace(), "uppers": mounting.uppers_of(handle),
+    }
 
 
 def _give_to_containers_root(handle: Handle, own: int) -> None:
@@ -136,9 +142,10 @@ def unmount(handle: Handle, target: str, *, keep_upper: bool = False) -> None:
     with fs.locked_dir(handle.dirs["uppers"]):
         with handle.read() as view:
             known = next((m for m in catalog.mounts(view) if m.target == target), None)
-        if known is None:
+            row = None if known is None else view.get("mounts", known.id)
+        if known is None or row is None:
             raise UnknownMountError(f"nothing of this store is mounted at {target}")
-        if mounting.is_mounted(target):
+        if mounting.mounted_here(handle, row):
             with faults.point("mount.detach"):
                 overlay.unmount(target)
         mounting.forget(handle, known.id, keep_upper=keep_upper)

@@ -1,8 +1,10 @@
-"""What recovery and the mount verb share: is it mounted, and how a mount's row is let go of."""
+"""What recovery and the mount verb share: is it mounted, and by this store; and how a mount's row is let go of."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from layerstore import fs, overlay
 from layerstore.handle import Handle
@@ -12,6 +14,32 @@ from layerstore.states import Kind, State, Trigger
 
 def is_mounted(target: str) -> bool:
     return overlay.is_overlay_mounted(target)
+
+
+def boot_id() -> str:
+    """Which boot of which machine this is: what was mounted in another one is not mounted any more."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def uppers_of(handle: Handle) -> list[int]:
+    """Device and inode of ``uppers/``: recorded with a mount, and what a copy of the store has another of."""
+    status = os.fstat(handle.dirs["uppers"])
+    return [status.st_dev, status.st_ino]
+
+
+def is_anothers(handle: Handle, row: Mapping[str, Any]) -> bool:
+    """Whether the row's mount, if there is one, is of a store that this one is a copy of (ADR 0024)."""
+    if "uppers" not in row:   # a row of before
+        return False
+    device, inode = uppers_of(handle)
+    # device numbers are a boot's; inodes stay
+    return bool(inode != row["uppers"][1] or (row["boot_id"] == boot_id() and device != row["uppers"][0]))
+
+
+def mounted_here(handle: Handle, row: Mapping[str, Any]) -> bool:
+    """Whether what the row speaks of is mounted, by this store."""
+    return not is_anothers(handle, row) and is_mounted(row["target"])
 
 
 def namespace() -> int:
@@ -27,7 +55,7 @@ def forget(handle: Handle, mount_id: str, *, keep_upper: bool = True) -> bool:
     """
     with handle.read() as view:
         row = view.get("mounts", mount_id)
-    if row is None or is_mounted(row["target"]):
+    if row is None or mounted_here(handle, row):
         return False
     # a row that never was attached has an upper directory that nobody wrote to
     used = row["state"] == State.MOUNTED or row.get("kept", False)

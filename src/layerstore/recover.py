@@ -51,11 +51,6 @@ class RecoveryReport:
         }
 
 
-def boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
-
-
 def gather(handle: Handle, upto: int | None = None) -> Subjects:
     """What the journal says there is to look at: its cost is what is in flight, not what is stored.
 
@@ -98,15 +93,17 @@ def probe(handle: Handle, subjects: Subjects) -> Probe:
         right[image_id] = subjects.images[image_id]["state"] != State.COMMITTED or image_file_right(
             fs.read_file(handle.dirs["images"], image_id), subjects.images[image_id],
         )
-    mounted = {key: _is_mounted(row) for key, row in subjects.mounts.items()}
+    mounted = {key: _is_mounted(handle, row) for key, row in subjects.mounts.items()}
     strays, misplaced = _strays(handle, subjects)
-    return Probe(trees, right, strays, misplaced, mounted, boot_id())
+    return Probe(trees, right, strays, misplaced, mounted, mounting.boot_id())
 
 
-def _is_mounted(row: Mapping[str, Any]) -> bool | None:
+def _is_mounted(handle: Handle, row: Mapping[str, Any]) -> bool | None:
+    if mounting.is_anothers(handle, row):
+        return False
     if mounting.is_mounted(row["target"]):
         return True
-    elsewhere = row["boot_id"] == boot_id() and row.get("namespace") != mounting.namespace()
+    elsewhere = row["boot_id"] == mounting.boot_id() and row.get("namespace") != mounting.namespace()
     return None if elsewhere else False
 
 

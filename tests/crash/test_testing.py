@@ -42,6 +42,7 @@ from layerstore.testing import (
     tree_of_tar,
     violations,
 )
+from layerstore.testing.answering import Answering
 from layerstore.testing.copies import disk_print
 from storekit import add, differ
 from storekit import image as make_image
@@ -230,6 +231,25 @@ def test_a_child_that_dies_tells_nothing_and_that_is_an_error():
     assert telling(lambda: {"a": 1}) == {"a": 1}
     with pytest.raises(ChildDiedError):
         telling(lambda: os.kill(os.getpid(), 9))
+
+
+def test_a_child_that_answers_is_one_process_until_it_dies_or_is_closed():
+    def answer(number):
+        if number == 9:
+            os.kill(os.getpid(), 9)
+        return number * 1 // (number - 8), os.getpid()
+
+    answering = Answering(answer)
+    (first, pid), (second, same) = answering.ask(7), answering.ask(6)
+    assert (first, second, pid) == (-7, -3, same) and pid != os.getpid()
+    for deadly in (9, 8):   # by a signal, by an error
+        with pytest.raises(ChildDiedError):
+            answering.ask(deadly)
+    _, other = answering.ask(7)
+    assert other != pid
+    assert answering.close() == 0
+    with pytest.raises(ChildProcessError):
+        os.waitpid(other, 0)
 
 
 def test_a_child_that_opens_a_store_finds_everything_imported(tmp_path):

@@ -16,7 +16,7 @@ from layerstore import catalog, fs, tarsplit
 from layerstore.check import history, structure
 from layerstore.check.findings import Depth, Finding
 from layerstore.check.hashing import Batch, Hashing
-from layerstore.compare import Problem
+from layerstore.compare import OURS, Problem
 from layerstore.dedup import suspects
 from layerstore.descriptors import Descriptor
 from layerstore.errors import LayerstoreError
@@ -70,6 +70,8 @@ def begin(
     except LayerstoreError as error:
         look.findings.append(Finding("manifest-damaged", layer.id, str(error), "manifest"))
     except OSError as error:
+        if error.errno in OURS:
+            raise
         look.findings.append(Finding("part-unreadable", layer.id, f"it cannot be read: {error.strerror or error}"))
     return look
 
@@ -113,6 +115,8 @@ def _take(look: Look, problems: Iterator[Problem]) -> None:
 def take_hashed(look: Look, hashing: Hashing) -> None:
     """Wait for what was handed out."""
     for batch in look.batches:
+        if not batch.given:              # the walk broke off before it was full
+            continue
         _take(look, iter(hashing.problems(batch)))
     look.batches = []
 

@@ -13,6 +13,7 @@ from typing import Any
 from layerstore import catalog, fs, mending, records, tarsplit
 from layerstore.check import history
 from layerstore.check.findings import Finding
+from layerstore.compare import OURS
 from layerstore.dedup import suspects
 from layerstore.digests import NAME as DIGESTS
 from layerstore.errors import DamagedError
@@ -46,6 +47,8 @@ def layer(handle: Handle, layer: Layer, row: Mapping[str, Any]) -> Iterator[Find
     try:
         tree = fs.open_dir(layer.id, handle.dirs["layers"])
     except OSError as error:
+        if error.errno in OURS:
+            raise
         yield Finding("layer-missing", layer.id, f"the tree of layer {layer.id} cannot be opened: {error.strerror}")
         return
     with tree as fd:
@@ -94,15 +97,18 @@ def _side_file(fd: int, layer: Layer, row: Mapping[str, Any]) -> Iterator[Findin
 def _big_data(fd: int, layer: Layer, names: set[str]) -> Iterator[Finding]:
     if not layer.big_data:
         return
-    there: set[str] = set()
+    there: dict[str, bool] = {}
     if "big-data" in names:
         try:
-            with fs.open_dir("big-data", fd) as directory:
-                there = set(os.listdir(directory))
+            with fs.open_dir("big-data", fd) as directory, os.scandir(directory) as found:
+                there = {each.name: each.is_file(follow_symlinks=False) for each in found}
         except NotADirectoryError:
             pass
-    for key in sorted(layer.big_data.keys() - there):
-        yield Finding("big-data-damaged", layer.id, f"{key} is missing", f"big-data/{key}")
+    for key in sorted(layer.big_data):
+        if not there.pop(key, False):
+            yield Finding("big-data-damaged", layer.id, f"{key} is missing, or no file", f"big-data/{key}")
+    for name in sorted(there):
+        yield Finding("part-extra", layer.id, f"big-data/{name} is no part of a layer", f"big-data/{name}")
 
 
 def image(handle: Handle, image: Image) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from layerstore.errors import TocError
 __all__ = ["Payload", "read_lines"]
 
 _LONGEST = 24 << 20                      # bytes of one line: a segment has the headers between two files, in base64
-_SEGMENT = re.compile(rb'\{"type":2,"payload":"([A-Za-z0-9+/]*={0,2})","position":(\d{1,19})\}\Z')   # nearly all
+_SEGMENT = re.compile(rb'\{"type":2,"payload":"([A-Za-z0-9+/]*={0,2})","position":(0|[1-9]\d{0,18})\}\Z')   # nearly all
 _FILE, _RAW = 1, 2
 
 

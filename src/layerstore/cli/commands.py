@@ -32,6 +32,15 @@ damaged_option = click.option("--damaged", is_flag=True, help="Also if a layer i
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
+def _references(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    from layerstore.cli.completing import references  # noqa: PLC0415
+
+    return references(context, parameter, incomplete)
+
+
+reference_argument = click.argument("reference", metavar="ID", shell_complete=_references)
+
+
 class _Settings:
     """The options before the command."""
 
@@ -62,6 +71,7 @@ class _Commands(click.Group):
     elsewhere: ClassVar[dict[str, str]] = {
         "journal": "journal", "du": "looking", "explain": "looking", "space": "looking", "quota": "looking",
         "check": "keeping", "repair": "keeping", "view": "viewing", "push": "viewing",
+        "completion": "completing",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -234,7 +244,7 @@ def layers(settings: _Settings, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("reference", metavar="ID")
+@reference_argument
 @json_option
 @click.pass_obj
 def show(settings: _Settings, reference: str, as_json: bool) -> None:
@@ -263,7 +273,7 @@ def _plain(value: Any) -> str:
 
 
 @cli.command()
-@click.argument("reference", metavar="ID")
+@reference_argument
 @click.argument("target", type=click.Path(file_okay=False))
 @click.option("--writable", is_flag=True, help="With a writable upper directory, removed at unmount.")
 @damaged_option
@@ -285,7 +295,7 @@ def unmount(settings: _Settings, target: str, keep_upper: bool) -> None:
 
 
 @cli.command()
-@click.argument("reference", metavar="ID")
+@reference_argument
 @click.argument("directory", type=click.Path())
 @damaged_option
 @click.pass_obj
@@ -299,7 +309,7 @@ def extract(settings: _Settings, reference: str, directory: str, damaged: bool) 
 
 
 @cli.command()
-@click.argument("layer")
+@click.argument("layer", shell_complete=_references)
 @click.option("--tar", metavar="FILE", help="Write the layer's original uncompressed tar, byte for byte; - for stdout.")
 @click.option("--tar-split", metavar="FILE", help="Write its tar-split, as the Go tools read it (JSON lines).")
 @click.pass_obj
@@ -320,7 +330,7 @@ def export(settings: _Settings, layer: str, tar: str | None, tar_split: str | No
 
 
 @cli.command()
-@click.argument("reference", metavar="ID")
+@reference_argument
 @click.option("--keep-layers", is_flag=True, help="Keep the layers that nothing else uses.")
 @click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for readers.")
 @json_option

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from layerstore.cli import output
+from layerstore.cli.completing import references
 from layerstore.timeline import Life
 
 html_option = click.option("--html", metavar="FILE", help="Write a timeline as a page of its own; - for stdout.")
@@ -24,7 +25,7 @@ def show_life(life: Life, html: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("reference", metavar="TXID|LAYER|IMAGE")
+@click.argument("reference", metavar="TXID|LAYER|IMAGE", shell_complete=references)
 @html_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj

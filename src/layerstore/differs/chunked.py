@@ -25,10 +25,8 @@ from layerstore.errors import (
     SizeMismatchError,
     SourceError,
 )
-from layerstore.manifest import NAME, read_manifest
 from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
-from layerstore.packed import open_regular
-from layerstore.partial import BlobSource, Finder, Place
+from layerstore.partial import BlobSource, Digests, Finder, Place
 from layerstore.spooled import through
 from layerstore.threads import Channel, Worker, running
 
@@ -123,10 +121,10 @@ class ChunkedDiffer:
         return opened, assembler
 
     def _fill(self, target: DiffTarget, opened: Opened, assembler: Assembler, donors: Donors) -> DiffOutput:
-        quiet = replace(target, progress=lambda _n: None, donors=donors)   # the tar's bytes are not the blob's
+        # the tar's bytes are not the blob's
+        quiet = replace(target, progress=lambda _n: None, donors=donors, digests=_Compared(opened, target.digests))
         pieces = completed(assembler, self._diff_id, self._tell) if opened.lines is None else assembler
         output = fill(quiet, pieces, diff_id=self._diff_id, compression="none", is_blob=False)
-        _check_files(target, opened)
         return replace(output, toc_digest=opened.toc_digest, compression=opened.codec)
 
 
@@ -137,26 +135,34 @@ def _find(
     return finder.find(digests, at) if finder is not None and digests else nullcontext(nothing)
 
 
-def _check_files(target: DiffTarget, opened: Opened) -> None:
-    """That what was unpacked has the digests that the TOC gives: the diffID says nothing of them.
+class _Compared:
+    """What the unpacker tells of files, passed on to *told*: with their chunks, and only if the TOC says the same.
 
-    What chunks the files have is told to later pulls, of files that are as the TOC has them.
+    The diffID says nothing of the digests that the TOC gives; later pulls would go by them. Implements ``Digests``.
     """
-    if not opened.digests:
-        return
-    with open_regular(NAME, target.dir_fd) as fd:
-        for entry in read_manifest(fd):
-            promised = opened.digests.get(entry.path)
-            if promised is None or entry.sha256 is None:
-                continue
-            if target.digests is not None and entry.sha256 == promised:
-                for offset, length, digest in opened.chunks.get(entry.path, ()):
-                    target.digests.add_chunk(entry.path, offset, length, digest)
-            if entry.sha256 != promised:
-                raise DigestMismatchError(
-                    f"{os.fsdecode(entry.path)!r} is another file than the table of contents promises",
-                    expected="sha256:" + promised.hex(), actual="sha256:" + entry.sha256.hex(),
-                )
+
+    def __init__(self, opened: Opened, told: Digests | None) -> None:
+        self._opened, self._told = opened, told
+
+    def add_file(self, path: bytes, size: int, sha256: bytes) -> None:
+        promised = self._opened.digests.get(path)
+        if promised is not None and sha256 != promised:
+            raise DigestMismatchError(
+                f"{os.fsdecode(path)!r} is another file than the table of contents promises",
+                expected="sha256:" + promised.hex(), actual="sha256:" + sha256.hex(),
+            )
+        if self._told is not None:
+            self._told.add_file(path, size, sha256)
+            for offset, length, digest in self._opened.chunks.get(path, ()) if promised is not None else ():
+                self._told.add_chunk(path, offset, length, digest)
+
+    def add_chunk(self, path: bytes, offset: int, length: int, sha256: bytes) -> None:
+        if self._told is not None:
+            self._told.add_chunk(path, offset, length, sha256)
+
+    def start_over(self) -> None:
+        if self._told is not None:
+            self._told.start_over()
 
 
 class _Reader:

@@ -195,8 +195,7 @@ class _Run:
             marked |= {os.fsencode(step.path) for step in steps}
             if not mending.mark(self._handle, layer.txid, marked):
                 return []
-            making.carry_out(self._handle, layer, tree_fd, steps, known, supply)
-            aside = mending.put_aside(self._handle, tree_fd, layer.id)
+            aside = making.carry_out(self._handle, layer, tree_fd, steps, known, supply)
             if aside is not None:
                 self._evidence.append(aside)
         return self._look(layer)

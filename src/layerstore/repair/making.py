@@ -33,8 +33,8 @@ class _CannotError(Exception):
     """This one path cannot be restored now."""
 
 
-def carry_out(handle: Handle, layer: Layer, tree_fd: int, steps: list[Step], known: Known, supply: Supply) -> None:
-    """Steps 2 to 7 of ``mending``. What is raised before the first exchange leaves the layer as it was."""
+def carry_out(handle: Handle, layer: Layer, tree_fd: int, steps: list[Step], known: Known, supply: Supply) -> str | None:
+    """Steps 2 to 8 of ``mending``: where what was replaced is kept. Raised before the first exchange: it is as it was."""
     making = _Making(handle, layer, tree_fd, known, supply)
     mending.put_aside(handle, tree_fd, layer.id)             # what another repair left
     fs.make_dir(tree_fd, mending.NAME, point="repair.mkdir")
@@ -49,7 +49,9 @@ def carry_out(handle: Handle, layer: Layer, tree_fd: int, steps: list[Step], kno
         making.exchange_all(own, made)
         making.take_out_all(own, [step for step in steps if step.do is Do.TAKE_OUT], len(steps))
     mending.wear_all(handle, tree_fd, layer.manifest_digest, [os.fsencode(step.path) for step in steps])
+    aside = mending.put_aside(handle, tree_fd, layer.id)
     handle.sync(tree_fd, point="repair.settle")
+    return aside
 
 
 class _Making:

@@ -16,14 +16,16 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import layerstore
 from layerstore.store import Store
-from layerstore.testing.children import in_workers, run_child, telling
+from layerstore.testing.answering import Answering
+from layerstore.testing.children import ChildDiedError, in_workers, run_child
 from layerstore.testing.copies import copy_store, disk_print
 from layerstore.testing.ledger import Ledger, read_ledger
 from layerstore.testing.oracle import Verdict, examine
-from layerstore.testing.passing import FaultNotReachedError, Passing, kill_at, passings
+from layerstore.testing.passing import FaultNotReachedError, Passing, kill_at, passings, passings_here
 from layerstore.testing.trees import Tree
 
 Program = Callable[[str, Ledger], object]
@@ -48,6 +50,14 @@ class Outcome:
 
     def __str__(self) -> str:
         return f"killed at {' then '.join(map(str, self.killed_at))}: {self.violations or 'sound'}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """To the judge. ``points``: which fault points its recovery passes; ``look``: the verdict, ``again``: that and more."""
+
+    what: Literal["points", "look", "again"]
+    home: str
 
 
 def still_clock() -> int:
@@ -110,6 +120,7 @@ class CrashExplorer:
         self._recover, self._again, self._trees, self._ledger = recover, again, trees, ledger
         self._mend = mend
         self._start = os.path.join(self._directory, "start")
+        self._judge = Answering(self._judged_in)   # not one for each state: to fork it would cost as much as to judge
 
     def points(self) -> list[Passing]:
         """List every fault point that the program passes.
@@ -179,7 +190,10 @@ class CrashExplorer:
         self._make_start()
         home = self._copy(self._start, "shown")
         kill_at(killed_at[0], partial(self._run_in, home))
-        states = self._along(home, tuple(killed_at[:1]), killed_at[1:])   # outermost first
+        try:
+            states = self._along(home, tuple(killed_at[:1]), killed_at[1:])   # outermost first
+        finally:
+            self._judge.close()
         self.explored += 1
         return [_kept(each) for each in states][-1]
 
@@ -188,11 +202,14 @@ class CrashExplorer:
     def _explore_part(
         self, part: Sequence[tuple[int, Passing]], levels: Sequence[float], seed: int,
     ) -> Iterator[Outcome]:
-        for number, passing in part:
-            home = self._copy(self._start, f"kill-{number}")
-            kill_at(passing, partial(self._run_in, home))
-            # only now: what is wrong with a state may be how it compares with the one above it
-            yield from map(_kept, list(self._below(home, (passing,), levels, seed)))
+        try:
+            for number, passing in part:
+                home = self._copy(self._start, f"kill-{number}")
+                kill_at(passing, partial(self._run_in, home))
+                # only now: what is wrong with a state may be how it compares with the one above it
+                yield from map(_kept, list(self._below(home, (passing,), levels, seed)))
+        finally:
+            self._judge.close()
 
     def _below(
         self, home: str, path: tuple[Passing, ...], levels: Sequence[float], seed: int,
@@ -225,8 +242,11 @@ class CrashExplorer:
 
     def _points_of_recovery(self, home: str) -> list[Passing]:
         trial = self._copy(home, "trial", beside=True)
+        root = os.path.join(trial, STORE)
         try:
-            return passings(partial(self._recover, os.path.join(trial, STORE)))
+            if self._recover is not reopen:   # what a stranger's leaves behind in a process is not known
+                return passings(partial(self._recover, root))
+            return self._asked(_Question("points", trial))[1]
         finally:
             shutil.rmtree(trial)
 
@@ -236,20 +256,30 @@ class CrashExplorer:
         return inner
 
     def _judged(self, home: str, path: tuple[Passing, ...], nested: Sequence[Outcome]) -> Iterator[Outcome]:
-        verdict = telling(partial(self._judge, home, self._again if len(path) == 1 else None))
+        verdict = self._asked(_Question("again" if len(path) == 1 else "look", home))[0]
+        if verdict.violations:
+            self._judge.close()   # the next state's judge is to have nothing from this one
         for each in nested:
             if len(each.killed_at) == len(path) + 1 and each.verdict.dump != verdict.dump:
                 each.violations.append("a recovery that was killed came to another catalog than one that was not")
         yield Outcome(path, verdict, home)
         yield from nested
 
-    def _judge(self, home: str, again: Callable[[Store], object] | None) -> Verdict:
-        """*again* only for the first level: below it, the catalog and the trees must be what they are there."""
-        self._mend(os.path.join(home, STORE))
-        expect = read_ledger(os.path.join(home, LEDGER)) if self._ledger else None
-        return examine(
-            os.path.join(home, STORE), expect=expect, trees=self._trees, again=again, clock=still_clock,
-        )
+    def _asked(self, question: _Question) -> tuple[Verdict, list[Passing]]:
+        try:
+            return self._judge.ask(question)
+        except ChildDiedError as error:
+            raise AssertionError(f"{question.what} of {question.home}: {error}") from error
+
+    def _judged_in(self, question: _Question) -> tuple[Verdict, list[Passing]]:
+        """In the judge. *again* only for the first level: below it, catalog and trees must be what they are there."""
+        root = os.path.join(question.home, STORE)
+        if question.what == "points":
+            return Verdict(), passings_here(partial(reopen, root))
+        self._mend(root)
+        expect = read_ledger(os.path.join(question.home, LEDGER)) if self._ledger else None
+        again = self._again if question.what == "again" else None
+        return examine(root, expect=expect, trees=self._trees, again=again, clock=still_clock), []
 
     # -- directories ---------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ Lines go to a sink that survives what the store goes through: a file elsewhere, 
         store.apply_staged_layer(staged, names=["app"])
 
 A *subject* is ``layer:<id>``, ``image:<id>`` or ``name:<name>``; its *value* is a layer's diffID, an image's
-manifest digest or ``present``, ``layer:<id>``/``image:<id>`` for a name, and None for absent.
+manifest digest or ``present``, ``layer:<id>``/``image:<id>`` for a name, and None for absent. ``damage:<layer>/<path>`` is
+``bad`` where somebody damaged a store on purpose, and None where it is mended; a layer may be ``quarantined`` then.
 """
 
 from __future__ import annotations

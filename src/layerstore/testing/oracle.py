@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import layerjournal
 import layerstore
+from layerstore.check import Finding
 from layerstore.recover import dry_run
 from layerstore.store import Store
 from layerstore.testing.ledger import Expectation, Value
@@ -103,10 +104,13 @@ def _examine(
     found = verdict.violations
     with layerstore.open(root, clock=clock) as store:
         verdict.redo = [f"{a.do.value} {a.key}" for a in store.recovery.actions]
-        found += _look(store, content=content, trees=trees)
+        facts = served(store)
+        if expect is not None and any(each.startswith("damage:") for each in expect.allowed):
+            facts |= damages(store, content=content)
+        found += _look(store, content=content, trees=trees, expect=expect)
         if expect is not None:
-            found += compare(served(store), expect)
-            verdict.happened = _happened(served(store), expect)
+            found += compare(facts, expect)
+            verdict.happened = _happened(facts, expect)
         verdict.dump = dump(store)
     with layerstore.open(root, clock=clock) as store:
         if not store.recovery.clean:
@@ -117,17 +121,22 @@ def _examine(
             found.append("recovery left something to do")
         if again is not None and not found:
             again(store)
-            found += [f"after doing it again: {each}" for each in _look(store, content=content, trees=trees)]
+            found += [f"after doing it again: {each}" for each in _look(store, content=content, trees=trees, expect=None)]
 
 
-def _look(store: Store, *, content: bool, trees: Mapping[str, Tree] | None) -> list[str]:
-    found = [f"{f.code} {f.subject}: {f.message}" for f in store.check(content=content).findings]
+def _look(
+    store: Store, *, content: bool, trees: Mapping[str, Tree] | None, expect: Expectation | None,
+) -> list[str]:
+    allowed = expect or Expectation()
+    findings = store.check(content=content, workers=1).findings
+    found = [f"{f.code} {f.subject}: {f.message}" for f in findings if not _is_told_of(f, allowed)]
+    damaged = {f.subject for f in findings if _is_told_of(f, allowed)}
     found += _strangers(store)
     layers = {each.id: each for each in store.layers()}
     for each in layers.values():
         if each.parent is not None and each.parent not in layers:
             found.append(f"layer {each.id[:12]} is visible without its parent {each.parent[:12]}")
-        if trees is not None:
+        if trees is not None and each.id not in damaged:
             found += _tree_problems(store.root, each.id, each.diff_id, trees)
     for image in store.images():
         found += [f"image {image.id[:12]} lacks its layer {x[:12]}" for x in image.layers if x not in layers]
@@ -157,6 +166,26 @@ def served(store: Store) -> dict[str, Value]:
     return facts
 
 
+def damages(store: Store, *, content: bool) -> dict[str, Value]:
+    """What is damaged, in a ledger's words."""
+    return {_subject(each): "bad" for each in store.check(content=content, workers=1).findings if _is_of_a_tree(each)}
+
+
+def _subject(finding: Finding) -> str:
+    return f"damage:{finding.subject}/{finding.path}"
+
+
+def _is_of_a_tree(finding: Finding) -> bool:
+    return finding.code.startswith(("path-", "manifest-", "tar-split-", "kept-", "side-file-"))
+
+
+def _is_told_of(finding: Finding, expect: Expectation) -> bool:
+    """Whether the ledger allows for it: somebody damaged it on purpose, or it may be quarantined for that by now."""
+    if finding.code == "layer-quarantined":
+        return "quarantined" in expect.value(f"layer:{finding.subject}")
+    return _is_of_a_tree(finding) and "bad" in expect.value(_subject(finding))
+
+
 def compare(facts: Mapping[str, Value], expect: Expectation) -> list[str]:
     found = [
         f"{subject} is {facts.get(subject)}, but must be {' or '.join(sorted(map(str, expect.value(subject))))}"
@@ -165,7 +194,8 @@ def compare(facts: Mapping[str, Value], expect: Expectation) -> list[str]:
     ]
     for number, asked in expect.open.items():   # all or none of what one verb alone was to bring about
         others = {pair for n, each in expect.open.items() if n != number for pair in each.items()}
-        came = {facts.get(s) == v for s, v in asked.items() if len(expect.value(s)) > 1 and (s, v) not in others}
+        whole = {s: v for s, v in asked.items() if not s.startswith("damage:")}   # each damage is mended by itself
+        came = {facts.get(s) == v for s, v in whole.items() if len(expect.value(s)) > 1 and (s, v) not in others}
         if len(came) > 1:
             found.append(f"half of what was asked for came about: {sorted(asked)}")
     return found
@@ -200,4 +230,4 @@ def _strangers(store: Store) -> list[str]:
     return found
 
 
-__all__ = ["Verdict", "compare", "dump", "examine", "served", "violations"]
+__all__ = ["Verdict", "compare", "damages", "dump", "examine", "served", "violations"]

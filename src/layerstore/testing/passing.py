@@ -11,6 +11,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from layerstore import faults
 from layerstore.testing.children import ChildDiedError, run_child, telling
@@ -55,25 +56,42 @@ def passings(fn: Callable[[], object]) -> list[Passing]:
     Durability: whatever *fn* does is done.
 
     """
-    def record() -> list[Passing]:
-        seen: Counter[tuple[str, str]] = Counter()
-        found: list[Passing] = []
-        me = os.getpid()
-
-        def hook(name: str, when: str) -> None:
-            if os.getpid() == me:
-                seen[name, when] += 1
-                found.append(Passing(name, when, seen[name, when]))
-
-        faults.install(hook)
-        fn()
-        faults.install(None)
-        return found
-
     try:
-        return telling(record)
+        return telling(partial(passings_here, fn))
     except ChildDiedError as error:
         raise AssertionError(f"the program failed without any fault: {error}") from error
+
+
+def passings_here(fn: Callable[[], object]) -> list[Passing]:
+    """List the fault points that a program passes, without a child. Whatever was armed in this process is not any more.
+
+    Args:
+        fn: the program; it runs once.
+
+    Returns:
+        Every passing, in order, those of all its threads together (of child processes: none).
+
+    Raises:
+        Whatever *fn* raised.
+
+    Durability: whatever *fn* does is done.
+
+    """
+    seen: Counter[tuple[str, str]] = Counter()
+    found: list[Passing] = []
+    me = os.getpid()
+
+    def hook(name: str, when: str) -> None:
+        if os.getpid() == me:
+            seen[name, when] += 1
+            found.append(Passing(name, when, seen[name, when]))
+
+    faults.install(hook)
+    try:
+        fn()
+    finally:
+        faults.install(None)
+    return found
 
 
 def kill_at(passing: Passing, fn: Callable[[], object]) -> None:
@@ -108,4 +126,4 @@ def kill_at(passing: Passing, fn: Callable[[], object]) -> None:
         raise FaultNotReachedError(f"not killed at {passing}: wait status {status:#x}")
 
 
-__all__ = ["FaultNotReachedError", "Passing", "kill_at", "passings"]
+__all__ = ["FaultNotReachedError", "Passing", "kill_at", "passings", "passings_here"]

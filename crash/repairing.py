@@ -1,0 +1,111 @@
+"""The workload ``repair``: layers that were damaged on purpose are put right, or quarantined.
+
+One has all its content in a second layer, and a tree that something of each kind is wrong with; of another one file is lost
+for good. The ledger knows the damage: until the repair is told of, each of it may be there or not, and nothing else may be.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import layerstore
+from crash import workloads as w
+from crash.workloads import Workload, put
+from layerstore import kernel
+from layerstore.store import Store
+from layerstore.testing import Ledger, layer
+from layerstore.testing.oracle import damages
+
+__all__ = ["NAME", "build"]
+
+NAME = "repair"
+ILL, SPARE, LOST = w.FIRST_ID, w.SECOND_ID, w.TOP_ID
+
+DAMAGE = {   # what a check says of it
+    ILL: [f"damage:{ILL}/{path}" for path in (
+        "", "only-a1", "only-a1/data", "only-a1/empty", "only-a1/link", "shared/file", "stray")],
+    LOST: [f"damage:{LOST}/only-a2/data"],
+}
+
+
+def build() -> dict[str, Workload]:
+    return {NAME: Workload(NAME, _prepare, _run, _again)}
+
+
+def _prepare(root: str, ledger: Ledger) -> None:
+    with layerstore.open(root) as store:
+        put(store, ledger, w.ONE, ILL)
+        put(store, ledger, w.ONE, SPARE)
+        put(store, ledger, w.TWO, LOST)
+        _damage(os.path.join(root, "layers", ILL, "diff"))
+        _flip(os.path.join(root, "layers", LOST, "diff", "only-a2", "data"))
+        kernel.syncfs(store._handle.sync_fd)   # what the power is cut of is the repair
+        found = damages(store, content=True)
+        assert sorted(found) == sorted(DAMAGE[ILL] + DAMAGE[LOST]), found
+        with ledger.asking(found):
+            pass
+        # the other name of a file that is bad: it is as bad, and may come apart from it until all is done
+        with suppress(_NotAllError), ledger.asking({f"damage:{ILL}/only-a1/hard": "bad"}):
+            raise _NotAllError
+
+
+def _damage(diff: str) -> None:
+    own = os.path.join(diff, "only-a1")
+    _flip(os.path.join(own, "data"))                     # it has a second name
+    os.unlink(os.path.join(own, "empty"))
+    os.unlink(os.path.join(own, "link"))
+    os.symlink("elsewhere", os.path.join(own, "link"))
+    os.chmod(os.path.join(diff, "shared", "file"), 0o777)
+    with open(os.path.join(diff, "stray"), "wb") as file:
+        file.write(b"somebody's")
+
+
+def _flip(path: str) -> None:
+    status = os.stat(path)
+    with open(path, "r+b") as file:
+        first = file.read(1)
+        file.seek(0)
+        file.write(bytes([first[0] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+class _NotAllError(Exception):
+    """A repair that came back, and has not done all: some of it may be done."""
+
+
+def _run(root: str, ledger: Ledger) -> None:
+    with layerstore.open(root) as store:
+        for layer_id, outcome in ((ILL, ((ILL,), ())), (LOST, ((), (LOST,)))):
+            with suppress(_NotAllError):
+                _mend(store, ledger, layer_id, outcome)
+
+
+def _mend(
+    store: Store, ledger: Ledger, layer_id: str, outcome: tuple[tuple[str, ...], tuple[str, ...]],
+) -> None:
+    facts = layer(layer_id, "quarantined") if outcome[1] else {}
+    with ledger.asking(dict.fromkeys(DAMAGE[layer_id], None), facts):
+        report = store.repair(layers=[layer_id])
+        if (report.mended, report.quarantined) != outcome:   # a call failed: it says so, and is right to go on
+            if layer_id in report.quarantined:
+                with ledger.asking(layer(layer_id, "quarantined")):
+                    pass
+            raise _NotAllError
+
+
+def _again(store: Store) -> None:
+    store.repair()
+    assert {each.id for each in store.layers() if each.state == "quarantined"} == {LOST}, "another one could not be mended"
+    store.delete_layer(LOST)
+    kept = os.listdir(os.path.join(store.root, "quarantine"))
+    found = [os.path.join(each, name) for each in kept for name in os.listdir(os.path.join(store.root, "quarantine", each))]
+    texts = [_text(os.path.join(store.root, "quarantine", each)) for each in found]
+    assert b"somebody's" in texts, "what was too many is not kept as evidence"
+
+
+def _text(path: str) -> bytes | None:
+    if not os.path.isfile(path) or os.path.islink(path):
+        return None
+    with open(path, "rb") as file:
+        return file.read()

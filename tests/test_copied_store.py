@@ -1,0 +1,101 @@
+"""A store that was copied, or whose machine was cloned, has the uuid, the rows and the boot ID of the one it came from.
+
+What tells them apart is the directory that mounts stand on: a copy lets go of mounts that are the other one's.
+"""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from test_overlay import NEWNS, in_namespace
+
+import layerstore
+from layerstore import errors, kernel, mounting
+from layerstore.overlay import is_overlay_mounted
+from storekit import add
+
+pytestmark = pytest.mark.root
+
+
+def copied(tmp_path, *, writable):
+    """A store with a mount, and a copy of it; the mount's target."""
+    target = tmp_path / "target"
+    target.mkdir()
+    with layerstore.open(tmp_path / "first") as store:
+        layer = add(store)
+        store.mount(layer.id, target, writable=writable)
+        if writable:
+            (target / "mine").write_text("written")
+    subprocess.run(["cp", "-a", tmp_path / "first", tmp_path / "second"], check=True)
+    return target
+
+
+@in_namespace
+def test_a_copy_does_not_take_the_mount_of_the_first_for_its_own(tmp_path):
+    copied(tmp_path, writable=False)
+    with layerstore.open(tmp_path / "second") as store:
+        assert [action.do.value for action in store.recovery.actions] == ["detach"]
+        assert store.mounts() == []
+    with layerstore.open(tmp_path / "first") as store:
+        assert store.recovery.clean
+        assert [each.mounted for each in store.mounts()] == [True]
+
+
+@in_namespace
+def test_a_copy_keeps_what_was_written_and_does_not_unmount_what_is_the_firsts(tmp_path):
+    target = copied(tmp_path, writable=True)
+    with layerstore.open(tmp_path / "second") as store:
+        (kept,) = store.mounts()
+        assert not kept.mounted
+        assert (tmp_path / "second" / "uppers" / kept.id / "upper" / "mine").read_text() == "written"
+        with pytest.raises(errors.BusyError):
+            store.mount(kept.layers[0], target, writable=True)
+        store.unmount(target)
+        assert store.mounts() == []
+    assert is_overlay_mounted(str(target))
+    assert (target / "mine").read_text() == "written"
+
+
+@in_namespace
+def test_a_copy_lets_go_also_of_a_mount_that_could_not_be_seen_from_here(tmp_path):
+    copied(tmp_path, writable=False)
+    kernel.unshare(NEWNS)
+    with layerstore.open(tmp_path / "second") as store:
+        assert store.mounts() == []
+
+
+@in_namespace
+def test_a_store_that_was_renamed_still_knows_its_mount(tmp_path):
+    target = copied(tmp_path, writable=True)
+    shutil.rmtree(tmp_path / "second")
+    os.rename(tmp_path / "first", tmp_path / "renamed")
+    with layerstore.open(tmp_path / "renamed") as store:
+        assert store.recovery.clean
+        store.unmount(target)
+    assert not is_overlay_mounted(str(target))
+
+
+@in_namespace
+def test_a_row_of_before_that_says_nothing_of_its_directory_is_believed(tmp_path):
+    copied(tmp_path, writable=False)
+    with layerstore.open(tmp_path / "first") as store:
+        (known,) = store.mounts()
+        with store._handle.read() as view:
+            row = view.get("mounts", known.id)
+        row.pop("uppers")
+        assert mounting.mounted_here(store._handle, row)
+        elsewhere = os.stat(tmp_path)
+        assert not mounting.mounted_here(store._handle, {**row, "uppers": [elsewhere.st_dev, elsewhere.st_ino]})
+
+
+@in_namespace
+def test_after_a_reboot_device_numbers_may_be_others(tmp_path):
+    copied(tmp_path, writable=False)
+    with layerstore.open(tmp_path / "first") as store:
+        (known,) = store.mounts()
+        with store._handle.read() as view:
+            row = view.get("mounts", known.id)
+        device, inode = row["uppers"]
+        assert not mounting.mounted_here(store._handle, {**row, "uppers": [device + 1, inode]})
+        assert mounting.mounted_here(store._handle, {**row, "uppers": [device + 1, inode], "boot_id": "another"})
