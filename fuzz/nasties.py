@@ -6,6 +6,7 @@ is refused in its first bytes exercises nothing.
 
 from __future__ import annotations
 
+import base64
 import bz2
 import gzip
 import io
@@ -21,6 +22,7 @@ import zstandard
 import layerjournal
 from layerjournal import segment
 from layerjournal.record import genesis, seal
+from layerstore.crc64 import crc64
 
 Seeds = list[bytes]
 
@@ -269,6 +271,18 @@ def _answers() -> Seeds:
     ]
 
 
+def _podman_layers() -> Seeds:
+    """Tar-splits over the tree of the target ``podman_layer``."""
+    crc = f'"payload":"{base64.b64encode(crc64(b"data!", 0).to_bytes(8, "big")).decode()}"'
+    names = ["f", "./f", "/f", "f-link", "up/secret", "out/secret", "root/etc/hostname", "s-link", "../secret", "fifo", "up", "", "f\\u0000x"]
+    lines = [f'{{"type":1,"name":"{name}","size":{36 if "secret" in name else 5},{crc},"position":0}}\n' for name in names]
+    return [
+        *(line.encode() for line in lines), *(line.replace(crc, '"payload":null').encode() for line in lines[4:9]), *_lines(),
+        b'{"type":1,"name_raw":"Li4vc2VjcmV0","size":36,"payload":null}', b'{"type":1,"name":5,"size":5}', b'{"type":1,"size":true}',
+        b'{"type":2,"payload":"x"}', b"[1]", b"5", b"{" * 5000, b"[" * 5000, b'{"type":1,"name":"\\ud800","size":5}', b"\x1f\x8b", b"",
+    ]
+
+
 def _tocs() -> Seeds:
     """Tables of contents of a blob of 4096 bytes."""
     digest = "sha256:" + "5" * 64
@@ -311,5 +325,5 @@ def _lines() -> Seeds:
 _MAKERS: dict[str, Callable[[], Seeds]] = {
     "tar_reader": _tars, "unpack": _tars, "tar_split": _splits, "go_tar_split": _tars, "pax": _paxes, "decompress": _compressed, "journal_record": _records,
     "journal_segment": _segments, "oci_json": _documents, "manifest": _manifests, "side_file": _side_files, "registry_answer": _answers,
-    "chunked_toc": _tocs, "chunked_lines": _lines,
+    "chunked_toc": _tocs, "chunked_lines": _lines, "podman_layer": _podman_layers,
 }

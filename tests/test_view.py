@@ -12,7 +12,7 @@ import viewreading
 from layerstore import errors
 from layerstore.cli.commands import run
 from layerstore.containers_storage.names import big_data_file, image_names, link_name
-from layerstore.testing import copy_store, kill_at, passings
+from layerstore.testing import copy_store, kill_at, passings, start_child
 from storekit import add, differ, failing_at, image, observed
 
 
@@ -176,6 +176,42 @@ def test_a_refresh_that_fails_leaves_the_view_as_it_was(store, tmp_path, at, poi
     with failing_at(point, "EIO"), pytest.raises(errors.LayerstoreError):
         store.view(at)
     assert shown(at) == {"localhost/one:1"}
+
+
+def test_layers_that_are_deleted_while_a_view_is_planned_are_not_shown(store, tmp_path, at, monkeypatch):
+    from layerstore import view
+
+    pull(store, tmp_path, "stays")
+    goes = pull(store, tmp_path, "goes")
+    planned, looked = [], view._shown
+
+    def looking(handle):
+        found = looked(handle)
+        if not planned:
+            store.delete_image(goes.id)
+        planned.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(view, "_shown", looking)
+    store.view(at)
+    assert planned == [2, 1] and shown(at) == {"localhost/stays:1"}
+
+
+def test_two_processes_that_refresh_at_once_leave_one_whole_view(root, tmp_path, at):
+    with layerstore.open(root) as store:
+        pull(store, tmp_path, "one")
+
+    def refresh():
+        with layerstore.open(root) as store:
+            for n in range(5):
+                store.view(at)
+                store.set_name(f"name-{os.getpid()}-{n}", "one:1")
+
+    children = [start_child(refresh) for _ in range(2)]
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
+    with layerstore.open(root) as store:
+        store.view(at)
+    assert len(shown(at)) == 11
 
 
 # -- whose it is, and taking it away -----------------------------------------------------------------------------

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 TARGETS = (
     "tar_reader", "pax", "decompress", "unpack", "tar_split", "go_tar_split", "journal_record", "journal_segment",
-    "oci_json", "manifest", "side_file", "registry_answer", "chunked_toc", "chunked_lines",
+    "oci_json", "manifest", "side_file", "registry_answer", "chunked_toc", "chunked_lines", "podman_layer",
 )

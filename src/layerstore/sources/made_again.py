@@ -74,7 +74,7 @@ class TreeBlob:
                 payload = base64.b64decode(entry.get("payload") or "", validate=True)
                 kind, size = entry["type"], entry.get("size", 0)
                 name = base64.b64decode(entry["name_raw"]) if "name_raw" in entry else entry.get("name", "").encode()
-                if kind not in (_FILE, _SEGMENT) or not isinstance(size, int) or size < 0:
+                if kind not in (_FILE, _SEGMENT) or type(size) is not int or size < 0 or b"\0" in name:
                     raise ValueError(f"type {kind!r}, size {size!r}")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise SourceError(f"the tar-split of {self.label} is malformed: {error}") from error
