@@ -69,7 +69,7 @@ class _Commands(click.Group):
 
     elsewhere: ClassVar[dict[str, str]] = {
         "journal": "journal", "explain": "looking", "space": "looking", "quota": "looking",
-        "completion": "completing",
+        "commit": "committing", "completion": "completing",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
