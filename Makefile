@@ -29,7 +29,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/ready-dev
-	$(BIN)/ruff check src journal/layerjournal crash fuzz
+	$(BIN)/ruff check src journal/layerjournal crash fuzz examples
 
 types: $(VENV)/ready-dev
 	$(BIN)/mypy
