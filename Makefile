@@ -30,7 +30,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(VENV)/ready-dev
-	$(BIN)/ruff check src journal/layerjournal crash fuzz
+	$(BIN)/ruff check src journal/layerjournal crash fuzz examples
 
 types: $(VENV)/ready-dev
 	$(BIN)/mypy

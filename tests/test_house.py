@@ -19,7 +19,7 @@ ORDER = [
     ["store"],
     ["pull", "repair"],
     ["pull_layers"],
-    ["mount", "push", "view"],
+    ["commit", "mount", "push", "view"],
     ["view_files"],
     ["check", "explain", "export", "gc", "space", "usage"],
     ["dedup"],
@@ -152,7 +152,7 @@ def test_every_module_says_what_may_live_there():
 def test_every_public_verb_speaks_of_durability():
     from layerstore.store import Store
 
-    for verb in ("stage", "apply_staged_layer", "pull", "mount", "extract", "delete_layer", "delete_image"):
+    for verb in ("stage", "apply_staged_layer", "pull", "mount", "commit", "extract", "delete_layer", "delete_image"):
         assert "Durability" in (getattr(Store, verb).__doc__ or ""), verb
     assert os.path.exists(ROOT / "docs" / "crash-model.md")
 

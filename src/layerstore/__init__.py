@@ -3,10 +3,10 @@
 Layout, top to bottom; a module imports only from below it (a test checks):
 
 ``cli`` · ``observing`` (ready-made observers) · ``store`` (the face) · the verbs, one module each: ``pull`` over
-``pull_layers``, ``apply`` ``stage`` ``delete`` ``mount`` ``check`` ``repair`` ``gc`` ``checkpoint`` ``recover`` ``holds``,
-``rebuilding`` (by ``remains`` and ``readopt``), and ``view`` over ``view_files`` and ``containers_storage`` (for podman to
-read), over ``dedup`` (what is here already) · ``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in hand) ·
-``executor`` (acts) and ``recovery`` (decides, pure) ·
+``pull_layers``, ``apply`` ``stage`` ``commit`` ``delete`` ``mount`` ``check`` ``repair`` ``gc`` ``checkpoint`` ``recover``
+``holds``, ``rebuilding`` (by ``remains`` and ``readopt``), and ``view`` over ``view_files`` and ``containers_storage`` (for
+podman to read), over ``dedup`` (what is here already) · ``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in
+hand) · ``executor`` (acts) and ``recovery`` (decides, pure) ·
 ``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·
 ``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``measure`` ``tar`` ``compression`` ·
 ``dress`` ``override`` (into a tree), ``copying`` ``redress`` ``meant`` (out of it; what may not be set) ·
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBLIC`` for why they are not
     from layerstore import errors as errors
     from layerstore.apply import LayerSpec as LayerSpec
+    from layerstore.commit import CommitOptions as CommitOptions
     from layerstore.differs import ChunkedDiffer as ChunkedDiffer
     from layerstore.differs import DirectoryDiffer as DirectoryDiffer
     from layerstore.differs import TarDiffer as TarDiffer
@@ -58,6 +59,7 @@ __version__ = "0.1.0"
 # What each public name comes from. Resolved at first use: importing layerstore must stay cheap.
 _PUBLIC = {
     "open": "store", "Store": "store", "StagedLayer": "stage", "LayerSpec": "apply", "PullOptions": "pull",
+    "CommitOptions": "commit",
     "Progress": "progress", "Quiet": "progress", "Tally": "progress", "LayerTally": "progress",
     "Differ": "model", "DiffOutput": "model", "DiffTarget": "model", "Descriptor": "model",
     "Limits": "model", "StageOptions": "model", "Layer": "model", "Image": "model", "Lease": "model",

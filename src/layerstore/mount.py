@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from layerstore import catalog, extract, faults, fs, mounting, overlay
@@ -145,10 +145,22 @@ def unmount(handle: Handle, target: str, *, keep_upper: bool = False) -> None:
             row = None if known is None else view.get("mounts", known.id)
         if known is None or row is None:
             raise UnknownMountError(f"nothing of this store is mounted at {target}")
-        if mounting.mounted_here(handle, row):
-            with faults.point("mount.detach"):
-                overlay.unmount(target)
-        mounting.forget(handle, known.id, keep_upper=keep_upper)
+        with _not_being_committed(handle, known.id, target):
+            if mounting.mounted_here(handle, row):
+                with faults.point("mount.detach"):
+                    overlay.unmount(target)
+            mounting.forget(handle, known.id, keep_upper=keep_upper)
+
+
+@contextmanager
+def _not_being_committed(handle: Handle, mount_id: str, target: str) -> Iterator[None]:
+    """Who commits reads the upper directory, and holds it shared: it must not go, nor half of it, meanwhile."""
+    try:
+        lock = fs.lock_tree(handle.dirs["uppers"], mount_id, wait=0.0, point="unmount.lock")
+    except BusyError as error:
+        raise BusyError(f"the mount at {target} is being committed", hint="try again when that is done") from error
+    with lock or nullcontext():
+        yield
 
 
 def mounts(handle: Handle) -> list[Mount]:

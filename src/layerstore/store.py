@@ -40,19 +40,19 @@ class _Verb:
 
 
 _VERBS = [_Verb(name) for name in (
-    "apply", "check", "checkpoint", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
-    "push", "repair", "space", "stage", "usage", "view")]
+    "apply", "check", "checkpoint", "commit", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull",
+    "quota", "push", "repair", "space", "stage", "usage", "view")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota  # noqa: I001
-    from layerstore import push, repair, space, stage, usage, view
+    from layerstore import commit as committing, push, repair, space, stage, usage, view
     from layerstore.extract import ExtractReport
     from layerstore.pull import PullOptions
     from layerstore.sources.registry import RegistryOptions
     from layerstore.stage import StagedLayer
     from layerstore.timeline import Life
 else:
-    (apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota, push, repair, space, stage,
-     usage, view) = _VERBS
+    (apply, check, checkpoint, committing, create, delete, explain, export, gc, holds, mount, pull, quota, push, repair,
+     space, stage, usage, view) = _VERBS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -363,6 +363,33 @@ class Store:
     def unmount(self, target: str | os.PathLike[str], *, keep_upper: bool = False) -> None:
         """Unmount; the upper directory of a writable mount is removed unless *keep_upper*."""
         mount.unmount(self._handle, os.fspath(target), keep_upper=keep_upper)
+
+    @_verb
+    def commit(
+        self, target: str | os.PathLike[str], *, names: Sequence[str] = (), options: committing.CommitOptions | None = None,
+    ) -> Image:
+        """Make an image of a writable mount: what was written to it becomes a layer on those that are mounted.
+
+        The mount stays, and may be committed again. What runs in it had better be paused: if anything changes while it is
+        read, nothing is committed. (Not noticed is what is written through a shared memory mapping that was dirty before.)
+
+        Args:
+            target: where it is mounted, or its ID; or where it was, if its upper directory was kept.
+            names: names for the image.
+            options: whose config it takes over, and what is set in it.
+
+        Returns:
+            The image. Its layers are the mount's and one more; config and manifest are the base image's with that added.
+
+        Raises:
+            UnknownMountError; InvalidArgumentError: the mount is read-only, or several images have its layers; BusyError:
+            it changed meanwhile; otherwise as ``apply_staged_layer``.
+
+        Durability: as ``apply_staged_layer``: image and layer are on disk and visible, together, when this returns; a
+        crash before leaves neither. The upper directory itself is not synced.
+
+        """
+        return committing.commit(self._handle, os.fspath(target), names, options or committing.CommitOptions())
 
     @_verb
     def mounts(self) -> list[Mount]:

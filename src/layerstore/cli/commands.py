@@ -71,7 +71,7 @@ class _Commands(click.Group):
     elsewhere: ClassVar[dict[str, str]] = {
         "journal": "journal", "du": "looking", "explain": "looking", "space": "looking", "quota": "looking",
         "check": "keeping", "repair": "keeping", "view": "viewing", "push": "viewing",
-        "completion": "completing",
+        "commit": "committing", "completion": "completing",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -1,0 +1,34 @@
+"""The command that makes an image of a writable mount; imported when it is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from layerstore.cli import output
+
+
+@click.command()
+@click.argument("target", type=click.Path())
+@click.option("--name", "names", multiple=True, help="A name for the image.")
+@click.option("--base", metavar="ID", help="The image whose config it takes over, if several have the mounted layers.")
+@click.option("--comment", default="", help="For the image's history.")
+@click.option("--replace", is_flag=True, help="Move names that belong to another image.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def commit(
+    settings: Any, target: str, names: tuple[str, ...], base: str | None, comment: str, replace: bool, as_json: bool,
+) -> None:
+    """Make an image of what was written to the writable mount at TARGET, and of the layers beneath it.
+
+    What is mounted stays mounted. Pause what runs in it: if anything changes meanwhile, nothing is committed.
+    """
+    from layerstore.commit import CommitOptions  # noqa: PLC0415
+
+    with settings.open(write=True) as store:
+        image = store.commit(target, names=names, options=CommitOptions(base, comment=comment, replace_names=replace))
+    if as_json:
+        output.as_json({**output.image_json(image), "created": image.created})
+    else:
+        click.echo(image.id)
