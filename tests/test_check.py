@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 import layerstore
 from layerstore import errors, executor
+from layerstore.check import hashing
 from layerstore.check.hashing import Pace
 from layerstore.cli.commands import cli
 from storekit import add, image, observed
@@ -137,6 +138,22 @@ def test_threads_find_what_one_finds(store):
     assert sorted(several.findings, key=str) == sorted(one.findings, key=str)
     assert several.bytes == one.bytes == 100 * 200_000
     assert not [t for t in threading.enumerate() if t.name == "layerstore-check"]
+
+
+def test_threads_that_hash_let_others_have_the_processor_and_the_caller_keeps_its_own(store, monkeypatch):
+    for n in range(3):
+        add(store, {f"f{n}": os.urandom(12 << 20)})
+    nice, hashed = set(), hashing.content_problem
+
+    def seen(*given):
+        nice.add((threading.current_thread() is threading.main_thread(), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+        return hashed(*given)
+
+    monkeypatch.setattr(hashing, "content_problem", seen)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert store.check(depth="content", workers=2).sound
+    assert (False, 19) in nice
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 def test_a_walk_that_breaks_off_waits_for_nothing(store, monkeypatch):

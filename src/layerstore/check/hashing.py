@@ -6,11 +6,12 @@ hashing let go of Python's lock, so that threads are worth it. A check of little
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from layerstore.compare import Problem, content_problem
 from layerstore.descriptors import Descriptor
@@ -23,6 +24,7 @@ __all__ = ["Batch", "Hashing", "Pace"]
 _FULL = 8 << 20                          # bytes of one batch, where …
 _FILE_COST = 16 << 10                    # … a file counts as so many more
 _THREADS_FROM = 16 << 20                 # bytes so counted: what is less is hashed before threads are started
+_NICE = 19
 _DIRECTORIES = 4                         # kept open for one batch
 
 
@@ -90,6 +92,7 @@ class _Hasher(Worker):
         return self._thread.is_alive()
 
     def _work(self) -> None:
+        _yield_to_others()
         while (batch := self._batches.get(lambda: not self._stopped)) is not None:
             batch.run(self._pace)
             if self._stopped:
@@ -102,6 +105,12 @@ class _Hasher(Worker):
         if self._thread.is_alive():
             self._batches.end()
             self._thread.join()
+
+
+def _yield_to_others() -> None:
+    """A check can wait: whoever else wants the processor comes first. Linux has a niceness for each thread (sched(7))."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 class Hashing:
