@@ -45,7 +45,6 @@ def read_config(root_fd: int, root: str, *, readonly: bool) -> dict[str, Any]:
         raise InvalidArgumentError(f"{root} is not a layerstore (no store.json)", hint="create one: layerstore.open(root)")
     try:
         config: dict[str, Any] = json.loads(data)
-        features = config["features"]
         if config["magic"] != MAGIC or not isinstance(config["uuid"], str):
             raise ValueError("not a layerstore's")
         if config["overlay_form"] not in ("trusted", "user"):
@@ -54,7 +53,7 @@ def read_config(root_fd: int, root: str, *, readonly: bool) -> dict[str, Any]:
             for kind in ("uid", "gid"):
                 idmap.checked(config["id_map"][kind])
         major = int(config["format"][0])
-        unknown = {kind: sorted(set(features[kind]) - KNOWN_FEATURES) for kind in features}
+        unknown = unknown_features(config)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DamagedError(f"{root}/store.json cannot be understood: {error}") from error
     if major > FORMAT[0] or unknown.get("incompatible"):
@@ -68,3 +67,9 @@ def read_config(root_fd: int, root: str, *, readonly: bool) -> dict[str, Any]:
             hint="open it read-only (readonly=True), or use a newer layerstore",
         )
     return config
+
+
+def unknown_features(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a newer layerstore put into the store that this one does not know, by kind."""
+    features = config["features"]
+    return {kind: sorted(set(features[kind]) - KNOWN_FEATURES) for kind in features}

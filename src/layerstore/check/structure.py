@@ -14,6 +14,7 @@ from layerstore import catalog, fs, mending, records, tarsplit
 from layerstore.check import history
 from layerstore.check.findings import Finding
 from layerstore.compare import OURS
+from layerstore.config import unknown_features
 from layerstore.dedup import suspects
 from layerstore.digests import NAME as DIGESTS
 from layerstore.errors import DamagedError
@@ -60,7 +61,7 @@ def layer(handle: Handle, layer: Layer, row: Mapping[str, Any]) -> Iterator[Find
             yield Finding("layer-missing", layer.id, f"the tree of layer {layer.id} is not in its place: {what}")
             return
         names = set(os.listdir(fd))
-        yield from _parts(layer, names)
+        yield from _parts(layer, names, all_known=not any(unknown_features(handle.config).values()))
         yield from _side_file(fd, layer, row)
         yield from _big_data(fd, layer, names)
 
@@ -71,12 +72,13 @@ def _is_nobodys(handle: Handle, txid: str) -> bool:
         return view.get("layers", txid) is None
 
 
-def _parts(layer: Layer, names: set[str]) -> Iterator[Finding]:
+def _parts(layer: Layer, names: set[str], *, all_known: bool) -> Iterator[Finding]:
+    """*all_known*: whether a newer layerstore put nothing into the store that may have parts of its own."""
     wanted = ["diff", MANIFEST] + ([tarsplit.NAME] if layer.tar_split_digest is not None else [])
     for name in wanted:
         if name not in names:
             yield Finding("part-missing", layer.id, f"{name} is missing", name)
-    for name in sorted(names - _KNOWN):
+    for name in sorted(names - _KNOWN) if all_known else ():
         if not (name.startswith(".") and name.endswith(".new")):   # what an interrupted replacement left
             yield Finding("part-extra", layer.id, f"{name} is no part of a layer", name)
 
