@@ -294,6 +294,17 @@ def test_a_copy_has_what_a_copy_of_cp_has(tmp_path):
     assert (copy / "large").stat().st_blocks * 512 < 2_000_000
 
 
+def test_copies_that_were_opened_and_closed_alike_have_one_print(tmp_path):
+    """Else no state is another's twin, and all are judged."""
+    for n in range(2):
+        layerstore.open(tmp_path / "s").close()
+    copies = [tmp_path / "one", tmp_path / "two"]
+    for each in copies:
+        copy_store(str(tmp_path / "s"), str(each))
+        layerstore.open(each).close()
+    assert len({disk_print(str(each)) for each in copies}) == 1
+
+
 def written(path, at):
     with open(path, "r+b") as file:
         file.seek(at)

@@ -98,7 +98,8 @@ def _data(fd: int, size: int) -> Iterator[tuple[int, int]]:
 def disk_print(directory: str) -> str:
     """Digest all that a store's directory holds and that recovery may look at: names, types, modes, contents, xattrs.
 
-    LMDB's lock file is left out: it says who is alive, and nobody is. Times are left out, too: recovery asks none.
+    LMDB's lock file is left out: it says who is alive, and nobody is. Times are left out, too: recovery asks none. So is
+    the second line of ``pidns``, a note of the data file's inode and times: it is true of no copy.
 
     Args:
         directory: a directory that nobody writes to.
@@ -116,8 +117,12 @@ def disk_print(directory: str) -> str:
         for name in sorted([*folders, *files]):
             path = os.path.join(parent, name)
             status = os.lstat(path)
-            digest.update(f"{path[len(directory):]} {status.st_mode} {status.st_rdev} {status.st_size}\n".encode())
-            if stat.S_ISREG(status.st_mode) and name != "lock.mdb":
+            size = 0 if name == "pidns" else status.st_size
+            digest.update(f"{path[len(directory):]} {status.st_mode} {status.st_rdev} {size}\n".encode())
+            if name == "pidns":
+                with open(path, "rb") as file:
+                    digest.update(file.readline())
+            elif stat.S_ISREG(status.st_mode) and name != "lock.mdb":
                 _print_file(path, status.st_size, digest)
             elif stat.S_ISLNK(status.st_mode):
                 digest.update(os.fsencode(os.readlink(path)))
