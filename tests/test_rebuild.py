@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import lmdb
 import pytest
 
 import layerjournal
@@ -215,6 +216,20 @@ def test_an_odd_lock_file_is_made_anew(made, odd):
     if odd is not None:
         Path(made.path("journal", "lock.mdb")).write_bytes(odd)
     assert telling(lambda: violations(made.root)) == []
+
+
+def test_a_row_in_flight_that_is_not_there_is_damage_and_recovery_does_not_stumble_over_it(made):
+    with layerstore.open(made.root) as store:
+        staged = store.stage(differ({"left": b"x"}, keyed=True))
+        txid = staged._staging.txid
+        staged.release()
+    made.__dict__.update(Made(made.root).__dict__)
+    with lmdb.open(made.path("journal"), max_dbs=32, lib_version=0) as env, env.begin(write=True) as txn:
+        assert txn.delete(txid.encode(), db=env.open_db(b"layers", txn=txn, create=False))
+    for readonly in (False, True):
+        with pytest.raises(errors.JournalDamagedError, match=txid):
+            layerstore.open(made.root, readonly=readonly)
+    rebuilt(made)
 
 
 # -- mistakes that are caught -----------------------------------------------------------------------------------------------

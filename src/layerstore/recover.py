@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from layerstore import executor, fs, mounting, records
-from layerstore.errors import DamagedError, PrivilegeError
+from layerstore.errors import DamagedError, JournalDamagedError, PrivilegeError
 from layerstore.handle import Handle
 from layerstore.recovery import Action, Do, Probe, Subjects, plan
 from layerstore.states import State, Trigger
@@ -66,6 +66,8 @@ def gather(handle: Handle, upto: int | None = None) -> Subjects:
                 continue
             kind, _, name = key.partition(":")
             row = view.get("layers" if kind == "layer" else "images", name)
+            if row is None:   # both are written by the same record
+                raise JournalDamagedError(f"{key} is in flight, and its row is not there")
             (layers if kind == "layer" else images)[name] = row
         for record in view.records(after=low, upto=head):
             kind, _, name = record.entity.partition(":")
