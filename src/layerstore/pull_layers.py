@@ -212,7 +212,8 @@ class _Filler:
     def _differ(self, job: Job) -> Differ:
         return differ_of(
             self.handle, job.source, names=self._names, parent=job.parent, partial=self._options.partial,
-            keep_blob=self._options.keep_blobs, note=self.progress.note,
+            keep_blob=self._options.keep_blobs,
+            note=lambda *told: self.progress.note(*told),  # noqa: PLW0108 - looked for only when there is something to say
         )
 
     def tell_staged(self, job: Job) -> None:
