@@ -1,7 +1,9 @@
 """Images with tables of contents, pulled from a real registry: of the second only what differs, and the same trees as ever."""
 
+import hashlib
 import json
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,23 @@ def test_of_the_second_image_hardly_more_is_fetched_than_what_is_not_there(store
     wanted, beside = parts_of("v2")
     least = beside + sum(length for digest, length in wanted.items() if digest not in there)
     assert least <= told.fetched <= 1.05 * least
+
+
+def test_a_repair_fetches_of_a_chunked_layer_only_the_ranges_that_no_layer_has(store, registry):
+    layer, told = pull(store, registry, "v1", "current")
+    diff = Path(store.root) / "layers" / layer / "diff"
+    before = snapshot(str(diff))
+    digests = Counter(hashlib.sha256(p.read_bytes()).digest() for p in diff.rglob("*") if p.is_file() and not p.is_symlink())
+    alone = [p for p in sorted(diff.rglob("*")) if p.is_file() and not p.is_symlink() and p.stat().st_nlink == 1
+             and 100 < p.stat().st_size < 20_000 and digests[hashlib.sha256(p.read_bytes()).digest()] == 1]
+    alone[0].write_bytes(b"rot")
+    assert store.repair(source=reference(registry, "v1", "current"), options=PullOptions(registry=quick())).mended == (layer,)
+    idle = store.repair(source=reference(registry, "v1", "current"), options=PullOptions(registry=quick()))
+    assert snapshot(str(diff)) == before
+    alone[0].write_bytes(b"rot")
+    report = store.repair(source=reference(registry, "v1", "current"), options=PullOptions(registry=quick()))
+    _, beside = parts_of("v1")
+    assert report.fetched - idle.fetched < beside + 40_000 < told.fetched
 
 
 def test_a_first_image_claims_to_have_found_nothing_here(store, registry):

@@ -54,7 +54,8 @@ class RepairReport:
 
     ``mended``: whole again. ``quarantined``: kept, not served, with what is left of the damage. ``busy``: readers held
     them; nothing was changed. ``failed``: ID → why; nothing is lost, try again. ``remount``: where something of a layer
-    that was changed is mounted: unmount, and mount again. ``evidence``: where what was replaced is kept.
+    that was changed is mounted: unmount, and mount again. ``evidence``: where what was replaced is kept. ``fetched``:
+    bytes that came from a registry.
     """
 
     steps: tuple[Step, ...]
@@ -65,6 +66,7 @@ class RepairReport:
     remount: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     dry_run: bool = False
+    fetched: int = 0
 
     @property
     def clean(self) -> bool:
@@ -114,6 +116,7 @@ class _Run:
         return RepairReport(
             tuple(self._steps), tuple(self._mended), tuple(self._quarantined), tuple(self._busy), self._failed,
             tuple(sorted(targets)), tuple(self._evidence), self._options.dry_run,
+            self._source.fetched if self._source is not None else 0,
         )
 
     # -- one layer -----------------------------------------------------------------------------------------------------

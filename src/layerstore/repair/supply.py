@@ -64,17 +64,22 @@ class Source:
     def __init__(self, handle: Handle, reference: str, options: PullOptions) -> None:
         self._handle, self.reference, self._options = handle, reference, options
         self._stack = ExitStack()
-        opened = self._stack.enter_context(
+        self._opened = self._stack.enter_context(
             open_source(reference, platform=options.platform, limits=options.limits, registry=options.registry),
         )
         try:
-            self.image: SourceImage = opened.resolve()
+            self.image: SourceImage = self._opened.resolve()
         except BaseException:
             self._stack.close()
             raise
         self._layers: dict[str, LayerSource] = {each.diff_id: each for each in self.image.layers}
         self._trees: dict[str, Descriptor | None] = {}
         self.failed: dict[str, str] = {}
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came over the network so far."""
+        return self._opened.fetched
 
     def has(self, layer: Layer) -> bool:
         return layer.diff_id in self._layers and layer.diff_id not in self.failed
