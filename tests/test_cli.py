@@ -363,7 +363,7 @@ def test_on_a_terminal_a_pull_shows_its_progress(root, tmp_path):
     assert "\x1b[" in shown
 
 
-EVIL = b"\x1b]0;owned\x07\x1b[31m\nlayer-content forged: \xff\xe2\x80\xae[bold]"
+EVIL = b"\x1b]0;owned\x07\x1b[31m\npath-content forged: \xff\xe2\x80\xae[bold]"
 
 
 def test_a_name_in_an_archive_cannot_command_the_terminal_or_forge_a_line(root, tmp_path):
@@ -372,8 +372,8 @@ def test_a_name_in_an_archive_cannot_command_the_terminal_or_forge_a_line(root, 
     with open(os.path.join(os.fsencode(root), b"layers", layer.encode(), b"diff", EVIL), "wb") as file:
         file.write(b"y")
     found = run(root, "check", "--content", status=3).stdout
-    assert len(found.splitlines()) == 2
-    assert "\\x1b]0;owned\\x07\\x1b[31m\\nlayer-content forged: \\xff\\u202e[bold]" in found
+    assert len(found.splitlines()) == 3   # its time changed, too
+    assert "\\x1b]0;owned\\x07\\x1b[31m\\npath-content forged: \\xff\\u202e[bold]" in found
     assert found.replace("\n", "").isprintable()
 
 

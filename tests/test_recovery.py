@@ -340,3 +340,12 @@ def test_a_directory_in_the_place_of_a_side_file_does_not_keep_a_store_from_open
         assert store.check(content=True).sound
         (kept,) = os.listdir(root / "quarantine")
         assert os.listdir(root / "quarantine" / kept) == ["inside"]
+
+
+def test_a_strange_directory_among_the_images_is_set_aside_and_does_not_keep_a_store_from_opening(tmp_path):
+    root = tmp_path / "s"
+    layerstore.open(root).close()
+    (root / "images" / "stray" / "inside").mkdir(parents=True)
+    with layerstore.open(root):
+        assert os.listdir(root / "images") == []
+        assert os.listdir(root / "quarantine") == ["images-stray-0"]

@@ -472,6 +472,8 @@ def _remove_stray_file(handle: Handle, name: str) -> bool:
             row = view.get("images", image_id)
         if row is not None and not (name.startswith(".") and row["state"] != State.INCOMPLETE):
             return False
-        with suppress(FileNotFoundError):
+        try:
             fs.unlink(handle.dirs["images"], name, point="recover.stray.unlink")
+        except IsADirectoryError:        # nothing of ours makes one here
+            set_aside(handle, "images", name)
     return True
