@@ -234,6 +234,21 @@ def test_a_repair_that_fails_leaves_the_layer_as_it_was_and_can_be_done_again(st
     assert store.repair().mended == (layer.id,)
 
 
+def test_a_commit_that_fails_after_the_exchange_does_not_say_that_nothing_happened(store, monkeypatch):
+    from layerstore import mending
+
+    layer, _ = pair(store)
+    flip(tree(store, layer, "diff", "other"))
+
+    def full(*_args, **_options):
+        monkeypatch.undo()
+        raise errors.NoSpaceError("the disk is full")
+
+    monkeypatch.setattr(mending, "end", full)
+    assert list(store.repair().failed) == [layer.id]
+    assert store.check(content=True).sound                                # it was exchanged, and settled
+
+
 def test_a_sync_that_fails_poisons_and_the_next_open_ends_the_repair(root):
     with layerstore.open(root) as store:
         layer, _ = pair(store)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from layerstore import catalog
@@ -38,10 +38,11 @@ def check(handle: Handle, options: CheckOptions) -> CheckReport:
     found = list(structure.journal(handle))
     with handle.read() as view:
         every, images = list(catalog.layers(view)), list(catalog.images(view))
+        rows = dict(view.scan("layers"))   # as they are now: who finds anything looks again
     run = _Run(handle, options, begun)
     pace = Pace(options.rate)
     with hashing(options.workers or min(8, os.cpu_count() or 1), pace) as hashers:
-        run.layers(every, hashers)
+        run.layers(every, rows, hashers)
     found += run.findings
     for each in images:
         found += structure.image(handle, each)
@@ -76,7 +77,7 @@ class _Run:
         self.findings: list[Finding] = []
         self.unread = self.looked_at = self.recent = self.left = 0
 
-    def layers(self, every: list[Layer], hashers: Hashing) -> None:
+    def layers(self, every: list[Layer], rows: Mapping[str, Any], hashers: Hashing) -> None:
         """All of them, the likeliest damage first."""
         committed = [each for each in every if each.state == State.COMMITTED]
         for each in every:
@@ -94,7 +95,7 @@ class _Run:
             elif depth is not Depth.STRUCTURE and self._is_over():
                 self.left += 1
                 depth = Depth.STRUCTURE
-            self._begin(each, depth, hashers)
+            self._begin(each, rows.get(each.txid), depth, hashers)
         while self._pending:
             self._end(hashers)
 
@@ -104,8 +105,9 @@ class _Run:
             return False
         return time.monotonic() >= self._deadline
 
-    def _begin(self, layer: Layer, depth: Depth, hashers: Hashing) -> None:
-        row: Any = layers.row_of(self._handle, layer)
+    def _begin(self, layer: Layer, row: Mapping[str, Any] | None, depth: Depth, hashers: Hashing) -> None:
+        if row is None or "repair" in row:
+            row = layers.row_of(self._handle, layer)
         if row is None:
             return                       # deleted meanwhile, or being repaired
         self._pending.append(layers.begin(self._handle, layer, row, depth, hashers))

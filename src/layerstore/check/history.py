@@ -56,7 +56,7 @@ def in_order(
         noted, when = False, 0
         with suppress(OSError), fs.open_dir(layer.id, dir_fd) as fd:
             noted = fs.exists(fd, suspects.NAME)
-            when = read(fd).get(depth, 0)
+            when = read(fd).get(depth, 0) if depth is not Depth.STRUCTURE else 0
         last[layer.id] = when
         rank[layer.id] = (not noted, layer.id not in at_risk, when, layer.id)
     found.sort(key=lambda layer: rank[layer.id])

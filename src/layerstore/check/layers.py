@@ -135,10 +135,10 @@ def _big_data(fd: int, layer: Layer) -> Iterator[Finding]:
 def end(handle: Handle, look: Look, hashing: Hashing, *, note: bool) -> Look | None:
     """What was found, when all is hashed. None: the layer is not there any more, or is being repaired."""
     take_hashed(look, hashing)
-    row = row_of(handle, look.layer)
+    row = row_of(handle, look.layer) if look.findings else look.row   # where nothing was found nothing is to be doubted
     if row is None:
         return None
-    if row != look.row and look.findings and look.looks < _LOOKS:   # it was repaired meanwhile
+    if row != look.row and look.looks < _LOOKS:   # it was repaired meanwhile
         again = begin(handle, look.layer, row, look.depth, hashing)
         again.looks = look.looks + 1
         return end(handle, again, hashing, note=note)

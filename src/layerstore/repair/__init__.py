@@ -17,7 +17,7 @@ from typing import Any
 from layerstore import catalog, executor, fs, mending
 from layerstore.check import Depth, Finding, layers, structure
 from layerstore.check.hashing import Hashing, Pace, hashing
-from layerstore.errors import BusyError, LayerstoreError
+from layerstore.errors import BusyError, HostError, LayerstoreError
 from layerstore.fs import host_error
 from layerstore.handle import Handle
 from layerstore.model import Image, Layer
@@ -142,6 +142,8 @@ class _Run:
             self._under_lock(layer)
         except BusyError:
             self._busy.append(layer.id)
+        except HostError as error:       # no error of the whole repair, which would say that nothing happened
+            self._failed[layer.id] = str(error)
         except OSError as error:
             self._failed[layer.id] = str(host_error(error, "repairing a layer"))
 
