@@ -8,10 +8,16 @@ import pytest
 import layerstore
 from layerstore import Credentials, PullOptions, errors
 from layerstore.cli.commands import run
-from registries import PASSWORD, USER, Authority, Fake, Registry, quick
+import registries
+from registries import PASSWORD, USER, Authority, Fake, Registry
 from storekit import image
 
 KEEP = PullOptions(keep_blobs=True)
+
+
+def quick(**changes):
+    """No pauses between tries, and no try given up because the machine is busy."""
+    return registries.quick(**{"idle_timeout": 300.0, "connect_timeout": 300.0, **changes})
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ def test_a_token_is_asked_for_to_push_with(tmp_path):
 
 
 class Writable(Fake):
-    """Takes uploads; ``trouble`` answers instead, once for each of its functions that says so."""
+    """Takes uploads. ``trouble`` is what to answer instead, once each: (command or part of the path, status, headers)."""
 
     def __init__(self, trouble=()):
         super().__init__()
@@ -77,8 +83,10 @@ class Writable(Fake):
     def answer(self, request):
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         for each in self.trouble:
-            if each(request):
-                self.trouble.remove(each)
+            wanted, status, headers = each
+            if wanted == request.command or wanted in request.path:
+                self.trouble.remove(each)   # before the answer: who gets it looks at once
+                request.answer(status, **headers)
                 return True
         if request.command == "HEAD":
             request.answer(200 if request.path.rsplit("/", 1)[1] in self.stored else 404)
@@ -99,17 +107,14 @@ def where(fake):
 
 
 def test_what_breaks_is_tried_again_from_its_beginning(store, made):
-    def broken(command):
-        return lambda request: request.command == command and (request.answer(503) or True)
-
-    with Writable([broken("HEAD"), broken("POST"), broken("PUT")]) as fake:
+    with Writable([(command, 503, {}) for command in ("HEAD", "POST", "PUT")]) as fake:
         assert store.push("one:1", where(fake), registry=quick()).kept
         assert set(fake.stored) == {made.config_digest, "manifest", *(layer.digest for layer in made.layers)}
         assert fake.stored["manifest"] == made.manifest
 
 
 def test_a_registry_that_goes_on_failing_is_given_up(store, made):
-    with Writable([lambda r: r.command == "PUT" and (r.answer(503) or True)] * 9) as fake:
+    with Writable([("PUT", 503, {})] * 9) as fake:
         with pytest.raises(errors.RegistryUnavailableError, match="PUT .*503"):
             store.push("one:1", where(fake), registry=quick())
         assert "manifest" not in fake.stored
@@ -117,20 +122,20 @@ def test_a_registry_that_goes_on_failing_is_given_up(store, made):
 
 def test_an_upload_is_not_led_from_https_or_to_nowhere(store, made):
     for location in ("", "ftp://example.test/x", "http://user:pass@127.0.0.1/x"):
-        with Writable([lambda r: r.command == "POST" and (r.answer(202, Location=location) or True)]) as fake:
+        with Writable([("POST", 202, {"Location": location})]) as fake:
             with pytest.raises(errors.RegistryError, match="no usable place"):
                 store.push("one:1", where(fake), registry=quick())
 
 
 def test_a_registry_that_takes_the_manifest_for_another_is_found_out(store, made):
     other = {"Docker-Content-Digest": "sha256:" + "0" * 64}
-    with Writable([lambda r: "/manifests/" in r.path and (r.answer(201, **other) or True)]) as fake:
+    with Writable([("/manifests/", 201, other)]) as fake:
         with pytest.raises(errors.RegistryError, match="for another"):
             store.push("one:1", where(fake), registry=quick())
 
 
 def test_a_refusal_is_not_tried_again_and_says_what_was_done(store, made):
-    with Writable([lambda r: r.command == "POST" and (r.answer(403) or True)] * 2) as fake:
+    with Writable([("POST", 403, {})] * 2) as fake:
         with pytest.raises(errors.RegistryAccessError, match="POST .*403"):
             store.push("one:1", where(fake), registry=quick())
         assert len(fake.trouble) == 1
