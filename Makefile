@@ -4,6 +4,7 @@
 # make crash   the crash rigs: RIG=name (default: all) STATES=n SECONDS=s SEED=n OUT=dir
 # make crash-report   one page of all that is in OUT; FIGURES=file.md
 # make coverage   branches of journal, lifecycle and recovery: 100 %, or it fails
+# make site    the documentation as a site: build/site; a warning is a failure
 # make man     the man pages, from the commands: contrib/man
 # make dist    wheel and sdist, into dist/
 # make check   lint, types, tests
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types docs man dist bench bench-store fuzz crash crash-report coverage clean
+.PHONY: demo test check lint types docs site man dist bench bench-store fuzz crash crash-report coverage clean
 
 $(VENV)/ready: pyproject.toml
 	@sh tools/venv.sh "$(PYTHON)" "$(VENV)"
@@ -52,6 +53,11 @@ coverage: $(VENV)/ready
 
 docs: $(VENV)/ready
 	$(BIN)/python -m layerstore.states > docs/states.md
+
+site: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python tools/sitepages.py build/site-pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 man: $(VENV)/ready
 	$(BIN)/python tools/manpages.py contrib/man

@@ -85,8 +85,8 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
         The open store; use it as a context manager. ``Store.recovery`` is the report.
 
     Raises:
-        InvalidArgumentError, AlreadyOpenError, UnsafeFilesystemError, UnsupportedFormatError, PidNamespaceError,
-        ReadOnlyError, JournalDamagedError, BusyError.
+        LayerstoreError: InvalidArgumentError, AlreadyOpenError, UnsafeFilesystemError, UnsupportedFormatError,
+            PidNamespaceError, ReadOnlyError, JournalDamagedError, BusyError.
 
     Durability: creating and recovering are durable when this returns. A crash inside is finished by the next open.
 
@@ -217,7 +217,8 @@ class Store:
             An opaque handle for one apply; leaving its ``with`` unapplied discards it.
 
         Raises:
-            InputError and its kin for bad content (nothing is left); HostError; BusyError.
+            InputError: and its kin, for bad content (nothing is left).
+            HostError: BusyError among them.
 
         Durability: none yet for the content: the apply makes it durable, one sync for all that it applies, or
         ``StagedLayer.seal`` before. After a kill the next stage of the same content (known by the differ's content key)
@@ -282,8 +283,8 @@ class Store:
             The image; ``created`` is False if it was there.
 
         Raises:
-            SourceError (RegistryError, …), DigestMismatchError … for bad content; DuplicateNameError; HostError;
-            PendingError.
+            InputError: SourceError (RegistryError, …), DigestMismatchError … for bad content.
+            LayerstoreError: DuplicateNameError; HostError; PendingError.
 
         Durability: image and layers are on disk and visible, together, when this returns, by one syncfs and three
         durable transactions. A crash before leaves the image absent. Finished layers are there for the next pull after a
@@ -382,8 +383,10 @@ class Store:
             The image. Its layers are the mount's and one more; config and manifest are the base image's with that added.
 
         Raises:
-            UnknownMountError; InvalidArgumentError: the mount is read-only, or several images have its layers; BusyError:
-            it changed meanwhile; otherwise as ``apply_staged_layer``.
+            UnknownMountError: nothing of this store is mounted there.
+            InvalidArgumentError: the mount is read-only, or several images have its layers.
+            BusyError: it changed meanwhile.
+            LayerstoreError: otherwise as ``apply_staged_layer``.
 
         Durability: as ``apply_staged_layer``: image and layer are on disk and visible, together, when this returns; a
         crash before leaves neither. The upper directory itself is not synced.
@@ -420,8 +423,9 @@ class Store:
             An iterator of the chunks, each of at most some MiB. Read to its end inside the ``with``.
 
         Raises:
-            UnknownLayerError; InvalidArgumentError if the layer has no tar-split; while iterating, LayerDamagedError
-            if the tree is not what it was: the last chunk comes only when the digest of all is the layer's diffID.
+            CallerError: UnknownLayerError; InvalidArgumentError if the layer has no tar-split.
+            LayerDamagedError: while iterating, if the tree is not what it was: the last chunk comes only when the digest
+                of all is the layer's diffID.
 
         Durability: reads only. A deletion meanwhile hides the layer at once, and takes its tree away afterwards.
 
@@ -693,7 +697,7 @@ class Store:
             The life: its ``steps``, and ``text()``, ``html()`` and ``as_json()`` of them.
 
         Raises:
-            UnknownLayerError, InvalidArgumentError if the reference is ambiguous, JournalDamagedError.
+            LayerstoreError: UnknownLayerError, InvalidArgumentError if the reference is ambiguous, JournalDamagedError.
 
         """
         return explain.explain(self._handle, reference)

@@ -159,7 +159,8 @@ def in_workers(generators: Sequence[Callable[[], Iterator[T]]]) -> Iterator[T]:
         whatever they started.
 
     Raises:
-        Whatever a generator raised; ChildDiedError if a child died.
+        ChildDiedError: a child died.
+        Exception: whatever a generator raised.
 
     Durability: as the generators'.
 
