@@ -509,6 +509,16 @@ def test_a_tree_that_is_not_what_its_side_file_says_is_quarantined(made, name):
         store.layer(D)
 
 
+def test_explain_tells_that_a_layer_came_back_from_its_side_file(made):
+    made.lose()
+    report = layerstore.rebuild(made.root)
+    assert ("adopted-layer", D) in codes(report)
+    with layerstore.open(made.root) as store:
+        (step,) = [each for each in store.explain(D).steps if each.trigger == "adopt"]
+    assert f"layer {D[:12]}" in step.about
+    assert "rebuild.rename" in step.after
+
+
 @pytest.mark.parametrize("change", [os.unlink, lambda path: (os.unlink(path), os.symlink("nowhere", path))],
                          ids=["missing", "a link"])
 def test_a_tree_without_its_manifest_is_quarantined(made, change):

@@ -23,6 +23,7 @@ Records = Callable[[], Iterator[Record]]
 
 _PUBLISHED = ("publish.side-file.write", "publish.side-file.rename", "publish.rename")
 _EMPTIED = ("checkpoint.sync", "txn.checkpoint", "checkpoint.empty.unlink")
+_REBUILT = ("rebuild.set-aside", "rebuild.keep", "rebuild.sync", "rebuild.rename", "rebuild.journal.sync")
 BEFORE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("layer", "begin"): ("stage.mkdir", "stage.lock", "stage.txid", "stage.diff"),
     ("layer", "seal"): ("unpack.entry", "stage.output", "stage.sync"),
@@ -35,6 +36,7 @@ BEFORE: Mapping[tuple[str, str], tuple[str, ...]] = {
         "repair.settle"),
     ("layer", "remove"): ("delete.lock", "delete.rename"), ("layer", "empty"): _EMPTIED,
     ("image", "promise"): (), ("image", "commit"): ("publish.image-file.write", "publish.image-file.rename"),
+    ("layer", "adopt"): (), ("image", "adopt"): (),   # in a database made aside
     ("image", "abandon"): (), ("image", "delete"): (), ("image", "empty"): _EMPTIED,
     ("name", "take"): (), ("name", "move"): (), ("name", "drop"): (), ("lease", "take"): (), ("lease", "drop"): (),
     ("mount", "take"): (), ("mount", "attach"): ("mount.upper.mkdir", "overlay.mount"),
@@ -44,6 +46,7 @@ BEFORE: Mapping[tuple[str, str], tuple[str, ...]] = {
 
 AFTER: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("layer", "sweep"): ("discard.unlink",), ("layer", "discard"): ("discard.unlink",),
+    ("layer", "adopt"): _REBUILT, ("image", "adopt"): _REBUILT,
 }
 _MEANING = {(t.kind.value, t.trigger.value, t.source.value): t.meaning for t in TRANSITIONS}
 
@@ -63,15 +66,16 @@ class _Known:
         payload = record.payload
         if kind == "layer":
             self.trees.setdefault(key, None)
-            if record.trigger == "claim":
+            if record.trigger in ("claim", "adopt"):
                 self.trees[key] = payload["layer_id"]
                 self.layers.setdefault(payload["layer_id"], set()).add(key)
-                self.batches.setdefault(payload["batch"], set()).add(key)
-                self.names.update(dict.fromkeys(payload["names"], ("layer", payload["layer_id"])))
+                if "batch" in payload:
+                    self.batches.setdefault(payload["batch"], set()).add(key)
+                self.names.update(dict.fromkeys(payload.get("names", ()), ("layer", payload["layer_id"])))
         elif kind == "image":
             self.images.setdefault(key, set()).add(record.txid)
-            if record.trigger == "promise":
-                self.names.update(dict.fromkeys(payload["names"], ("image", key)))
+            if record.trigger in ("promise", "adopt"):
+                self.names.update(dict.fromkeys(payload.get("names", ()), ("image", key)))
         elif kind == "name" and record.trigger != "drop":
             self.names[key] = (payload["kind"], payload["id"])
 
@@ -140,10 +144,10 @@ def _mentions(record: Record, name: str) -> bool:
 
 def _about(record: Record) -> str:
     payload, found = record.payload, []
-    if record.trigger == "claim":
+    if record.trigger in ("claim", "adopt") and "layer_id" in payload:
         found.append(f"layer {payload['layer_id'][:12]}")
         found.append(f"on {payload['parent'][:12]}" if payload["parent"] else "a base layer")
-        found += [f"big data {key}" for key in payload["big_data"]]
+        found += [f"big data {key}" for key in payload.get("big_data", ())]
     if "output" in payload:
         output = payload["output"]
         found.append(f"diffID {output['diff_id']}, {output['entries']} entries, {output['diff_size']} bytes")
