@@ -31,6 +31,7 @@ MEASURES: dict[str, str] = {   # name: module; the order of the page
     "check": "bench.checking",
     "store": "bench.growing",
     "open": "bench.opening",
+    "forks": "bench.forks",
 }
 
 

@@ -4,6 +4,7 @@ Most rows are refusals: two readers could understand the archive differently, or
 which reading was meant. A row that is missing here, or that is no longer true, fails.
 """
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,8 @@ def test_the_readings_that_differ_are_those_of_the_table():
         who = " ".join(name for name, theirs in others.items() if theirs != ours)
         if who:
             differing[readings.label(data)] = who
-    assert differing == {label: who for label, (who, _) in DELIBERATE.items()}
+    agreed = ("a72974ed", "0c9debb1") if sys.version_info >= (3, 13) else ()   # its tarfile refuses them as we do
+    assert differing == {label: who for label, (who, _) in DELIBERATE.items() if label not in agreed}
 
 
 def test_what_is_refused_is_refused_for_the_reason_in_the_table():

@@ -3,6 +3,7 @@
 import ast
 import os
 import pathlib
+import re
 
 import pytest
 
@@ -155,6 +156,16 @@ def test_every_public_verb_speaks_of_durability():
     for verb in ("stage", "apply_staged_layer", "pull", "mount", "commit", "extract", "delete_layer", "delete_image"):
         assert "Durability" in (getattr(Store, verb).__doc__ or ""), verb
     assert os.path.exists(ROOT / "docs" / "crash-model.md")
+
+
+def test_what_public_calls_raise_is_written_as_the_reference_reads_it():
+    """``SomeError: when``, or further lines of one: anything else is left out of the site, with a warning that fails it."""
+    for path in (SRC / "store.py", *sorted((SRC / "testing").glob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.ClassDef) else None
+            for section in re.findall(r"^Raises:\n((?: {4}.*\n)+)", text or "", re.MULTILINE):
+                for line in section.splitlines():
+                    assert re.match(r"    (\w+: | {4})", line), f"{path.name}, {node.name}: {line}"
 
 
 def test_the_public_names_are_told_alike_to_python_and_to_type_checkers():

@@ -50,12 +50,12 @@ def test_what_a_howto_shows_runs(page, place):
     environment = {**os.environ, "LAYERSTORE_ROOT": str(place / "layers"), "PATH": f"{place}/bin:{os.environ['PATH']}"}
     ran = 0
     for kind, body in blocks(page):
-        text = body.replace("/tmp/", f"{place}/tmp/").replace("/srv/layers", f"{place}/layers")
+        text = body.replace("/tmp/", f"{place}/tmp/").replace("/srv/", f"{place}/")
         command = [sys.executable, "-c", text] if kind == "python" else ["bash", "-euo", "pipefail", "-c", text]
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (text, done.stdout, done.stderr)
         ran += 1
-    assert ran == {"use-it": 1, "debug-a-crash": 5, "wiped-podman-store": 2}[page]
+    assert ran == {"use-it": 1, "debug-a-crash": 5, "wiped-podman-store": 3}[page]
 
 
 def sitepages():

@@ -135,10 +135,21 @@ def leases(view: Reader) -> Iterator[Lease]:
 
 def mounts(view: Reader) -> Iterator[Mount]:
     for key, row in view.scan("mounts"):
-        yield Mount(
-            id=key, target=row["target"], layers=tuple(row["layers"]), writable=row["writable"],
-            mounted=row["state"] == State.MOUNTED, boot_id=row["boot_id"], since_ns=row["since_ns"],
-        )
+        yield _to_mount(key, row)
+
+
+def mount(view: Reader, mount_id: str) -> Mount:
+    """One mount by its ID, which must be there."""
+    row = view.get("mounts", mount_id)
+    assert row is not None
+    return _to_mount(mount_id, row)
+
+
+def _to_mount(key: str, row: Row) -> Mount:
+    return Mount(
+        id=key, target=row["target"], layers=tuple(row["layers"]), writable=row["writable"],
+        mounted=row["state"] == State.MOUNTED, boot_id=row["boot_id"], since_ns=row["since_ns"],
+    )
 
 
 def opened(view: Reader, kind: str) -> Iterator[tuple[str, Row]]:

@@ -61,7 +61,7 @@ def mount(handle: Handle, chain: list[Layer], target: str, *, writable: bool, da
             mounting.forget(handle, mount_id, keep_upper=kept is not None)
             raise
     with handle.read() as view:
-        return next(m for m in catalog.mounts(view) if m.id == mount_id)
+        return catalog.mount(view, mount_id)
 
 
 def _resume(handle: Handle, chain: list[Layer], target: str, writable: bool) -> str | None:

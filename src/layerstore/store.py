@@ -247,8 +247,9 @@ class Store:
             The layer; ``created`` is False if it was there already with the same diffID and parent.
 
         Raises:
-            ParentUnavailableError, DuplicateLayerError, DuplicateNameError, InvalidArgumentError, StagedHandleError:
-            nothing happened, the handle is still good. PendingError: it is durable and will be finished.
+            CallerError: ParentUnavailableError, DuplicateLayerError, DuplicateNameError, InvalidArgumentError,
+                StagedHandleError: nothing happened, the handle is still good.
+            PendingError: it is durable and will be finished.
 
         Durability: committed, visible and on disk when this returns, by one syncfs and, with the row that ``stage``
         made, three durable transactions (big data costs more). A crash before the commit point leaves it staged or
@@ -465,8 +466,9 @@ class Store:
             What it shows, what was added and taken away, and which images had to be left out, and why.
 
         Raises:
-            InvalidArgumentError if something else is there; PrivilegeError if podman, run like this process, could not read
-            the trees; LayerDamagedError; HostError.
+            InvalidArgumentError: something else is there.
+            PrivilegeError: podman, run like this process, could not read the trees.
+            LayerstoreError: LayerDamagedError; HostError.
 
         Durability: on disk when this returns. A crash before leaves the view as it was, or as it was to be; what else it
         leaves is not seen by who reads the view, and goes at the next refresh.
@@ -493,8 +495,8 @@ class Store:
             The digests there. Config and diffIDs are kept; the manifest if ``kept`` says so (docs/podman.md).
 
         Raises:
-            UnknownImageError; InvalidArgumentError; LayerDamagedError if a layer no longer makes its tar;
-            RegistryError …; HostError.
+            LayerDamagedError: a layer no longer makes its tar.
+            LayerstoreError: UnknownImageError; InvalidArgumentError; RegistryError …; HostError.
 
         Durability: the store is only read. What is written is synced before it gets its name: a crash leaves the target as
         it was, and perhaps blobs and ``.part`` files that nothing refers to.
@@ -602,7 +604,7 @@ class Store:
             What was found. Codes are stable: docs/check.md.
 
         Raises:
-            InvalidArgumentError.
+            InvalidArgumentError: these options do not go together.
 
         Durability: reads only; what is noted is advice, and never synced.
 
@@ -632,7 +634,7 @@ class Store:
             overlayfs.
 
         Raises:
-            UnknownLayerError; SourceError and its kin; NoSpaceError; OutcomeUnknownError.
+            LayerstoreError: UnknownLayerError; SourceError and its kin; NoSpaceError; OutcomeUnknownError.
 
         Durability: each layer's repair is in the journal before its first effect, and on disk when this returns. A crash
         leaves every path as it was or good; the next open ends what was begun.
@@ -662,7 +664,7 @@ class Store:
             The rest of the store, and what is left, tells ``space``.
 
         Raises:
-            PoisonedError, ClosedError: this handle cannot be used.
+            LayerstoreError: PoisonedError, ClosedError: this handle cannot be used.
 
         Durability: reads only. Beside writers: whom a layer belongs to is one moment's truth; each layer is held by a
         reader's lock while it is measured, and one that is being deleted is counted as ``unread``. The cost is that of

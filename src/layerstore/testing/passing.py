@@ -72,7 +72,7 @@ def passings_here(fn: Callable[[], object]) -> list[Passing]:
         Every passing, in order, those of all its threads together (of child processes: none).
 
     Raises:
-        Whatever *fn* raised.
+        Exception: whatever *fn* raised.
 
     Durability: whatever *fn* does is done.
 
