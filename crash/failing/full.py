@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -34,6 +35,7 @@ FILESYSTEMS = {   # megabytes (xfs makes none smaller), and how it is made; no b
 }
 SLACK = {"ext4": 256 << 10, "xfs": 3 << 20}   # what it needs in between; what the file system never gives away
 WORKLOADS = ("create", "pull", "apply", "delete", "checkpoint", "gc")
+_PAUSE = 0.03     # seconds
 _CLONE_NEWNS = 0x00020000
 _MS_REC_PRIVATE = 0x4000 | (1 << 18)
 
@@ -110,6 +112,8 @@ class Disk:
             start = os.path.join(aside, "start")
             ledger = Ledger.to_file(self.lines)
             workload.prepare(start, ledger)
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(start, "reserve"))   # as if it was spent; with it: tests/test_space.py
             with open(self.lines, "rb") as file:
                 told = file.read()
             self._place(start, told)
@@ -127,11 +131,17 @@ class Disk:
         if os.path.isdir(start):
             copy(start, self.store)
             os.unlink(os.path.join(self.store, "journal", "lock.mdb"))   # the next open makes it: on the full disk
-            with suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.store, "reserve"))   # as if it was spent; with it: tests/test_space.py
         with open(self.lines, "wb") as file:
             file.write(told)
         os.sync()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait until all is free that was unlinked: xfs does that in the background (inodegc)."""
+        last = -1
+        while last != (now := self.free()):
+            last = now
+            time.sleep(_PAUSE)
 
     def _one(self, workload: Workload, left: int, planted: str | None) -> State:
         self.fill(left)

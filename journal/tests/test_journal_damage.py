@@ -8,6 +8,8 @@ import pytest
 
 import parcels
 from layerjournal import DamagedError, Journal, RecordError, Replay, RowError, SegmentError, canonical_dump, encode
+from layerjournal.engine import Engine
+from layerjournal.journal import OWN_TABLES
 from layerjournal.views import store_row
 from parcels import Parcels, in_child, mark, move, pack
 
@@ -252,6 +254,15 @@ def test_a_truncated_data_file_is_refused_at_open_instead_of_killing_the_process
         assert (status, said.split(":")[0]) == (70, "DamagedError"), length
     file.write_bytes(data)
     parcels.reopen(written).close()
+
+
+def test_a_truncated_data_file_is_refused_also_where_nobody_looks_at_its_pages(written):
+    """As when it was cut within the tick of the clock in which it was left, so that the note still vouches for it."""
+    file = written / "data.mdb"
+    os.truncate(file, os.path.getsize(file) // 2)
+    status, said = in_child(lambda: Engine(str(written), OWN_TABLES, readonly=False, map_size=1 << 20, look=False))
+    assert (status, said.split(":")[0]) == (70, "DamagedError")
+    assert "truncated" in said
 
 
 def test_a_data_file_that_is_longer_than_its_meta_page_says_is_no_damage(written):

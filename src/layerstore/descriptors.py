@@ -49,8 +49,7 @@ class Descriptor:
         self.close()
 
     def __del__(self) -> None:
-        if self.fd >= 0:
-            self.close()
+        self.close()
 
 
 __all__ = ["DIRECTORY", "NEW_FILE", "Descriptor"]
