@@ -100,7 +100,7 @@ class Trial:
             self._store.close()
             self._store = None
         if self._store is None or self._store._handle.closed:
-            before = before.without_store()
+            before = before.without(os.path.realpath(self.root))
         self._step("leaked", lambda: self._leaked(before))
         store = self._store
         if store is not None and not store._handle.closed:
@@ -260,14 +260,10 @@ class Resources:
         threads = [t.name for t in threads if t.is_alive()]
         return cls(found, threads)
 
-    def without_store(self) -> Resources:
-        """The same before the store was opened."""
-        kept = {k: n for k, n in self.descriptors.items() if not self._stores(k)}
+    def without(self, root: str) -> Resources:
+        """The same before the store at *root* was opened. Others may be open: it is what the process began with."""
+        kept = {k: n for k, n in self.descriptors.items() if k != root and not k.startswith(root + "/")}
         return Resources(type(self.descriptors)(kept), [])
-
-    @staticmethod
-    def _stores(target: str) -> bool:
-        return bool(re.search(r"/(store|start)(/|$)", target))
 
 
 __all__ = ["InjectedInterrupt", "InjectedMemoryError", "Report", "Trial"]
