@@ -17,52 +17,24 @@ import click
 
 from layerstore import __version__
 from layerstore.cli import output
+from layerstore.cli.options import (
+    DAMAGE,
+    FAILED,
+    OK,
+    USAGE,
+    Settings,
+    complete_references,
+    damaged_option,
+    json_option,
+    reference_argument,
+)
 from layerstore.cli.registry import registry_options
 from layerstore.errors import CallerError, DamagedError, InvalidArgumentError, LayerDamagedError, LayerstoreError
 
 if TYPE_CHECKING:
     from layerstore.model import Limits
-    from layerstore.observe import Observer
     from layerstore.sources.registry import RegistryOptions
     from layerstore.store import Store
-
-OK, FAILED, USAGE, DAMAGE = 0, 1, 2, 3
-
-damaged_option = click.option("--damaged", is_flag=True, help="Also if a layer is quarantined: with what is bad in it.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-
-
-def _references(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
-    from layerstore.cli.completing import references  # noqa: PLC0415
-
-    return references(context, parameter, incomplete)
-
-
-reference_argument = click.argument("reference", metavar="ID", shell_complete=_references)
-
-
-class _Settings:
-    """The options before the command."""
-
-    def __init__(self, root: str | None, allow: tuple[str, ...], debug: bool, watcher: Observer | None = None) -> None:
-        self._root, self.allow, self.debug, self.watcher = root, allow, debug, watcher
-
-    @property
-    def root(self) -> str:
-        if self._root is None:
-            raise click.UsageError("no store: give --root DIR, or set LAYERSTORE_ROOT")
-        return self._root
-
-    def open(self, *, write: bool = False) -> Store:
-        from layerstore.store import open as open_store  # noqa: PLC0415
-
-        store = open_store(self.root, readonly=not write, allow_filesystem=self.allow, observer=self.watcher)
-        if write:
-            for line in output.recovery_lines(store.recovery):
-                click.echo(line, err=True)
-            if store.durability != "proven":
-                click.echo(f"note: {store.root} is on {store.filesystem}: durability unproven", err=True)
-        return store
 
 
 class _Commands(click.Group):
@@ -70,7 +42,8 @@ class _Commands(click.Group):
 
     elsewhere: ClassVar[dict[str, str]] = {
         "journal": "journal", "du": "looking", "explain": "looking", "space": "looking", "quota": "looking",
-        "check": "keeping", "repair": "keeping", "view": "viewing", "push": "viewing",
+        "check": "keeping", "repair": "keeping", "rebuild": "keeping", "snapshot": "keeping", "recover": "keeping",
+        "gc": "keeping", "view": "viewing", "push": "viewing",
         "commit": "committing", "completion": "completing",
     }
 
@@ -108,7 +81,7 @@ def cli(
         from layerstore.cli.watching import watcher_for  # noqa: PLC0415
 
         watcher = watcher_for(context, metrics_textfile, log_json)
-    context.obj = _Settings(root, allow, debug, watcher)
+    context.obj = Settings(root, allow, debug, watcher)
 
 
 @cli.command()
@@ -118,7 +91,7 @@ def cli(
 @click.option("--gid-map", "gids", multiple=True, metavar="CONTAINER:HOST:SIZE",
               help="The same for groups (default: --uid-map).")
 @click.pass_obj
-def create(settings: _Settings, overlay_form: str | None, uids: tuple[str, ...], gids: tuple[str, ...]) -> None:
+def create(settings: Settings, overlay_form: str | None, uids: tuple[str, ...], gids: tuple[str, ...]) -> None:
     """Make an empty store. Any writing command makes one, too, but with what is the default here."""
     from layerstore.store import open as open_store  # noqa: PLC0415
 
@@ -174,7 +147,7 @@ def _range(text: str) -> tuple[int, int, int]:
 @json_option
 @click.pass_obj
 def pull(
-    settings: _Settings, source: str, names: tuple[str, ...], platform: str | None, workers: int, replace: bool,
+    settings: Settings, source: str, names: tuple[str, ...], platform: str | None, workers: int, replace: bool,
     keep_blobs: bool, whole: bool, preflight: bool, registry: RegistryOptions, limits: tuple[str, ...], quiet: bool,
     as_json: bool,
 ) -> None:
@@ -200,7 +173,7 @@ def pull(
 @cli.command()
 @json_option
 @click.pass_obj
-def images(settings: _Settings, as_json: bool) -> None:
+def images(settings: Settings, as_json: bool) -> None:
     """List images."""
     with settings.open() as store:
         found = store.images()
@@ -228,7 +201,7 @@ def _sizes(store: Store, layer_ids: set[str]) -> dict[str, int]:
 @cli.command()
 @json_option
 @click.pass_obj
-def layers(settings: _Settings, as_json: bool) -> None:
+def layers(settings: Settings, as_json: bool) -> None:
     """List committed (and quarantined) layers."""
     with settings.open() as store:
         found = store.layers()
@@ -247,7 +220,7 @@ def layers(settings: _Settings, as_json: bool) -> None:
 @reference_argument
 @json_option
 @click.pass_obj
-def show(settings: _Settings, reference: str, as_json: bool) -> None:
+def show(settings: Settings, reference: str, as_json: bool) -> None:
     """Show an image or layer."""
     with settings.open() as store:
         kind, owner = store.resolve(reference)
@@ -278,7 +251,7 @@ def _plain(value: Any) -> str:
 @click.option("--writable", is_flag=True, help="With a writable upper directory, removed at unmount.")
 @damaged_option
 @click.pass_obj
-def mount(settings: _Settings, reference: str, target: str, writable: bool, damaged: bool) -> None:
+def mount(settings: Settings, reference: str, target: str, writable: bool, damaged: bool) -> None:
     """Mount an image or layer by overlayfs at the directory TARGET."""
     with settings.open(write=True) as store:
         store.mount(reference, target, writable=writable, damaged=damaged)
@@ -288,7 +261,7 @@ def mount(settings: _Settings, reference: str, target: str, writable: bool, dama
 @click.argument("target", type=click.Path())
 @click.option("--keep-upper", is_flag=True, help="Keep a writable mount's upper directory, to mount it again.")
 @click.pass_obj
-def unmount(settings: _Settings, target: str, keep_upper: bool) -> None:
+def unmount(settings: Settings, target: str, keep_upper: bool) -> None:
     """Unmount what was mounted at TARGET."""
     with settings.open(write=True) as store:
         store.unmount(target, keep_upper=keep_upper)
@@ -299,7 +272,7 @@ def unmount(settings: _Settings, target: str, keep_upper: bool) -> None:
 @click.argument("directory", type=click.Path())
 @damaged_option
 @click.pass_obj
-def extract(settings: _Settings, reference: str, directory: str, damaged: bool) -> None:
+def extract(settings: Settings, reference: str, directory: str, damaged: bool) -> None:
     """Copy an image's or layer's content into the absent or empty directory DIRECTORY."""
     with settings.open() as store:
         report = store.extract(reference, directory, damaged=damaged)
@@ -309,11 +282,11 @@ def extract(settings: _Settings, reference: str, directory: str, damaged: bool) 
 
 
 @cli.command()
-@click.argument("layer", shell_complete=_references)
+@click.argument("layer", shell_complete=complete_references)
 @click.option("--tar", metavar="FILE", help="Write the layer's original uncompressed tar, byte for byte; - for stdout.")
 @click.option("--tar-split", metavar="FILE", help="Write its tar-split, as the Go tools read it (JSON lines).")
 @click.pass_obj
-def export(settings: _Settings, layer: str, tar: str | None, tar_split: str | None) -> None:
+def export(settings: Settings, layer: str, tar: str | None, tar_split: str | None) -> None:
     """Write a LAYER as the tar that it came as."""
     if tar is None and tar_split is None:
         raise click.UsageError("say what to write: --tar FILE, or --tar-split FILE")
@@ -335,7 +308,7 @@ def export(settings: _Settings, layer: str, tar: str | None, tar_split: str | No
 @click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for readers.")
 @json_option
 @click.pass_obj
-def rm(settings: _Settings, reference: str, keep_layers: bool, wait: float, as_json: bool) -> None:
+def rm(settings: Settings, reference: str, keep_layers: bool, wait: float, as_json: bool) -> None:
     """Delete an image (and the layers nothing else uses) or a layer. ID in full, or a name."""
     with settings.open(write=True) as store:
         kind, owner = store.resolve(reference)
@@ -353,88 +326,6 @@ def rm(settings: _Settings, reference: str, keep_layers: bool, wait: float, as_j
     output.lines([f"deferred {output.short(each)}: readers still hold it" for each in report.deferred])
 
 
-@cli.command()
-@click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
-              help="A snapshot to go by where it reaches further than the archive.")
-@click.option("--content", is_flag=True, help="Compare every file of the layers that are taken from disk.")
-@click.option("--force", is_flag=True, help="Even if the database looks sound; do not believe that its log is whole.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done; nothing is changed.")
-@json_option
-@click.pass_obj
-def rebuild(
-    settings: _Settings, source: str | None, content: bool, force: bool, dry_run: bool, as_json: bool,
-) -> None:
-    """Make a lost or damaged database anew, from archive, log and what is on disk. The old one is kept."""
-    from layerstore.rebuilding import rebuild as rebuild_store  # noqa: PLC0415
-
-    report = rebuild_store(
-        settings.root, source=source, content=content, force=force, dry_run=dry_run, allow_filesystem=settings.allow,
-    )
-    if as_json:
-        output.as_json(report.as_json())
-    else:
-        output.lines(output.rebuild_lines(report))
-
-
-@cli.command()
-@click.argument("file", type=click.Path())
-@click.pass_obj
-def snapshot(settings: _Settings, file: str) -> None:
-    """Write a consistent copy of journal and catalog (no layers) into FILE, while others write."""
-    with settings.open() as store:
-        store.snapshot(file)
-
-
-@cli.command()
-@click.option("--dry-run", is_flag=True, help="Print the plan; touch nothing.")
-@json_option
-@click.pass_obj
-def recover(settings: _Settings, dry_run: bool, as_json: bool) -> None:
-    """Finish or roll back what a crash interrupted (every other writing command does it first, too)."""
-    from layerstore.store import open as open_store  # noqa: PLC0415
-
-    store = open_store(
-        settings.root, readonly=dry_run, create=False, allow_filesystem=settings.allow, observer=settings.watcher,
-    )
-    with store:
-        report = store.recovery
-    if as_json:
-        output.as_json(report.as_json())
-    else:
-        output.lines(output.recovery_lines(report) or ["nothing to do"])
-
-
-@cli.command()
-@click.option("--retention", type=float, default=7.0, show_default=True, help="Days to keep staged layers.")
-@click.option("--grace", type=float, default=1.0, show_default=True, help="Hours to keep unreferenced layers.")
-@click.option("--segments", type=click.IntRange(min=1), metavar="N", help="Keep the newest N segments of archived log.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Remove at most N files a second.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@json_option
-@click.pass_obj
-def gc(
-    settings: _Settings, retention: float, grace: float, segments: int | None, rate: float | None, dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Let go of old staged layers, of layers nothing needs, of the trash, and of old segments of the log."""
-    with settings.open(write=not dry_run) as store:
-        report = store.collect_garbage(
-            retention=retention * 86_400, grace=grace * 3_600, segments=segments, rate=rate, dry_run=dry_run,
-        )
-    if as_json:
-        output.as_json(dataclasses.asdict(report))
-        return
-    verb = "would go" if dry_run else "gone"
-    output.lines([f"staged tree {each} {verb}" for each in report.staged])
-    output.lines([f"layer {output.short(each)} {verb}" for each in report.layers])
-    output.lines([f"layer {output.short(each)} hidden; its readers keep its tree" for each in report.deferred])
-    output.lines([f"segment {each} {verb}" for each in report.segments])
-    click.echo(
-        f"{len(report.staged)} staged trees, {len(report.layers)} layers, {report.emptied} trees and files of trash, "
-        f"{len(report.segments)} segments: {output.size(report.freed)} {'would be ' if dry_run else ''}freed",
-    )
-
-
 @cli.command("apply")
 @click.argument("tar", type=click.Path(exists=True))
 @click.option("--parent", metavar="ID", help="The layer to stand on.")
@@ -442,7 +333,7 @@ def gc(
 @limit_option
 @click.pass_obj
 def apply_command(
-    settings: _Settings, tar: str, parent: str | None, names: tuple[str, ...], limits: tuple[str, ...],
+    settings: Settings, tar: str, parent: str | None, names: tuple[str, ...], limits: tuple[str, ...],
 ) -> None:
     """Stage and apply one layer from a tar file, or from a directory."""
     from layerstore.differs import DirectoryDiffer, TarDiffer  # noqa: PLC0415

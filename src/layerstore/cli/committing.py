@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from layerstore.cli import output
+from layerstore.cli.options import Settings, json_option
 
 
 @click.command()
@@ -15,10 +14,10 @@ from layerstore.cli import output
 @click.option("--base", metavar="ID", help="The image whose config it takes over, if several have the mounted layers.")
 @click.option("--comment", default="", help="For the image's history.")
 @click.option("--replace", is_flag=True, help="Move names that belong to another image.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
 def commit(
-    settings: Any, target: str, names: tuple[str, ...], base: str | None, comment: str, replace: bool, as_json: bool,
+    settings: Settings, target: str, names: tuple[str, ...], base: str | None, comment: str, replace: bool, as_json: bool,
 ) -> None:
     """Make an image of what was written to the writable mount at TARGET, and of the layers beneath it.
 

@@ -9,13 +9,13 @@ from layerjournal import Replay
 from layerstore.catalog import images, layers
 from layerstore.cli import output
 from layerstore.cli.looking import html_option, show_life
+from layerstore.cli.options import DAMAGE, OK, json_option
 from layerstore.explain import offline
 from layerstore.projection import CatalogProjector
 from layerstore.recovery import possibilities
 from layerstore.states import OPEN
 
 paths_argument = click.argument("paths", nargs=-1, required=True, metavar="ROOT|SEGMENT...")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @click.group()
@@ -122,7 +122,7 @@ def replay(paths: tuple[str, ...], at: int | None, as_json: bool) -> None:
         for each in plan:
             click.echo(f"  {each['txid'][:12]} {each['state']} {output.short(each['layer_id'] or '-')}")
             output.lines(f"    if its tree is in {c['tree_in']}: {c['do']} ({c['why']})" for c in each["if"])
-    click.get_current_context().exit(3 if identical is False else 0)
+    click.get_current_context().exit(DAMAGE if identical is False else OK)
 
 
 @journal.command()
@@ -153,4 +153,4 @@ def verify(paths: tuple[str, ...], as_json: bool) -> None:
         output.lines(f"{f.code}: {f.message}" for f in report.findings)
         click.echo(f"{report.records} records to {report.head} in the log and {report.segments} segments: "
                    + ("sound" if report.sound else f"{len(report.findings)} findings"))
-    click.get_current_context().exit(0 if report.sound else 3)
+    click.get_current_context().exit(OK if report.sound else DAMAGE)

@@ -1,4 +1,4 @@
-"""``check`` and ``repair``: is the store still good, and what to do if not. Imported when one of them is named."""
+"""Keeping a store good: look at it, mend it, make its database anew, recover it, collect what nobody needs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from layerstore.cli import output
+from layerstore.cli.options import DAMAGE, OK, Settings, json_option
 from layerstore.cli.registry import registry_options
 
-DAMAGE = 3
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -43,7 +43,7 @@ def since(text: str) -> int:
               help="Begin no further layer after that time; the next check goes on: 30s, 5m.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Threads that hash (default: one a CPU, at most 8).")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="MB/S", help="Read at most so much a second.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_context
 def check(
     context: click.Context, depth: str | None, content: bool, since_text: str | None, budget: str | None,
@@ -53,7 +53,7 @@ def check(
 
     With --since or --budget the store is opened for writing (and recovered): when each layer was found sound is kept.
     """
-    settings: Any = context.obj
+    settings: Settings = context.obj
     with settings.open(write=since_text is not None or budget is not None) as store:
         report = store.check(
             depth=depth or ("content" if content else "structure"), workers=workers,
@@ -65,7 +65,7 @@ def check(
     else:
         output.lines(f"{f.code} {f.subject}: {f.message}" for f in report.findings)
         click.echo(_summary(report))
-    context.exit(0 if report.sound else DAMAGE)
+    context.exit(OK if report.sound else DAMAGE)
 
 
 def _summary(report: Any) -> str:
@@ -88,7 +88,7 @@ def _summary(report: Any) -> str:
 @click.option("--dry-run", is_flag=True, help="Show the plan; change nothing, fetch nothing.")
 @click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for readers of a damaged layer.")
 @registry_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_context
 def repair(
     context: click.Context, source: str | None, depth: str, only: tuple[str, ...], dry_run: bool, wait: float,
@@ -100,7 +100,7 @@ def repair(
     """
     from layerstore.pull import PullOptions  # noqa: PLC0415
 
-    settings: Any = context.obj
+    settings: Settings = context.obj
     with settings.open(write=not dry_run) as store:
         report = store.repair(
             depth=depth, layers=[store.resolve(each)[1] for each in only], source=source, wait=wait, dry_run=dry_run,
@@ -111,7 +111,7 @@ def repair(
     else:
         _show(report)
     left = report.clean if not dry_run else all(step.do.value not in ("quarantine", "leave") for step in report.steps)
-    context.exit(0 if left else DAMAGE)
+    context.exit(OK if left else DAMAGE)
 
 
 def _show(report: Any) -> None:
@@ -126,3 +126,85 @@ def _show(report: Any) -> None:
     output.lines(f"mount again: {each}" for each in report.remount)
     output.lines(f"what was replaced is in {each}" for each in report.evidence)
     click.echo(f"{len(report.mended)} mended, {len(report.quarantined)} quarantined")
+
+
+@click.command()
+@click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+              help="A snapshot to go by where it reaches further than the archive.")
+@click.option("--content", is_flag=True, help="Compare every file of the layers that are taken from disk.")
+@click.option("--force", is_flag=True, help="Even if the database looks sound; do not believe that its log is whole.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done; nothing is changed.")
+@json_option
+@click.pass_obj
+def rebuild(
+    settings: Settings, source: str | None, content: bool, force: bool, dry_run: bool, as_json: bool,
+) -> None:
+    """Make a lost or damaged database anew, from archive, log and what is on disk. The old one is kept."""
+    from layerstore.rebuilding import rebuild as rebuild_store  # noqa: PLC0415
+
+    report = rebuild_store(
+        settings.root, source=source, content=content, force=force, dry_run=dry_run, allow_filesystem=settings.allow,
+    )
+    if as_json:
+        output.as_json(report.as_json())
+    else:
+        output.lines(output.rebuild_lines(report))
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.pass_obj
+def snapshot(settings: Settings, file: str) -> None:
+    """Write a consistent copy of journal and catalog (no layers) into FILE, while others write."""
+    with settings.open() as store:
+        store.snapshot(file)
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Print the plan; touch nothing.")
+@json_option
+@click.pass_obj
+def recover(settings: Settings, dry_run: bool, as_json: bool) -> None:
+    """Finish or roll back what a crash interrupted (every other writing command does it first, too)."""
+    from layerstore.store import open as open_store  # noqa: PLC0415
+
+    store = open_store(
+        settings.root, readonly=dry_run, create=False, allow_filesystem=settings.allow, observer=settings.watcher,
+    )
+    with store:
+        report = store.recovery
+    if as_json:
+        output.as_json(report.as_json())
+    else:
+        output.lines(output.recovery_lines(report) or ["nothing to do"])
+
+
+@click.command()
+@click.option("--retention", type=float, default=7.0, show_default=True, help="Days to keep staged layers.")
+@click.option("--grace", type=float, default=1.0, show_default=True, help="Hours to keep unreferenced layers.")
+@click.option("--segments", type=click.IntRange(min=1), metavar="N", help="Keep the newest N segments of archived log.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Remove at most N files a second.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@json_option
+@click.pass_obj
+def gc(
+    settings: Settings, retention: float, grace: float, segments: int | None, rate: float | None, dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Let go of old staged layers, of layers nothing needs, of the trash, and of old segments of the log."""
+    with settings.open(write=not dry_run) as store:
+        report = store.collect_garbage(
+            retention=retention * 86_400, grace=grace * 3_600, segments=segments, rate=rate, dry_run=dry_run,
+        )
+    if as_json:
+        output.as_json(dataclasses.asdict(report))
+        return
+    verb = "would go" if dry_run else "gone"
+    output.lines([f"staged tree {each} {verb}" for each in report.staged])
+    output.lines([f"layer {output.short(each)} {verb}" for each in report.layers])
+    output.lines([f"layer {output.short(each)} hidden; its readers keep its tree" for each in report.deferred])
+    output.lines([f"segment {each} {verb}" for each in report.segments])
+    click.echo(
+        f"{len(report.staged)} staged trees, {len(report.layers)} layers, {report.emptied} trees and files of trash, "
+        f"{len(report.segments)} segments: {output.size(report.freed)} {'would be ' if dry_run else ''}freed",
+    )

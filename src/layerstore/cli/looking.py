@@ -9,6 +9,7 @@ import click
 
 from layerstore.cli import output
 from layerstore.cli.completing import references
+from layerstore.cli.options import Settings, json_option
 from layerstore.timeline import Life
 
 html_option = click.option("--html", metavar="FILE", help="Write a timeline as a page of its own; - for stdout.")
@@ -27,18 +28,18 @@ def show_life(life: Life, html: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("reference", metavar="TXID|LAYER|IMAGE", shell_complete=references)
 @html_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
-def explain(settings: Any, reference: str, html: str | None, as_json: bool) -> None:
+def explain(settings: Settings, reference: str, html: str | None, as_json: bool) -> None:
     """Tell the life of a layer, tree or image from the journal: each record, what lies between, what the disk says now."""
     with settings.open() as store:
         show_life(store.explain(reference), html, as_json)
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
-def du(settings: Any, as_json: bool) -> None:
+def du(settings: Settings, as_json: bool) -> None:
     """Show what each image takes, alone and with others, and what deleting it would free ('space' has the rest)."""
     with settings.open() as store:
         report = store.usage()
@@ -60,9 +61,9 @@ def _sizes(of: Any) -> list[str]:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
-def space(settings: Any, as_json: bool) -> None:
+def space(settings: Settings, as_json: bool) -> None:
     """Show what the store takes, and what is left on its file system ('du' has what images take)."""
     with settings.open() as store:
         found = dataclasses.asdict(store.space())
@@ -78,7 +79,7 @@ def space(settings: Any, as_json: bool) -> None:
 @click.command()
 @click.argument("limit", required=False, metavar="[BYTES|none]")
 @click.pass_obj
-def quota(settings: Any, limit: str | None) -> None:
+def quota(settings: Settings, limit: str | None) -> None:
     """Show the store's quota, or set it: bytes of layers, as 'layerstore layers' counts them (k, M, G, T: 1000s)."""
     wanted = None if limit in (None, "none") else _bytes(str(limit))
     with settings.open(write=limit is not None) as store:

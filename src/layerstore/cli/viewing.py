@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from layerstore.cli import output
+from layerstore.cli.options import Settings, json_option
 from layerstore.cli.registry import registry_options
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("directory", type=click.Path(file_okay=False))
 @click.option("--remove", is_flag=True, help="Take the view away, and let go of the layers that it kept.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
-def view(settings: Any, directory: str, remove: bool, as_json: bool) -> None:
+def view(settings: Settings, directory: str, remove: bool, as_json: bool) -> None:
     """Publish the images at DIRECTORY, for podman and its like to read, or bring such a view up to date."""
     with settings.open(write=True) as store:
         if remove:
@@ -42,10 +43,10 @@ def view(settings: Any, directory: str, remove: bool, as_json: bool) -> None:
 @click.option("--compression", type=click.Choice(["as-it-came", "none", "gzip", "zstd"]), default="as-it-came",
               show_default=True, help="Of the layers.")
 @registry_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
 def push(
-    settings: Any, reference: str, target: str, compression: str, registry: RegistryOptions, as_json: bool,
+    settings: Settings, reference: str, target: str, compression: str, registry: RegistryOptions, as_json: bool,
 ) -> None:
     """Write IMAGE to oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME:TAG] or docker://HOST/NAME[:TAG]."""
     with settings.open() as store:
