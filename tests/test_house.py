@@ -50,7 +50,7 @@ ORDER = [
     ["compression", "filesystem", "form", "fs", "override"],
     ["states", "timeline"],
     ["filecaps", "model", "namespace", "observe", "privilege"],
-    ["partial", "progress"],
+    ["partial", "progress", "rate"],
     ["errors", "kernel", "faults", "crc64", "descriptors", "idmap"],
 ]
 RANK = {name: len(ORDER) - n for n, group in enumerate(ORDER) for name in group}

@@ -23,6 +23,7 @@ from layerstore.errors import BusyError, HostError, InvalidArgumentError, Pendin
 from layerstore.handle import Handle
 from layerstore.journaling import journal_errors
 from layerstore.measure import measure
+from layerstore.rate import Rate
 from layerstore.staging import Staging, discard
 from layerstore.states import State
 
@@ -135,18 +136,7 @@ def _size(handle: Handle, directory: str, name: str) -> int:
 
 def pace(rate: float | None) -> Callable[[], None]:
     """Called before each file that is removed: waits, so that there are no more than *rate* a second."""
-    if rate is None:
-        return lambda: None
-    due = time.monotonic()
-
-    def pause() -> None:
-        nonlocal due
-        now = time.monotonic()
-        if due > now:
-            time.sleep(due - now)
-        due = max(due, now - 1) + 1 / rate   # what was slow is not made good for by a burst
-
-    return pause
+    return Rate(rate, time.monotonic, time.sleep).take
 
 
 def _promise(txn: Any, *, now: int, grace: float) -> list[tuple[str, str]]:

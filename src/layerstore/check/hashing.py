@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from layerstore.compare import Problem, content_problem
 from layerstore.descriptors import Descriptor
 from layerstore.dirfds import DirFds
 from layerstore.manifest import ManifestEntry
+from layerstore.rate import Rate
 from layerstore.threads import Channel, Worker, running
 
 __all__ = ["Batch", "Hashing", "Pace"]
@@ -28,26 +28,16 @@ _NICE = 19
 _DIRECTORIES = 4                         # kept open for one batch
 
 
-class Pace:
-    """At most *rate* bytes a second, all threads together; None: as fast as it goes. May be a second ahead of itself."""
+class Pace(Rate):
+    """How fast content may be read, in bytes a second, and how much was."""
 
-    def __init__(
-        self, rate: float | None, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._rate, self._clock, self._sleep = rate, clock, sleep
-        self._guard = threading.Lock()
-        self._begun = clock()
-        self.bytes = 0
+    bytes = 0
 
     def read(self, n: int) -> None:
         """*n* more bytes were read: wait if that was too fast."""
         with self._guard:
             self.bytes += n
-            due = self._begun + self.bytes / self._rate if self._rate else 0.0
-        if self._rate:
-            ahead = due - self._clock()
-            if ahead > 0:
-                self._sleep(ahead)
+        self.take(n)
 
 
 class Batch:
