@@ -14,21 +14,13 @@ from typing import NamedTuple
 
 from layerstore import dirfds, filecaps, override
 from layerstore.idmap import IdMap
-from layerstore.manifest import MODE, NODE, OVERRIDE, OWNER, TIME, XATTR, ManifestEntry, storable_xattr
+from layerstore.manifest import KINDS, MODE, NODE, OVERRIDE, OWNER, TIME, XATTR, ManifestEntry, storable_xattr
 from layerstore.packed import open_regular
 from layerstore.whiteouts import is_whiteout
 
 __all__ = ["OURS", "Problem", "compare", "content_problem", "unlooked"]
 
-_KINDS = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "dir",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFCHR: "char",
-    stat.S_IFBLK: "block",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-}
+_NAMES = {kind: name for name, kind in KINDS.items()} | {stat.S_IFSOCK: "socket"}
 _OPAQUE_XATTRS = (b"trusted.overlay.opaque", b"user.overlay.opaque")
 OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 """Errors of this process: they say nothing of what was to be looked at."""
@@ -78,7 +70,7 @@ def compare(
         if (found.st_dev, found.st_ino) != (other.st_dev, other.st_ino):
             yield Problem(path, f"no longer a hard link to {entry.linkname!r}", code="path-link")
         return
-    kind = _KINDS.get(stat.S_IFMT(found.st_mode), "unknown")
+    kind = _NAMES.get(stat.S_IFMT(found.st_mode), "unknown")
     if (kind == "char" or entry.type == "whiteout") and is_whiteout(found, name, dir_fd):
         kind = "whiteout"
     expected = "file" if entry.unset & NODE else entry.type   # what stands for a device is an empty file

@@ -176,8 +176,8 @@ def move(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
         kernel.renameat2(src_fd, src, dst_fd, dst, kernel.RENAME_NOREPLACE)
 
 
-def keep_as(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
-    """Give a file a second name, so that the first can be given to another file. FileExistsError if *dst* is there."""
+def keep_as(src_fd: int, src: str | bytes, dst_fd: int, dst: str, *, point: str) -> None:
+    """Give a file a second name, so that what it holds outlives the first. FileExistsError if *dst* is there."""
     with faults.point(point):
         os.link(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd, follow_symlinks=False)
 
@@ -194,12 +194,6 @@ def exchange(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> Non
         kernel.renameat2(src_fd, src, dst_fd, dst, kernel.RENAME_EXCHANGE)
 
 
-def make_link(src_fd: int, src: bytes, dir_fd: int, name: str, *, point: str) -> None:
-    """Another name for a file; what it is, is not followed."""
-    with faults.point(point):
-        os.link(src, name, src_dir_fd=src_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
-
-
 def make_symlink(target: bytes, dir_fd: int, name: str, *, point: str) -> None:
     with faults.point(point):
         os.symlink(target, os.fsencode(name), dir_fd=dir_fd)
@@ -211,9 +205,14 @@ def make_node(dir_fd: int, name: str, kind: int, device: int, *, point: str) -> 
         os.mknod(name, kind | 0o600, device, dir_fd=dir_fd)
 
 
-def write_pieces(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:
-    """Create *name* with all *pieces*; it must not exist. What is raised while they come leaves it torn. Not synced."""
+def write_pieces(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str, public: bool = False) -> None:
+    """Create *name* with all *pieces*; it must not exist. What is raised while they come leaves it torn. Not synced.
+
+    *public*: everybody may read it, whatever the umask.
+    """
     with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
+        if public:
+            os.fchmod(fd, 0o644)
         for piece in pieces:
             write_all(fd, piece)
 
@@ -328,14 +327,6 @@ def make_public_dir(dir_fd: int, name: str, *, point: str) -> None:
     with faults.point(point), suppress(FileExistsError):
         os.mkdir(name, dir_fd=dir_fd)
         os.chmod(name, 0o755, dir_fd=dir_fd)  # noqa: S103 - that is its purpose
-
-
-def write_public(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:
-    """Create *name*, which must not exist, with *pieces*; everybody may read it. A crash may tear it."""
-    with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
-        os.fchmod(fd, 0o644)
-        for piece in pieces:
-            write_all(fd, piece)
 
 
 def turn_link(dir_fd: int, name: str, target: str, *, point: str) -> None:

@@ -20,6 +20,7 @@ last, each once.
 from __future__ import annotations
 
 import reprlib
+import stat
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from layerstore.errors import DamagedError
 from layerstore.packed import PackedWriter, file_digest, open_regular, read_packed
 
 __all__ = [
-    "MODE", "NAME", "NODE", "OVERRIDE", "OWNER", "TIME", "UNSET", "XATTR", "ManifestEntry", "ManifestWriter",
+    "KINDS", "MODE", "NAME", "NODE", "OVERRIDE", "OWNER", "TIME", "UNSET", "XATTR", "ManifestEntry", "ManifestWriter",
     "final_entries", "manifest_digest", "read_manifest", "storable_xattr",
 ]
 
@@ -36,7 +37,12 @@ NAME = "manifest"
 MAGIC = "layerstore-manifest"
 VERSION = 1
 _WHAT = "a layer's manifest"
-TYPES = frozenset({"file", "dir", "symlink", "hardlink", "char", "block", "fifo", "whiteout"})
+KINDS = {
+    "file": stat.S_IFREG, "dir": stat.S_IFDIR, "symlink": stat.S_IFLNK, "char": stat.S_IFCHR, "block": stat.S_IFBLK,
+    "fifo": stat.S_IFIFO,
+}
+"""What stat(2) calls each type, but for those that are told by more than their mode."""
+TYPES = frozenset({*KINDS, "hardlink", "whiteout"})
 
 OWNER, XATTR, NODE, TIME, MODE = 1, 2, 4, 8, 16  # bits of ``unset``: what this host did not let us set
 OVERRIDE = 32                            # and this one: ``user.containers.override_stat`` says it, too

@@ -16,14 +16,10 @@ from typing import NamedTuple
 
 from layerstore import override
 from layerstore.idmap import IDENTITY, IdMap
-from layerstore.manifest import MODE, NODE, OVERRIDE, OWNER, TIME, XATTR, ManifestEntry, final_entries
+from layerstore.manifest import KINDS, MODE, NODE, OVERRIDE, OWNER, TIME, XATTR, ManifestEntry, final_entries
 
 __all__ = ["Meant", "Recorded", "as_found"]
 
-_KINDS = {
-    "file": stat.S_IFREG, "dir": stat.S_IFDIR, "symlink": stat.S_IFLNK, "fifo": stat.S_IFIFO, "char": stat.S_IFCHR,
-    "block": stat.S_IFBLK,
-}
 _NOT_THERE = frozenset({errno.ENODATA, errno.ENOTSUP})
 _NO_XATTRS: Mapping[bytes, bytes] = {}
 
@@ -85,7 +81,7 @@ class Recorded:
             entry = self._entries[directory + b"/" + name if directory else name]
             device = os.makedev(entry.devmajor, entry.devminor)
             found.append((name, Meant(
-                _KINDS[entry.type], entry.mode, entry.uid, entry.gid, entry.mtime_ns, device, entry.xattrs,
+                KINDS[entry.type], entry.mode, entry.uid, entry.gid, entry.mtime_ns, device, entry.xattrs,
             )))
         return found
 

@@ -65,7 +65,7 @@ def _skeleton(at: int) -> None:
         fs.make_public_dir(at, name, point="view.mkdir")
     for name in _LOCKS:                  # podman opens them, and could not make them where the view is read-only
         if not fs.exists(at, name):
-            fs.write_public(at, name, [], point="view.file")
+            fs.write_pieces(at, name, [], point="view.file", public=True)
     for name, target in _LINKS.items():
         if not fs.exists(at, name):
             _link(at, name, target)
@@ -75,7 +75,7 @@ def _make_image(at: int, shown: ShownImage, *, linked: bool) -> None:
     pool = f"images/{planning.pool_name(shown)}"
     fs.make_public_dir(at, pool, point="view.mkdir")
     for key, data in shown.big_data().items():
-        fs.write_public(at, f"{pool}/{big_data_file(key)}", [data], point="view.file")
+        fs.write_pieces(at, f"{pool}/{big_data_file(key)}", [data], point="view.file", public=True)
     if not linked:
         _link(at, f"overlay-images/{shown.image.id}", f"../current/images/{shown.image.id}")
 
@@ -90,22 +90,24 @@ def _make_layer(handle: Handle, at: int, layer: Layer, plan: Plan) -> None:
     fs.make_public_dir(at, own, point="view.mkdir")
     tree = os.path.join(os.path.realpath(handle.root), "layers", layer.id, "diff")
     _link(at, f"{own}/diff", tree)     # absolute: drivers/overlay refuses others
-    fs.write_public(at, f"{own}/link", [link_name(layer.id).encode()], point="view.file")
+    fs.write_pieces(at, f"{own}/link", [link_name(layer.id).encode()], point="view.file", public=True)
     below = planning.lower_of(layer, plan.layers)
     if below:
-        fs.write_public(at, f"{own}/lower", [":".join(f"l/{link_name(i)}" for i in below).encode()], point="view.file")
-        fs.write_public(at, f"{own}/lower-layers", [":".join(below).encode()], point="view.file")
+        links = ":".join(f"l/{link_name(each)}" for each in below).encode()
+        fs.write_pieces(at, f"{own}/lower", [links], point="view.file", public=True)
+        fs.write_pieces(at, f"{own}/lower-layers", [":".join(below).encode()], point="view.file", public=True)
     _link(at, f"overlay/l/{link_name(layer.id)}", f"../{layer.id}/diff")
     if layer.tar_split_digest is not None:
         with go_tar_split(handle, layer.id) as lines:
-            fs.write_public(at, f"overlay-layers/{layer.id}.tar-split.gz", _gzipped(lines), point="view.tar-split")
+            name = f"overlay-layers/{layer.id}.tar-split.gz"
+            fs.write_pieces(at, name, _gzipped(lines), point="view.tar-split", public=True)
 
 
 def _make_generation(at: int, plan: Plan) -> None:
     own = f"generations/{plan.generation}"
     fs.make_public_dir(at, own, point="view.mkdir")
     for name, text in plan.documents.items():
-        fs.write_public(at, f"{own}/{name}", [text], point="view.file")
+        fs.write_pieces(at, f"{own}/{name}", [text], point="view.file", public=True)
     fs.make_public_dir(at, f"{own}/images", point="view.mkdir")
     for image_id, shown in plan.images.items():
         _link(at, f"{own}/images/{image_id}", f"../../../images/{planning.pool_name(shown)}")

@@ -12,12 +12,10 @@ import stat
 
 from layerstore import faults, filecaps, override
 from layerstore.idmap import IdMap
-from layerstore.manifest import MODE, NODE, OVERRIDE, OWNER, TIME, XATTR, ManifestEntry, storable_xattr
+from layerstore.manifest import KINDS, MODE, NODE, OVERRIDE, OWNER, TIME, XATTR, ManifestEntry, storable_xattr
 
 __all__ = ["wear"]
 
-_KINDS = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "symlink": stat.S_IFLNK, "char": stat.S_IFCHR, "block": stat.S_IFBLK,
-          "fifo": stat.S_IFIFO}
 
 
 def wear(dir_fd: int, name: bytes, entry: ManifestEntry, *, form: str, ids: IdMap, point: str) -> bool:
@@ -25,7 +23,7 @@ def wear(dir_fd: int, name: bytes, entry: ManifestEntry, *, form: str, ids: IdMa
 
     OSError if it cannot be given it. Durability: none here; doing it again does no harm.
     """
-    kind = stat.S_IFREG if entry.unset & NODE else _KINDS.get(entry.type)
+    kind = stat.S_IFREG if entry.unset & NODE else KINDS.get(entry.type)
     status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     if kind is None or stat.S_IFMT(status.st_mode) != kind:
         return False                     # a whiteout has no attributes; what is something else is not worn by it

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
@@ -16,7 +15,7 @@ from layerstore.descriptors import Descriptor
 from layerstore.dirfds import DirFds
 from layerstore.errors import DamagedError, LayerstoreError
 from layerstore.handle import Handle
-from layerstore.manifest import NODE, OVERRIDE, ManifestEntry
+from layerstore.manifest import KINDS, NODE, OVERRIDE, ManifestEntry
 from layerstore.model import Layer
 from layerstore.repair.plan import Do, Known, Step
 from layerstore.repair.supply import Supply
@@ -25,7 +24,6 @@ from layerstore.wear import wear
 __all__ = ["MAKES", "carry_out"]
 
 MAKES = frozenset({Do.RESTORE, Do.MAKE, Do.LINK, Do.REWRITE, Do.COPY})
-_NODES = {"char": stat.S_IFCHR, "block": stat.S_IFBLK, "fifo": stat.S_IFIFO}
 _DIFF = b"diff/"
 
 
@@ -112,16 +110,16 @@ class _Making:
             with faults.point("repair.write"):
                 whiteouts.make(name.encode(), own, self._handle.overlay_form)
         else:
-            fs.make_node(own, name, _NODES[entry.type], os.makedev(entry.devmajor, entry.devminor), point="repair.write")
+            fs.make_node(own, name, KINDS[entry.type], os.makedev(entry.devmajor, entry.devminor), point="repair.write")
 
     def _link(self, own: int, name: str, target: bytes) -> None:
         replaced = self._names.get(_DIFF + target)
         if replaced is not None:
-            fs.make_link(own, replaced.encode(), own, name, point="repair.write")
+            fs.keep_as(own, replaced, own, name, point="repair.write")
             return
         try:
             with self._parent(_DIFF + target) as (dir_fd, base):
-                fs.make_link(dir_fd, base, own, name, point="repair.write")
+                fs.keep_as(dir_fd, base, own, name, point="repair.write")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _CannotError from error
 
