@@ -18,6 +18,7 @@ ORDER = [
     ["cli"],
     ["observing"],
     ["store"],
+    ["calling"],
     ["pull", "repair"],
     ["pull_layers"],
     ["commit", "mount", "push", "view"],

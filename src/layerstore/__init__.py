@@ -2,17 +2,18 @@
 
 Layout, top to bottom; a module imports only from below it (a test checks):
 
-``cli`` · ``observing`` (ready-made observers) · ``store`` (the face) · the verbs, one module each: ``pull`` over
-``pull_layers``, ``apply`` ``stage`` ``commit`` ``delete`` ``mount`` ``check`` ``repair`` ``gc`` ``checkpoint`` ``recover``
-``holds``, ``rebuilding`` (by ``remains`` and ``readopt``), and ``view`` over ``view_files`` and ``containers_storage`` (for
-podman to read), over ``dedup`` (what is here already) · ``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in
-hand) · ``executor`` (acts) and ``recovery`` (decides, pure) ·
+``cli`` · ``observing`` (ready-made observers) · ``store`` (the face) over ``calling`` (around each verb) · the verbs, one
+module each: ``pull`` over ``pull_layers``, ``apply`` ``stage`` ``commit`` ``delete`` ``mount`` ``check`` ``repair`` ``gc``
+``checkpoint`` ``recover`` ``holds`` ``explain`` ``export`` ``space`` ``usage`` ``quota``, ``rebuilding`` (``remains`` and
+``readopt``), ``push`` over ``targets``, ``view`` over ``view_files`` and ``containers_storage`` (for podman to read), over
+``dedup`` (what is here already) · ``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in hand) · ``executor``
+``mending`` (act) and ``recovery`` (decides, pure) ·
 ``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·
 ``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``measure`` ``tar`` ``compression`` ·
-``dress`` ``override`` (into a tree), ``copying`` ``redress`` ``meant`` (out of it; what may not be set) ·
-``idmap`` ``filecaps`` ``privilege`` ``namespace`` (whose it is, and what this process may do) ·
-``create`` · ``handle`` over ``journaling`` ``config`` · ``form`` ``fs`` ``kernel`` ``faults`` · ``model``
-``partial`` ``progress`` ``errors`` ``observe``. ``layerjournal`` is the write-ahead journal, a library of its own.
+``dress`` ``override`` (into a tree), ``copying`` ``redress`` ``meant`` (out of it; what may not be set), ``compare``
+``wear`` (is it right, and made so) · ``idmap`` ``filecaps`` ``privilege`` ``namespace`` (whose it is, and what this
+process may do) · ``create`` · ``handle`` over ``journaling`` ``config`` · ``form`` ``fs`` ``kernel`` ``faults`` · ``model``
+``partial`` ``progress`` ``rate`` ``errors`` ``observe``. ``layerjournal`` is the write-ahead journal, a library of its own.
 ``testing`` is for those who crash-test; nothing imports it.
 """
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from layerstore import catalog, recover, reserve
-from layerstore.errors import InvalidArgumentError, LayerstoreError, NoSpaceError, UnknownImageError
+from layerstore import catalog, recover
+from layerstore.calling import as_verb
+from layerstore.errors import InvalidArgumentError, LayerstoreError, UnknownImageError
 from layerstore.form import Form
 from layerstore.fs import host_error
 from layerstore.handle import Handle
@@ -53,9 +53,6 @@ if TYPE_CHECKING:   # for type checkers they are plain imports
 else:
     (apply, check, checkpoint, committing, create, delete, explain, export, gc, holds, mount, pull, quota, push, repair,
      space, stage, usage, view) = _VERBS
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 def open(  # noqa: A001 - layerstore.open is the name that users expect
@@ -134,43 +131,6 @@ class UnknownStoreError(UnknownImageError):
         super().__init__(f"there is no store at {path}", hint="pull into it, or open it writable, to make one")
 
 
-_FREEING = frozenset({
-    "delete_layer", "delete_image", "collect_garbage", "checkpoint", "recover", "drop_name", "drop_lease", "unmount",
-})
-"""Verbs that free space, or are needed for it: they may use the reserve."""
-
-
-def _freeing(handle: Handle, call: Callable[[], T]) -> T:
-    """With the reserve, if the disk is nearly full; once more with it, if a quota was, which the disk says nothing of."""
-    reserve.open_up(handle.root_fd)
-    try:
-        return call()
-    except NoSpaceError:   # nothing happened yet, so it may be done again
-        if not reserve.held(handle.root_fd):
-            raise
-        reserve.open_up(handle.root_fd, always=True)
-        return call()
-
-
-def _verb(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
-    """Around every verb: the store is not closed meanwhile, and no bare OSError gets out."""
-
-    @functools.wraps(method)
-    def call(self: Store, /, *args: P.args, **options: P.kwargs) -> T:
-        with self._handle.in_use(), verb(self._handle.observer, method.__name__):
-            try:
-                if method.__name__ in _FREEING and not self._handle.readonly:
-                    return _freeing(self._handle, lambda: method(self, *args, **options))
-                return method(self, *args, **options)
-            except NoSpaceError:
-                checkpoint.relieve(self._handle)   # so that the next attempt finds what was deleted before
-                raise
-            except OSError as error:
-                raise host_error(error, f"{method.__name__} in {self.root}") from error
-
-    return call
-
-
 class Store:
     """An open store. Made by ``layerstore.open``.
 
@@ -202,7 +162,7 @@ class Store:
 
     # -- putting in ----------------------------------------------------------------------------------------------
 
-    @_verb
+    @as_verb
     def stage(
         self, differ: Differ, *, options: StageOptions | None = None, progress: Callable[[int], None] = lambda _n: None,
     ) -> StagedLayer:
@@ -228,7 +188,7 @@ class Store:
         """
         return stage.stage(self._handle, differ, options or StageOptions(), progress)
 
-    @_verb
+    @as_verb
     def apply_staged_layer(
         self, staged: StagedLayer, *, parent: str | None = None, id: str | None = None,  # noqa: A002
         names: Sequence[str] = (), big_data: Mapping[str, bytes] | None = None, replace_names: bool = False,
@@ -259,7 +219,7 @@ class Store:
         spec = apply.LayerSpec(staged, parent=parent, id=id, names=tuple(names), big_data=dict(big_data or {}))
         return apply.apply_batch(self._handle, [spec], replace_names=replace_names)[0][0]
 
-    @_verb
+    @as_verb
     def apply_batch(self, specs: Sequence[apply.LayerSpec], *, replace_names: bool = False) -> list[Layer]:
         """Apply several staged layers as one: all become visible in the same moment, or none does.
 
@@ -267,7 +227,7 @@ class Store:
         """
         return apply.apply_batch(self._handle, specs, replace_names=replace_names)[0]
 
-    @_verb
+    @as_verb
     def pull(
         self, source: str, *, names: Sequence[str] | None = None, options: pull.PullOptions | None = None,
         progress: Progress | None = None,
@@ -296,50 +256,50 @@ class Store:
 
     # -- looking -------------------------------------------------------------------------------------------------
 
-    @_verb
+    @as_verb
     def layers(self) -> list[Layer]:
         """Every committed and quarantined layer, by ID. Never waits for a writer."""
         with self._handle.read() as view:
             return list(catalog.layers(view))
 
-    @_verb
+    @as_verb
     def layer(self, layer_id: str, *, damaged: bool = False) -> Layer:
         """One layer by its exact ID. UnknownLayerError; LayerDamagedError if it is quarantined and not *damaged*."""
         check_id(layer_id)
         with self._handle.read() as view:
             return catalog.layer(view, layer_id, damaged=damaged)
 
-    @_verb
+    @as_verb
     def layers_by_digest(self, digest: str, *, kind: str = "diff") -> list[Layer]:
         """Committed layers with that diffID (``kind="diff"``), blob digest (``"blob"``) or TOC digest (``"toc"``)."""
         check_digest(digest)
         with self._handle.read() as view:
             return catalog.by_digest(view, kind, digest)
 
-    @_verb
+    @as_verb
     def chain(self, layer_id: str, *, damaged: bool = False) -> list[Layer]:
         """A layer and its ancestors, base first. LayerDamagedError if one is quarantined and not *damaged*."""
         return mount.chain_of(self._handle, "layer", check_id(layer_id), damaged=damaged)
 
-    @_verb
+    @as_verb
     def images(self) -> list[Image]:
         """Every committed image, by ID. Never waits for a writer; never sees half an image."""
         with self._handle.read() as view:
             return list(catalog.images(view))
 
-    @_verb
+    @as_verb
     def image(self, image_id: str) -> Image:
         """One image by its exact ID. UnknownImageError."""
         check_id(image_id, "image ID")
         with self._handle.read() as view:
             return catalog.image(view, image_id)
 
-    @_verb
+    @as_verb
     def image_documents(self, image_id: str) -> tuple[bytes, bytes]:
         """The exact bytes of an image's manifest and config. DamagedError if its side file is."""
         return export.image_documents(self._handle, self.image(image_id).id)
 
-    @_verb
+    @as_verb
     def resolve(self, reference: str) -> tuple[str, str]:
         """``("image" | "layer", ID)`` for a name, an ID, or an unambiguous ID prefix."""
         with self._handle.read() as view:
@@ -347,7 +307,7 @@ class Store:
 
     # -- taking out ----------------------------------------------------------------------------------------------
 
-    @_verb
+    @as_verb
     def mount(
         self, reference: str, target: str | os.PathLike[str], *, writable: bool = False, damaged: bool = False,
     ) -> Mount:
@@ -361,12 +321,12 @@ class Store:
         chain = mount.chain_of(self._handle, *self.resolve(reference), damaged=damaged)
         return mount.mount(self._handle, chain, os.fspath(target), writable=writable, damaged=damaged)
 
-    @_verb
+    @as_verb
     def unmount(self, target: str | os.PathLike[str], *, keep_upper: bool = False) -> None:
         """Unmount; the upper directory of a writable mount is removed unless *keep_upper*."""
         mount.unmount(self._handle, os.fspath(target), keep_upper=keep_upper)
 
-    @_verb
+    @as_verb
     def commit(
         self, target: str | os.PathLike[str], *, names: Sequence[str] = (), options: committing.CommitOptions | None = None,
     ) -> Image:
@@ -395,11 +355,11 @@ class Store:
         """
         return committing.commit(self._handle, os.fspath(target), names, options or committing.CommitOptions())
 
-    @_verb
+    @as_verb
     def mounts(self) -> list[Mount]:
         return mount.mounts(self._handle)
 
-    @_verb
+    @as_verb
     def extract(
         self, reference: str, directory: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None,
         damaged: bool = False,
@@ -452,7 +412,7 @@ class Store:
 
     # -- for other tools -------------------------------------------------------------------------------------------
 
-    @_verb
+    @as_verb
     def view(self, directory: str | os.PathLike[str]) -> view.ViewReport:
         """Publish the committed images at *directory* for podman, buildah, skopeo and CRI-O, or bring that up to date.
 
@@ -476,7 +436,7 @@ class Store:
         """
         return view.view(self._handle, os.fspath(directory))
 
-    @_verb
+    @as_verb
     def push(
         self, reference: str, target: str, *, compression: str = "as-it-came", registry: RegistryOptions | None = None,
         progress: Callable[[int], None] = lambda _n: None,
@@ -504,7 +464,7 @@ class Store:
         """
         return push.push(self._handle, reference, target, compression, progress, registry)
 
-    @_verb
+    @as_verb
     def remove_view(self, directory: str | os.PathLike[str]) -> None:
         """Take the view at *directory* away, and let go of what it kept. InvalidArgumentError if there is none.
 
@@ -514,32 +474,32 @@ class Store:
 
     # -- holding, naming, deleting ---------------------------------------------------------------------------------
 
-    @_verb
+    @as_verb
     def set_name(self, name: str, reference: str, *, replace: bool = False) -> None:
         """Give *name* to an image or layer. DuplicateNameError if something else has it and not *replace*. Durable."""
         kind, owner = self.resolve(reference)
         holds.set_name(self._handle, name, kind, owner, replace=replace)
 
-    @_verb
+    @as_verb
     def drop_name(self, name: str) -> None:
         """Take a name away. Durable."""
         holds.drop_name(self._handle, name)
 
-    @_verb
+    @as_verb
     def take_lease(self, name: str, layers: Sequence[str]) -> None:
         """Keep layers from deletion, beyond this process's life, until ``drop_lease``. Durable."""
         holds.take_lease(self._handle, name, layers)
 
-    @_verb
+    @as_verb
     def drop_lease(self, name: str) -> None:
         holds.drop_lease(self._handle, name)
 
-    @_verb
+    @as_verb
     def leases(self) -> list[Lease]:
         with self._handle.read() as view:
             return list(catalog.leases(view))
 
-    @_verb
+    @as_verb
     def delete_layer(self, layer_id: str, *, wait: float = 10.0) -> delete.DeleteReport:
         """Delete a layer that no child, image, lease or mount uses (InUseError).
 
@@ -548,19 +508,19 @@ class Store:
         """
         return delete.delete_layer(self._handle, layer_id, wait=wait)
 
-    @_verb
+    @as_verb
     def delete_image(self, image_id: str, *, keep_layers: bool = False, wait: float = 10.0) -> delete.DeleteReport:
         """Delete an image and the layers that nothing else uses. Durability: as ``delete_layer``."""
         return delete.delete_image(self._handle, image_id, wait=wait, keep_layers=keep_layers)
 
     # -- keeping it well -------------------------------------------------------------------------------------------
 
-    @_verb
+    @as_verb
     def checkpoint(self, *, archive: bool | None = None) -> checkpoint.CheckpointReport:
         """Sync everything, so that recovery need not look further back; empty the trash; archive a long log."""
         return checkpoint.checkpoint(self._handle, archive=archive)
 
-    @_verb
+    @as_verb
     def snapshot(self, path: str | os.PathLike[str]) -> None:
         """Write a consistent copy of journal and catalog into one file, while others write; none of them waits.
 
@@ -582,7 +542,7 @@ class Store:
         with journal_errors(None):
             self._handle.journal.snapshot_to(path)
 
-    @_verb
+    @as_verb
     def check(
         self, *, depth: str = "structure", content: bool = False, since_ns: int | None = None, budget: float | None = None,
         workers: int | None = None, rate: float | None = None, note: bool | None = None,
@@ -614,7 +574,7 @@ class Store:
             "content" if content else depth, since_ns=since_ns, budget=budget, workers=workers, rate=rate, note=note,
         ))
 
-    @_verb
+    @as_verb
     def repair(
         self, *, depth: str = "content", layers: Sequence[str] = (), source: str | None = None,
         options: PullOptions | None = None, wait: float = 10.0, dry_run: bool = False,
@@ -646,7 +606,7 @@ class Store:
             dry_run=dry_run,
         ))
 
-    @_verb
+    @as_verb
     def space(self) -> space.Space:
         """What the store takes of its disk and of its quota, part by part, and what is left, in bytes. Reads only.
 
@@ -654,7 +614,7 @@ class Store:
         """
         return space.space(self._handle)
 
-    @_verb
+    @as_verb
     def usage(self) -> usage.Usage:
         """Measure what images and layers take on the disk, in bytes, and what would become free.
 
@@ -673,12 +633,12 @@ class Store:
         """
         return usage.usage(self._handle)
 
-    @_verb
+    @as_verb
     def quota(self) -> int | None:
         """The most bytes of layers (their uncompressed tars) that this store takes, or None."""
         return quota.limit_of(self._handle)
 
-    @_verb
+    @as_verb
     def set_quota(self, limit: int | None) -> None:
         """Let the store take at most *limit* bytes of layers (their uncompressed tars); None: as many as fit.
 
@@ -687,7 +647,7 @@ class Store:
         """
         quota.set_limit(self._handle, limit)
 
-    @_verb
+    @as_verb
     def explain(self, reference: str) -> Life:
         """One layer's life from the journal, archived records included, and what the disk says now. Reads only.
 
@@ -704,7 +664,7 @@ class Store:
         """
         return explain.explain(self._handle, reference)
 
-    @_verb
+    @as_verb
     def collect_garbage(
         self, *, retention: float = 7 * 86_400.0, grace: float = 3_600.0, segments: int | None = None,
         rate: float | None = None, dry_run: bool = False,
@@ -729,7 +689,7 @@ class Store:
         policy = gc.GcPolicy(retention=retention, grace=grace, segments=segments, rate=rate)
         return gc.collect(self._handle, policy, dry_run=dry_run)
 
-    @_verb
+    @as_verb
     def recover(self, *, dry_run: bool = False) -> RecoveryReport:
         """Run recovery again (deferred deletions, say); *dry_run* only plans, and touches nothing."""
         if dry_run:
