@@ -414,7 +414,7 @@ class Store:
 
     @as_verb
     def view(self, directory: str | os.PathLike[str]) -> view.ViewReport:
-        """Publish the committed images at *directory* for podman, buildah, skopeo and CRI-O, or bring that up to date.
+        """Publish the committed images at *directory* for podman, buildah and what else reads their format, or bring that up to date.
 
         They read it as an additional image store (``additionalimagestores`` in storage.conf). Content is not copied: the
         view leads to the store's trees, which a lease keeps as long as it shows them (docs/podman.md).
