@@ -52,7 +52,7 @@ coverage: $(VENV)/ready
 	$(BIN)/python -m coverage report
 
 docs: $(VENV)/ready
-	$(BIN)/python -m layerstore.states > docs/states.md
+	$(BIN)/python -m layerstore.lifecycle.states > docs/states.md
 
 site: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'

@@ -20,7 +20,7 @@ from pathlib import Path
 from bench.compiled import compiled
 from bench.disk import Disk
 from bench.layers import Layer
-from layerstore.compression import decompressed
+from layerstore.formats.compression import decompressed
 from layerstore.model import Limits
 
 _CHUNK = 1 << 20

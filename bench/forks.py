@@ -23,7 +23,7 @@ from typing import Any
 import layerstore
 from bench import machine
 from bench.tables import table
-from layerstore import kernel
+from layerstore.system import kernel
 
 FILES, SIZE = 5_000, 2_000
 _NEWNS, _PRIVATE = 0x20000, 0x4000 | 0x40000   # CLONE_NEWNS; MS_REC | MS_PRIVATE

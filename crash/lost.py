@@ -9,9 +9,9 @@ from functools import partial
 import layerstore
 from crash import workloads as w
 from crash.workloads import Images, Workload, drop, pull, put
-from layerstore import fs
 from layerstore.errors import InvalidArgumentError
 from layerstore.store import Store
+from layerstore.system import fs
 from layerstore.testing import Ledger, still_clock
 
 SNAPSHOT = "snapshot"

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
-from layerstore import pull
 from layerstore.differs import tar
 from layerstore.errors import SourceError
 from layerstore.model import LayerSource, SourceImage
 from layerstore.partial import BlobSource
+from layerstore.verbs import pull
 
 STEP = 1 << 16   # a read gives no more than this, as a connection does
 

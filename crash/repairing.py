@@ -12,8 +12,8 @@ from contextlib import suppress
 import layerstore
 from crash import workloads as w
 from crash.workloads import Workload, put
-from layerstore import kernel
 from layerstore.store import Store
+from layerstore.system import kernel
 from layerstore.testing import Ledger, layer
 from layerstore.testing.oracle import damages
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from layerstore.dedup import LayerFinder
-from layerstore.descriptors import Descriptor
 from layerstore.differs.tar import fill
-from layerstore.donors import Donors
 from layerstore.errors import DamagedError
 from layerstore.model import DiffOutput, DiffTarget
 from layerstore.partial import Place
+from layerstore.system.descriptors import Descriptor
+from layerstore.trees.donors import Donors
 
 _PIECE = 1 << 20
 

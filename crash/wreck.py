@@ -14,8 +14,9 @@ from functools import partial
 import layerstore
 from crash import workloads as w
 from crash.workloads import drop, put, stage
-from layerstore import LayerSpec, faults
+from layerstore import LayerSpec
 from layerstore.store import Store
+from layerstore.system import faults
 from layerstore.testing import FaultNotReachedError, Ledger, layer, name, start_child
 
 Part = Callable[[Store, Ledger], object]

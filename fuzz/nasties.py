@@ -22,7 +22,7 @@ import zstandard
 import layerjournal
 from layerjournal import segment
 from layerjournal.record import genesis, seal
-from layerstore.crc64 import crc64
+from layerstore.formats.crc64 import crc64
 
 Seeds = list[bytes]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from layerstore import states
+from layerstore.lifecycle import states
 
 if len(sys.argv) > 2:
     removed = states.TRANSITIONS[int(sys.argv[2])]
@@ -19,7 +19,8 @@ if len(sys.argv) > 2:
 
 import layerstore
 from storekit import add, differ, failing_at, image, in_child
-from layerstore import errors, faults
+from layerstore import errors
+from layerstore.system import faults
 from layerstore.testing import Passing, violations
 from layerstore.testing.explore import kill_at
 
@@ -84,7 +85,7 @@ with layerstore.open(root) as store:                                     # quara
     assert [x.state for x in store.layers() if x.id == lost.id] == ["quarantined"], "did not pass through quarantine"
 
 with layerstore.open(root) as store:
-    from layerstore import mending
+    from layerstore.recovery import mending
     ill = add(store, {"ill": b"z"})
     handle = store._handle
     for damage in (None, {"why": "w", "files": [b"diff/ill"]}, {"why": "w", "files": [b"diff/ill"]}, None):
@@ -111,8 +112,8 @@ with layerstore.open(root) as store:                                     # aband
     assert not store.images()
 
 with layerstore.open(root) as store:
-    from layerstore.lifecycle import fire
-    from layerstore.states import Kind, Trigger
+    from layerstore.lifecycle.machine import fire
+    from layerstore.lifecycle.states import Kind, Trigger
     payload = {"target": str(work), "layers": [base.id], "writable": True, "boot_id": "b"}
     for trigger, data in ((Trigger.TAKE, payload), (Trigger.ATTACH, {}), (Trigger.DETACH, {}), (Trigger.DROP, {})):
         store._handle.update("t", lambda txn: fire(txn, Kind.MOUNT, "m" * 8, trigger, txid="m", payload=data))

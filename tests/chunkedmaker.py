@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import zstandard
 
-from layerstore.crc64 import crc64
+from layerstore.formats.crc64 import crc64
 from layerstore.model import Descriptor
 
 CURRENT, OF_2022, STARGZ, OLD_STARGZ, NERDCTL = "current", "2022", "estargz", "stargz", "nerdctl"

@@ -43,7 +43,7 @@ def home():
 @pytest.fixture
 def armed():
     """Installs a hook at the fault points for the length of a test."""
-    from layerstore import faults
+    from layerstore.system import faults
 
     previous = faults.install(None)
     yield faults.install

@@ -12,7 +12,7 @@ import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
-from layerstore import kernel
+from layerstore.system import kernel
 
 IS_ROOT = os.geteuid() == 0
 USER = 65534 if IS_ROOT else os.geteuid()

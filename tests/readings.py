@@ -15,7 +15,7 @@ import time
 import writers
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import Limits
-from layerstore.tar import TarReader
+from layerstore.formats.tar import TarReader
 
 REFUSED = "refused"
 _LIMITS = Limits(max_entries=2_000, max_bytes=64 << 20, max_pax_record=1 << 16)

@@ -68,7 +68,7 @@ def failing_at(point, errno_name, *, when="before", nth=1):
     """A context in which the *nth* passing of a fault point raises an errno, once."""
     from contextlib import contextmanager
 
-    from layerstore import faults
+    from layerstore.system import faults
 
     @contextmanager
     def armed():
@@ -95,7 +95,7 @@ def observed(passed):
     """A context that appends to *passed* each fault point whose effect was done."""
     from contextlib import contextmanager
 
-    from layerstore import faults
+    from layerstore.system import faults
 
     @contextmanager
     def watching():
@@ -127,7 +127,7 @@ def states(store):
 
 def finished(store):
     """The rows of the trees that are finished and not applied: staged, or filled and not durable yet; by txid."""
-    from layerstore import executor
+    from layerstore.recovery import executor
 
     found = {}
     with store._handle.read() as view:

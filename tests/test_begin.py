@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from layerstore import errors
-from layerstore.begin import Want, begin
-from layerstore.staging import discard
+from layerstore.verbs.begin import Want, begin
+from layerstore.verbs.staging import discard
 from storekit import failing_at, observed, states, tree_names
 
 

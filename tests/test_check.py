@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 import layerstore
-from layerstore import errors, executor
-from layerstore.check.hashing import Pace
+from layerstore import errors
+from layerstore.recovery import executor
+from layerstore.verbs.check.hashing import Pace
 from layerstore.cli.commands import cli
 from storekit import add, image, observed
 
@@ -113,7 +114,7 @@ def test_a_layer_that_is_deleted_while_it_is_read_is_no_finding_and_nobody_waits
             store.checkpoint()                                            # its tree is unlinked under the reader's hands
         return real(fd, buffers, offset, *rest)
 
-    monkeypatch.setattr("layerstore.compare._PIECE", 10)
+    monkeypatch.setattr("layerstore.trees.compare._PIECE", 10)
     monkeypatch.setattr(os, "preadv", reading)
     report = store.check(depth="content", workers=1)
     assert deleted[0].layers == (layer.id,)
@@ -143,7 +144,7 @@ def test_threads_find_what_one_finds(store):
 def test_threads_that_hash_let_others_have_the_processor_and_the_caller_keeps_its_own(store, monkeypatch):
     for n in range(3):
         add(store, {f"f{n}": os.urandom(12 << 20)})
-    hashing = sys.modules["layerstore.check.hashing"]
+    hashing = sys.modules["layerstore.verbs.check.hashing"]
     nice, hashed = set(), hashing.content_problem
 
     def seen(*given):
@@ -158,7 +159,7 @@ def test_threads_that_hash_let_others_have_the_processor_and_the_caller_keeps_it
 
 
 def test_a_walk_that_breaks_off_waits_for_nothing(store, monkeypatch):
-    from layerstore import verify
+    from layerstore.trees import verify
 
     real = verify.final_entries
 
@@ -257,7 +258,7 @@ def test_a_quarantined_layer_is_named_with_its_bad_files_and_its_image_says_so(s
     pulled = store.pull(image(tmp_path).reference)
     bad = store.layer(pulled.layers[1])
     row = executor._row(store._handle, bad.txid)
-    from layerstore.states import Trigger
+    from layerstore.lifecycle.states import Trigger
     executor._fire(store._handle, "t", bad.txid, row, Trigger.QUARANTINE, {"why": "rot", "files": [b"diff/shared/file"]})
     found = store.check().findings
     assert [f.code for f in found] == ["layer-quarantined", "image-layer-missing"]

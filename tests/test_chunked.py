@@ -14,7 +14,7 @@ import chunkedmaker
 from chunkedmaker import CURRENT, FORMS, NERDCTL, OF_2022, OLD_STARGZ, STARGZ, make, member
 from layerstore import TarDiffer
 from layerstore.chunked import is_chunked
-from layerstore.descriptors import Descriptor
+from layerstore.system.descriptors import Descriptor
 from layerstore.differs import ChunkedDiffer
 from layerstore.errors import DamagedError, DigestMismatchError, RangesUnsupportedError, SizeMismatchError
 from layerstore.model import Descriptor as LayerDescriptor
@@ -125,7 +125,7 @@ def contents(made):
     """All that a layer that is here has: its files and its chunks, out of the blob itself."""
     from layerstore.chunked.layout import File
     from layerstore.chunked.opening import open_chunked
-    from layerstore.compression import Units
+    from layerstore.formats.compression import Units
 
     opened = open_chunked(made.descriptor, lambda asked: [made.blob[s : s + n] for s, n in asked], Limits())
     units = Units(opened.codec)

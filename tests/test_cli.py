@@ -316,7 +316,7 @@ def test_starting_up_imports_only_what_the_command_needs(root, pulled):
     listing = imported("--root", str(root), "layers")
     assert "layerstore.store" in listing
     assert not {"rich.console", "rich.progress", "layerstore.cli.journal"} & listing
-    assert not {"layerstore.pull", "layerstore.stage", "layerstore.unpack", "layerstore.check", "shutil", "secrets"} & listing
+    assert not {"layerstore.verbs.pull", "layerstore.verbs.stage", "layerstore.trees.unpack", "layerstore.verbs.check", "shutil", "secrets"} & listing
 
 
 def test_a_writable_open_imports_every_verb_so_that_none_is_imported_half_way(root, pulled):

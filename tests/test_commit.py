@@ -14,7 +14,9 @@ from test_overlay import in_namespace
 
 import imagemaker
 import layerstore
-from layerstore import CommitOptions, errors, faults, overlay
+from layerstore import CommitOptions, errors
+from layerstore.system import faults
+from layerstore.trees import overlay
 from layerstore.testing import CrashExplorer, copy_store, layer, name, still_clock
 from layerstore.testing import image as an_image
 from storekit import add, differ
@@ -168,7 +170,7 @@ def test_what_changes_while_it_is_read_is_not_committed(tmp_path, change):
 
 @in_namespace
 def test_a_directory_that_never_rests_is_not_committed(tmp_path, monkeypatch):
-    from layerstore import commit
+    from layerstore.verbs import commit
 
     monkeypatch.setattr(commit, "_TRIES", 3)
     with layerstore.open(tmp_path / "store") as store:

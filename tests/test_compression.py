@@ -10,8 +10,8 @@ import zlib
 import pytest
 import zstandard
 
-from layerstore import compression
-from layerstore.compression import ZstdWriter, decompressed, detect
+from layerstore.formats import compression
+from layerstore.formats.compression import ZstdWriter, decompressed, detect
 from layerstore.errors import CompressionError, LimitExceededError
 from layerstore.model import Limits
 

@@ -11,7 +11,8 @@ import imagemaker
 import pytest
 
 import layerstore
-from layerstore import PullOptions, errors, fs
+from layerstore import PullOptions, errors
+from layerstore.system import fs
 from storekit import add, differ, image, states, tree_names
 
 PULL = """

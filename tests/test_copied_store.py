@@ -11,8 +11,10 @@ import pytest
 from test_overlay import NEWNS, in_namespace
 
 import layerstore
-from layerstore import errors, kernel, mounting
-from layerstore.overlay import is_overlay_mounted
+from layerstore import errors
+from layerstore.recovery import mounting
+from layerstore.system import kernel
+from layerstore.trees.overlay import is_overlay_mounted
 from storekit import add
 
 pytestmark = pytest.mark.root

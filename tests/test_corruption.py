@@ -7,8 +7,9 @@ import pytest
 
 import imagemaker
 import layerstore
-from layerstore import compare, repair
-from layerstore.check import layers
+from layerstore.trees import compare
+from layerstore.verbs import repair
+from layerstore.verbs.check import layers
 from layerstore.testing.corruption import KINDS, Campaign
 from storekit import add, image
 from test_repair import SPEC
@@ -74,7 +75,7 @@ def test_a_check_that_cries_wolf_is_caught(campaign, monkeypatch):
 
 
 def test_a_repair_that_gives_no_attributes_is_caught(campaign, monkeypatch):
-    from layerstore import mending
+    from layerstore.recovery import mending
 
     monkeypatch.setattr(mending, "wear_all", lambda *_args: None)
     assert finds(campaign, "the source has it", "otherwise")

@@ -18,7 +18,7 @@ import layerstore
 import reference_extract
 import treediff
 from layerstore import PullOptions
-from layerstore.pack import pack_tree
+from layerstore.trees.pack import pack_tree
 from podmanrun import RUN, Podman
 from storekit import killed_at
 

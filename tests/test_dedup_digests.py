@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from storekit import add, digest
 
-from layerstore import digests
-from layerstore.digests import TINY, DigestsWriter, Reader, prefixes
+from layerstore.formats import digests
+from layerstore.formats.digests import TINY, DigestsWriter, Reader, prefixes
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "digests-v1"
 

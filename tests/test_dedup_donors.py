@@ -10,8 +10,8 @@ from tarmaker import END, directory, file, hardlink, header, pax, symlink
 from test_unpack import ROOT, Tree
 from treediff import snapshot
 
-from layerstore.descriptors import Descriptor
-from layerstore.donors import Donors
+from layerstore.system.descriptors import Descriptor
+from layerstore.trees.donors import Donors
 from layerstore.errors import DigestMismatchError
 
 DATA = b"content" * 10_000

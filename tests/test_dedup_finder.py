@@ -10,7 +10,7 @@ import layerstore
 from layerstore.dedup import LayerFinder, suspects
 from layerstore.dedup.candidates import candidates, repository
 from layerstore.dedup.finder import Bounds
-from layerstore.digests import DigestsWriter
+from layerstore.formats.digests import DigestsWriter
 from layerstore.errors import DamagedError
 
 BIG = bytes(range(256)) * 10_000          # more than is read at once
@@ -99,7 +99,7 @@ def test_a_layer_is_held_only_while_the_search_is_used(store):
 
 def test_a_layer_that_is_being_deleted_is_passed_over(store, root):
     layer, other = add(store, {"f": DATA}), add(store, {"g": DATA, "x": b"x"})
-    from layerstore import fs
+    from layerstore.system import fs
 
     with fs.lock_tree(store._handle.dirs["layers"], layer.id):
         with LayerFinder(store._handle).find([sha(DATA)]) as places:
@@ -285,7 +285,7 @@ def test_a_names_repository(name, expected):
 
 
 def test_a_file_system_that_shares_no_blocks_is_asked_once(store, root, monkeypatch):
-    from layerstore import fs
+    from layerstore.system import fs
 
     if store.filesystem in ("xfs", "btrfs"):
         pytest.fail("these tests are run on a file system without shared blocks")

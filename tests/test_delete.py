@@ -70,7 +70,7 @@ def test_a_reader_defers_the_deletion_but_the_layer_is_hidden(store, root):
 
 
 def test_an_id_that_is_still_being_deleted_cannot_be_claimed(store, monkeypatch):
-    from layerstore import apply
+    from layerstore.verbs import apply
 
     monkeypatch.setattr(apply, "_CLAIM_PATIENCE_SECONDS", 0.2)
     layer = add(store)

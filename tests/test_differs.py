@@ -27,9 +27,9 @@ from layerstore.errors import (
     SizeMismatchError,
     SourceError,
 )
-from layerstore.verify import tree_problems
+from layerstore.trees.verify import tree_problems
 from layerstore.model import Descriptor, DiffTarget, Limits
-from layerstore.pack import pack_tree
+from layerstore.trees.pack import pack_tree
 
 TAR = (
     directory(b"d", mtime=5) + file(b"d/f", b"x" * 100_000, mtime=6) + hardlink(b"h", b"d/f") + symlink(b"l", b"d")
@@ -197,7 +197,7 @@ def test_cancelling_stops_it(tree):
 
 
 def test_errors_of_the_disk_come_through(tree, monkeypatch):
-    from layerstore import faults
+    from layerstore.system import faults
 
     def hook(name, _when):
         raise OSError(28, "No space left on device")

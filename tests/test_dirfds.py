@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from layerstore import dirfds, kernel
-from layerstore.dirfds import DirFds
+from layerstore.system import kernel
+from layerstore.trees import dirfds
+from layerstore.trees.dirfds import DirFds
 
 
 @pytest.fixture(params=["openat2", "component by component"])

@@ -10,10 +10,10 @@ import pytest
 
 import imagemaker
 import layerstore
-from layerstore import explain
+from layerstore.verbs import explain
 from layerstore.cli import main
 from layerstore.errors import InvalidArgumentError, UnknownLayerError
-from layerstore.states import TRANSITIONS
+from layerstore.lifecycle.states import TRANSITIONS
 from storekit import add, image, killed_at
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -164,8 +164,8 @@ def test_the_page_stands_alone_and_a_name_cannot_write_into_it(root, tmp_path, c
 
 
 def explain_mount(txn, layer_id, target):
-    from layerstore.lifecycle import fire
-    from layerstore.states import Kind, Trigger
+    from layerstore.lifecycle.machine import fire
+    from layerstore.lifecycle.states import Kind, Trigger
 
     fire(txn, Kind.MOUNT, "0" * 32, Trigger.TAKE, txid="0" * 32, payload={
         "layers": [layer_id], "target": target, "writable": False, "boot_id": "x", "namespace": "y",

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import layerstore
 from fuzz import nasties
 from layerstore import DirectoryDiffer, TarDiffer
-from layerstore.crc64 import _plain, crc64
+from layerstore.formats.crc64 import _plain, crc64
 from layerstore.errors import ArchiveError, InvalidArgumentError, LayerDamagedError, LimitExceededError
 from nasty_tars import member, sparse_tars
 from storekit import image

@@ -13,9 +13,10 @@ import pytest
 from reference_extract import apply_trees
 from treediff import assert_same, snapshot
 
-from layerstore import extract, faults, kernel
+from layerstore.system import faults, kernel
+from layerstore.trees import extract
 from layerstore.errors import InvalidArgumentError, IoError, LayerstoreError, PrivilegeError
-from layerstore.extract import extract_chain
+from layerstore.trees.extract import extract_chain
 
 IS_ROOT = os.geteuid() == 0
 FORM = "trusted" if IS_ROOT else "user"

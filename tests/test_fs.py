@@ -2,7 +2,7 @@
 
 import os
 
-from layerstore import fs
+from layerstore.system import fs
 
 
 def test_a_write_that_the_kernel_cuts_short_is_gone_on_with(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from fuzz import mutate, nasties
 from fuzz.targets import TARGETS
 from layerstore.errors import CompressionError
-from layerstore.unpack.tree import Dir
+from layerstore.trees.unpack.tree import Dir
 
 FINDINGS = Path(__file__).parent.parent / "fuzz" / "findings"
 MUTATIONS = {"unpack": 3_000, "tar_split": 3_000, "journal_segment": 3_000, "manifest": 6_000, "chunked_toc": 3_000,
@@ -47,14 +47,14 @@ def test_every_target_says_its_invariant_first():
 
 
 def test_names_that_are_not_cleaned_are_seen(monkeypatch):
-    monkeypatch.setattr("layerstore.tar.names.Cleaner.name", lambda self, text, offset: text)
+    monkeypatch.setattr("layerstore.formats.tar.names.Cleaner.name", lambda self, text, offset: text)
     with pytest.raises(AssertionError, match="unclean"):
         for data in nasties.seeds("tar_reader"):
             target("tar_reader").check(data)
 
 
 def test_a_truncated_stream_that_is_taken_for_a_whole_one_is_seen(monkeypatch):
-    from layerstore.compression import Decompressed
+    from layerstore.formats.compression import Decompressed
 
     lenient = Decompressed._gunzip
 
@@ -72,8 +72,8 @@ def test_a_truncated_stream_that_is_taken_for_a_whole_one_is_seen(monkeypatch):
 
 def test_an_escape_is_seen_by_the_canary(monkeypatch):
     """Parents are not walked any more: the kernel follows a symbolic link of the archive, wherever it leads."""
-    monkeypatch.setattr("layerstore.dirfds.DIRECTORY", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    monkeypatch.setattr("layerstore.unpack.tree.Tree.walk", lambda self, path, entry, *, make: (path, Dir()))
+    monkeypatch.setattr("layerstore.trees.dirfds.DIRECTORY", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    monkeypatch.setattr("layerstore.trees.unpack.tree.Tree.walk", lambda self, path, entry, *, make: (path, Dir()))
     escape = nasties.header(b"out", b"2", link=b"../../../canary") + nasties.file(b"out/evil") + nasties.END
     with pytest.raises(AssertionError, match="outside"):
         target("unpack").check(escape)

@@ -5,7 +5,7 @@ import os
 import pytest
 
 import layerstore
-from layerstore import gc
+from layerstore.verbs import gc
 from layerstore.cli import main
 from layerstore.errors import InvalidArgumentError
 from storekit import add, differ, image, tree_names

@@ -12,9 +12,10 @@ from tarmaker import END, directory, file, header, pax, symlink
 from treediff import assert_same
 
 import layerstore
-from layerstore import TarDiffer, idmap, kernel
+from layerstore import TarDiffer
+from layerstore.system import idmap, kernel
 from layerstore.errors import DamagedError, InvalidArgumentError
-from layerstore.manifest import final_entries
+from layerstore.formats.manifest import final_entries
 from layerstore.model import Descriptor
 
 MAP = [(0, SUBIDS, 1000), (1000, 3_000_000, 500)]
@@ -272,7 +273,7 @@ def test_composing_is_looking_up_twice(ranges, number):
 
 
 def test_a_map_is_the_same_only_where_every_id_that_is_seen_is_the_archives():
-    from layerstore.idmap import IDENTITY, IdMap
+    from layerstore.system.idmap import IDENTITY, IdMap
 
     assert IDENTITY.same and IdMap(((0, 0, 1), (1, 1, 9)), ((0, 0, 10),)).same
     for uids, gids in ((((0, 5, 1),), ((0, 0, 1),)), (((0, 0, 1),), ((0, 5, 1),)), ((), ((0, 0, 1),)), (((0, 0, 1),), ())):

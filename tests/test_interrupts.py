@@ -7,7 +7,10 @@ import time
 import pytest
 
 import layerstore
-from layerstore import checkpoint, errors, executor, faults
+from layerstore import errors
+from layerstore.recovery import executor
+from layerstore.system import faults
+from layerstore.verbs import checkpoint
 from layerstore.testing import Passing, passings, violations
 from storekit import add, differ, failing_at, finished, image, states, tree_names
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import states
-from layerstore.lifecycle import IllegalTransitionError, fire
-from layerstore.states import TRANSITIONS, Kind, State, Trigger
+from layerstore.lifecycle import states
+from layerstore.lifecycle.machine import IllegalTransitionError, fire
+from layerstore.lifecycle.states import TRANSITIONS, Kind, State, Trigger
 
 SCENARIO = Path(__file__).parent / "all_transitions.py"
 

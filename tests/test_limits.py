@@ -20,7 +20,7 @@ from test_unpack import FORM
 from layerstore import errors
 from layerstore.differs import TarDiffer
 from layerstore.model import DiffTarget, Limits
-from layerstore.tar import TarReader
+from layerstore.formats.tar import TarReader
 from layerstore.testing import run_child
 
 MEMORY = 64 << 20        # bytes above what the process had: chunks between threads, one extension header, the decoders

@@ -12,14 +12,14 @@ from tarmaker import directory, file, hardlink, header, pax, symlink
 from test_unpack import FORM, ROOT, Tree
 
 from layerstore.errors import DamagedError
-from layerstore.manifest import (
+from layerstore.formats.manifest import (
     ManifestEntry,
     ManifestWriter,
     final_entries,
     manifest_digest,
     read_manifest,
 )
-from layerstore.verify import tree_problems, verify_tree
+from layerstore.trees.verify import tree_problems, verify_tree
 
 FILE = ManifestEntry(b"f", "file", 0o644, 1, 2, 3, -5, sha256=b"d" * 32, xattrs={b"user.a": b"\0"}, unset=3)
 DIR = ManifestEntry(b"d", "dir", 0o755, opaque=True, implicit=True)

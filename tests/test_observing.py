@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import layerstore
-from layerstore import checkpoint
+from layerstore.verbs import checkpoint
 from layerstore.cli import main
 from layerstore.observe import EVENTS
 from layerstore.observing import Both, JsonLines, Logs
@@ -156,7 +156,8 @@ def test_one_of_several_observers_that_raises_does_not_silence_the_others(root, 
 
 
 def test_when_nobody_watches_nothing_is_gathered(root, monkeypatch):
-    from layerstore import delete, handle
+    from layerstore.opening import handle
+    from layerstore.verbs import delete
 
     def never(*_args):
         raise AssertionError("gathered for nobody")

@@ -9,7 +9,8 @@ import unicodedata
 import pytest
 
 import layerstore
-from layerstore import errors, filesystem
+from layerstore import errors
+from layerstore.system import filesystem
 from storekit import add, differ, in_child, killed_at
 
 

@@ -15,12 +15,13 @@ import pytest
 from test_extract import CAPABILITY, IS_ROOT, Grower, Tree, as_nobody, needing_root
 from treediff import assert_same, snapshot
 
-from layerstore import faults, kernel, overlay
+from layerstore.system import faults, kernel
+from layerstore.trees import overlay
 from layerstore.errors import (
     BusyError, HostError, InvalidArgumentError, IoError, LayerstoreError, PrivilegeError, UnknownMountError,
 )
-from layerstore.extract import extract_chain
-from layerstore.overlay import is_overlay_mounted, mount_id, mount_overlay, unmount
+from layerstore.trees.extract import extract_chain
+from layerstore.trees.overlay import is_overlay_mounted, mount_id, mount_overlay, unmount
 
 NEWNS, NEWUSER = 0x20000, 0x10000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000

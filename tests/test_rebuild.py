@@ -23,10 +23,13 @@ import layerjournal
 import layerstore
 from crash import points
 from layerjournal import DictView, Replay
-from layerstore import catalog, errors, fs, readopt, rebuilding, remains
-from layerstore.lifecycle import fire
-from layerstore.projection import CatalogProjector
-from layerstore.states import Kind, Trigger
+from layerstore import errors
+from layerstore.lifecycle import catalog
+from layerstore.recovery import readopt, rebuilding, remains
+from layerstore.system import fs
+from layerstore.lifecycle.machine import fire
+from layerstore.lifecycle.projection import CatalogProjector
+from layerstore.lifecycle.states import Kind, Trigger
 from layerstore.testing import ChildDiedError, copy_store, dump, killing, raising, run_child, telling, violations
 from storekit import add, differ, failing_at, image, tree_names
 
@@ -653,7 +656,7 @@ def sealed(store, spec):
 
 def apart(made, source, txid, layer_id):
     """A copy of a layer's tree, as that of another transaction and ID, with a side file to match; where it is."""
-    from layerstore import records as side
+    from layerstore.formats import records as side
 
     target = made.path("apart")
     copy_store(made.path("layers", source), target)
@@ -738,7 +741,7 @@ def test_two_finished_trees_of_one_content_are_not_both_kept(made):
     made.lose()
     (txid,) = tree_names(made.root, "staging")
     copy_store(made.path("staging", txid), made.path("staging", "5" * 32))
-    from layerstore import records as side
+    from layerstore.formats import records as side
     output = side.read(Path(made.path("staging", txid, "output")).read_bytes(), "it")
     Path(made.path("staging", "5" * 32, "txid")).write_text("5" * 32)
     Path(made.path("staging", "5" * 32, "output")).write_bytes(side.output_file("5" * 32, output["output"], 1))
@@ -778,7 +781,7 @@ def test_an_image_file_that_is_not_whole_is_put_aside(made, change):
         os.rename(path, made.path("images", "f" * 64))
         path = made.path("images", "f" * 64)
     else:
-        from layerstore import records as side
+        from layerstore.formats import records as side
         found = side.read(Path(path).read_bytes(), "it")
         found["manifest"] += b" "
         Path(path).write_bytes(side._seal(found))

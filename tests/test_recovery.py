@@ -12,9 +12,9 @@ import sys
 import pytest
 
 import layerstore
-from layerstore import faults
-from layerstore.recovery import CELLS, Action, Do, Place, Probe, Subjects, TreeFacts, decide, plan
-from layerstore.states import Kind, State, TRANSITIONS
+from layerstore.system import faults
+from layerstore.recovery.planner import CELLS, Action, Do, Place, Probe, Subjects, TreeFacts, decide, plan
+from layerstore.lifecycle.states import Kind, State, TRANSITIONS
 from layerstore.testing import dump, violations
 from storekit import add, differ, image, killed_at, states, tree_names
 
@@ -251,7 +251,7 @@ def test_below_the_mark_recovery_does_not_look(root):
             add(store, {f"f{n}": b""})
         store.checkpoint()
     with layerstore.open(root, readonly=True) as store:
-        from layerstore.recover import gather
+        from layerstore.recovery.recover import gather
 
         assert not gather(store._handle).layers
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 import layerstore
-from layerstore import errors, executor, fs, mounting, recover
-from layerstore.lifecycle import fire
-from layerstore.recovery import Action, Do, Probe, Subjects, TreeFacts, plan, possibilities
-from layerstore.states import Kind, State, Trigger
+from layerstore import errors
+from layerstore.recovery import executor, mounting, recover
+from layerstore.system import fs
+from layerstore.lifecycle.machine import fire
+from layerstore.recovery.planner import Action, Do, Probe, Subjects, TreeFacts, plan, possibilities
+from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.testing import violations
 from storekit import add, differ, image, killed_at, states, tree_names
 
@@ -387,6 +389,6 @@ def test_without_the_disk_every_place_is_told():
 
 
 def test_the_page_of_states_is_what_the_module_prints(capsys, monkeypatch):
-    monkeypatch.delitem(__import__("sys").modules, "layerstore.states")
-    runpy.run_module("layerstore.states", run_name="__main__")
+    monkeypatch.delitem(__import__("sys").modules, "layerstore.lifecycle.states")
+    runpy.run_module("layerstore.lifecycle.states", run_name="__main__")
     assert capsys.readouterr().out == Path(__file__).parent.parent.joinpath("docs", "states.md").read_text()

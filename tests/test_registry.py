@@ -272,7 +272,7 @@ def test_without_urllib3_the_error_says_what_to_install(tmp_path):
 def test_urllib3_is_not_imported_before_a_registry_is_asked():
     import sys
 
-    program = ("import sys, layerstore.pull, layerstore.sources.registry, layerstore.store, layerstore.cli.commands\n"
+    program = ("import sys, layerstore.verbs.pull, layerstore.sources.registry, layerstore.store, layerstore.cli.commands\n"
                "print('urllib3' in sys.modules, 'ssl' in sys.modules)")
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["False", "False"]

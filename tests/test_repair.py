@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 import layerstore
 from layerstore import errors
-from layerstore.check import Finding
+from layerstore.verbs.check import Finding
 from layerstore.cli.commands import cli
-from layerstore.manifest import ManifestEntry
-from layerstore.repair.plan import Do, Known, plan
+from layerstore.formats.manifest import ManifestEntry
+from layerstore.verbs.repair.plan import Do, Known, plan
 from layerstore.testing import read_tree, violations
 from storekit import add, failing_at, image, killed_at
 from test_check import flip
@@ -235,7 +235,7 @@ def test_a_repair_that_fails_leaves_the_layer_as_it_was_and_can_be_done_again(st
 
 
 def test_a_commit_that_fails_after_the_exchange_does_not_say_that_nothing_happened(store, monkeypatch):
-    from layerstore import mending
+    from layerstore.recovery import mending
 
     layer, _ = pair(store)
     flip(tree(store, layer, "diff", "other"))
@@ -286,8 +286,8 @@ def test_a_killed_repair_is_ended_by_the_next_open_and_done_again(root, point):
 
 
 def test_a_mount_of_what_was_repaired_is_to_be_mounted_again(store, tmp_path):
-    from layerstore.lifecycle import fire
-    from layerstore.states import Kind, Trigger
+    from layerstore.lifecycle.machine import fire
+    from layerstore.lifecycle.states import Kind, Trigger
 
     layer, spare = pair(store)
     for target, what in (("/a", layer), ("/b", spare)):

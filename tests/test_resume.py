@@ -15,8 +15,10 @@ import chunkedmaker
 import imagemaker
 import layerstore
 from crash.remote import Reads, RemoteBlob, remotely
-from layerstore import PullOptions, errors, faults, spool
-from layerstore.recovery import Do
+from layerstore import PullOptions, errors
+from layerstore.system import faults
+from layerstore.trees import spool
+from layerstore.recovery.planner import Do
 from layerstore.sources.blobs import LocalBlob
 from layerstore.testing import violations
 from storekit import SIGKILL, digest, failing_at, in_child, killed_at, observed, states, tree_names

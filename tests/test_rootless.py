@@ -10,8 +10,9 @@ from tarmaker import END, directory, file, hardlink, header, pax, symlink
 from treediff import assert_same
 
 import layerstore
-from layerstore import TarDiffer, override
-from layerstore.manifest import final_entries
+from layerstore import TarDiffer
+from layerstore.trees import override
+from layerstore.formats.manifest import final_entries
 from layerstore.model import Descriptor
 
 OVERRIDE = override.NAME.decode()

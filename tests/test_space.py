@@ -10,7 +10,9 @@ import pytest
 import imagemaker
 import layerstore
 from crash.failing import full
-from layerstore import PullOptions, TarDiffer, reserve, space
+from layerstore import PullOptions, TarDiffer
+from layerstore.opening import reserve
+from layerstore.verbs import space
 from layerstore.cli import main
 from layerstore.errors import DamagedError, InvalidArgumentError, LimitExceededError, NoSpaceError, QuotaError
 from layerstore.testing.children import telling

@@ -8,11 +8,13 @@ from contextlib import closing, contextmanager
 import pytest
 
 import imagemaker
-from layerstore import TarDiffer, errors, fs, spool
+from layerstore import TarDiffer, errors
+from layerstore.system import fs
+from layerstore.trees import spool
 from layerstore.model import Descriptor, DiffTarget
 from layerstore.sources.blobs import LocalBlob
-from layerstore.spool import Spool
-from layerstore.spooled import SpooledBlob, through
+from layerstore.trees.spool import Spool
+from layerstore.trees.spooled import SpooledBlob, through
 from storekit import digest, failing_at, observed
 
 DATA = hashlib.shake_256(b"blob").digest(1_000_000)

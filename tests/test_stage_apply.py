@@ -182,7 +182,7 @@ def test_a_failing_syncfs_poisons_the_handle_and_is_not_retried(root):
 
 
 def test_an_interrupted_sync_is_not_done_again_by_the_same_handle_but_its_tree_is_taken_over_after_a_look(root):
-    from layerstore import faults
+    from layerstore.system import faults
 
     def interrupt(name, when):
         if (name, when) == ("stage.sync", "after"):
@@ -340,7 +340,7 @@ def test_what_says_that_a_tree_is_finished_is_of_no_use_in_another_tree(root):
 
 def test_a_tree_whose_tar_is_not_what_it_says_is_not_adopted_although_every_file_fits(root, monkeypatch):
     """Nothing in the journal vouches for the diffID: the tar is made once more, and hashed."""
-    from layerstore import records
+    from layerstore.formats import records
 
     real = records.output_file
     wrong = "sha256:" + "0" * 64
@@ -356,7 +356,7 @@ def test_a_tree_whose_tar_is_not_what_it_says_is_not_adopted_although_every_file
 
 def test_what_is_clean_in_the_cache_is_read_from_the_disk_before_a_tree_that_was_left_is_believed(root, monkeypatch):
     """After a write-back error that somebody else was told of, the cache calls pages clean that never reached the disk."""
-    from layerstore import left
+    from layerstore.trees import left
 
     left_behind(root, sealed=False)
     (txid,) = tree_names(root, "staging")

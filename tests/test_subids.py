@@ -10,9 +10,10 @@ from storekit import digest
 from tarmaker import END, directory, file, symlink
 
 import layerstore
-from layerstore import TarDiffer, faults, namespace
+from layerstore import TarDiffer
+from layerstore.system import faults, namespace
 from layerstore.errors import PendingError, PrivilegeError
-from layerstore.fs import open_dir
+from layerstore.system.fs import open_dir
 from layerstore.model import Descriptor
 
 LAYER = (

@@ -12,8 +12,8 @@ from test_unpack_threads import trees as layers  # noqa: F401 - a fixture
 from fuzz import nasties
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import DiffTarget, Limits
-from layerstore.tar import TarReader, plain
-from layerstore.unpack import unpack
+from layerstore.formats.tar import TarReader, plain
+from layerstore.trees.unpack import unpack
 from test_unpack import FORM
 
 LIMITS = Limits(max_entries=60, max_bytes=1 << 20, max_pax_record=1 << 14, max_depth=12, max_path_length=300)

@@ -11,7 +11,7 @@ from tarmaker import END, chunks, directory, file, gnu_long, hardlink, header, p
 
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import Limits
-from layerstore.tar import TarReader
+from layerstore.formats.tar import TarReader
 
 
 def read(data, *, chunk=1 << 20, limits=None, require_end=True):

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tarmaker import END, chunks, directory, file, hardlink, header, pax, symlink
 
-from layerstore import faults
+from layerstore.system import faults
 from layerstore.errors import ArchiveError, LayerstoreError, LimitExceededError
-from layerstore.manifest import XATTR, final_entries
-from layerstore.verify import tree_problems
+from layerstore.formats.manifest import XATTR, final_entries
+from layerstore.trees.verify import tree_problems
 from layerstore.model import DiffTarget, Limits
-from layerstore.unpack import unpack
+from layerstore.trees.unpack import unpack
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other owners and devices")
 FORM = "trusted" if os.geteuid() == 0 else "user"

@@ -11,10 +11,10 @@ from tarmaker import END, chunks, directory, file, hardlink, pax, symlink
 from test_unpack import FORM, Tree
 
 from fuzz import nasties
-from layerstore.assemble import assembled
+from layerstore.trees.assemble import assembled
 from layerstore.errors import ArchiveError, LayerstoreError, LimitExceededError
 from layerstore.model import DiffTarget, Limits
-from layerstore.unpack import files, making, records, unpack
+from layerstore.trees.unpack import files, making, records, unpack
 
 MANY = b"".join(file(b"d%d/f%d" % (n % 7, n), b"%d" % n * (n % 50)) for n in range(500))
 A, B = b"first content", b"another content"
@@ -135,7 +135,7 @@ def test_files_are_made_by_threads_and_the_threads_end(trees, monkeypatch):
 
 
 def test_threads_that_wait_all_hear_of_the_end_and_none_has_to_look_for_it(monkeypatch):
-    from layerstore import threads as module
+    from layerstore.system import threads as module
 
     monkeypatch.setattr(module, "_LOOK_SECONDS", 3600)   # who had to look would not be back for an hour
     in_flight = making.InFlight()
@@ -159,7 +159,7 @@ def test_the_first_failure_in_the_archives_order_is_the_one_that_is_raised(trees
         made(file, **more)
 
     made = files.make
-    monkeypatch.setattr("layerstore.unpack.regular.make", failing)
+    monkeypatch.setattr("layerstore.trees.unpack.regular.make", failing)
     with pytest.raises(OSError, match="no room for f100"):
         trees(0).unpack(MANY)
     assert threads() == []
@@ -177,7 +177,7 @@ def test_a_thread_that_dies_is_noticed(trees, monkeypatch):
 
 @pytest.mark.timeout(60)
 def test_a_thread_that_dies_with_a_batch_in_its_hands_is_noticed_while_the_other_lives(trees, monkeypatch):
-    from layerstore.threads import Channel
+    from layerstore.system.threads import Channel
 
     def losing(self, alive):
         item = taken(self, alive)

@@ -14,11 +14,11 @@ from storekit import add
 import layerstore
 from crash.content import content
 from crash.taking import TakingDiffer
-from layerstore import fs
+from layerstore.system import fs
 from layerstore.cli.commands import cli
 from layerstore.dedup import LayerFinder
-from layerstore.dirfds import DirFds
-from layerstore.measure import measure
+from layerstore.trees.dirfds import DirFds
+from layerstore.trees.measure import measure
 
 BASE, ONE, TWO = ({name: name.encode() * 20_000} for name in ("base", "one", "two"))
 

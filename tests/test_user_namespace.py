@@ -12,10 +12,11 @@ from storekit import digest
 from tarmaker import END, directory, file, header, pax
 
 import layerstore
-from layerstore import TarDiffer, kernel, privilege
-from layerstore.dress import Dresser
+from layerstore import TarDiffer
+from layerstore.system import kernel, privilege
+from layerstore.trees.dress import Dresser
 from layerstore.model import Descriptor
-from layerstore.tar import Entry
+from layerstore.formats.tar import Entry
 
 CAP = bytes.fromhex("0100000200200000000000000000000000000000")
 LOWER = directory(b"d") + file(b"d/old", b"old") + file(b"gone", b"x") + file(b"kept", b"k") + END

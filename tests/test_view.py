@@ -11,7 +11,7 @@ import layerstore
 import viewreading
 from layerstore import errors
 from layerstore.cli.commands import run
-from layerstore.containers_storage.names import big_data_file, image_names, link_name
+from layerstore.formats.containers_storage.names import big_data_file, image_names, link_name
 from layerstore.testing import copy_store, kill_at, passings, start_child
 from storekit import add, differ, failing_at, image, observed
 
@@ -179,7 +179,7 @@ def test_a_refresh_that_fails_leaves_the_view_as_it_was(store, tmp_path, at, poi
 
 
 def test_layers_that_are_deleted_while_a_view_is_planned_are_not_shown(store, tmp_path, at, monkeypatch):
-    from layerstore import view
+    from layerstore.verbs import view
 
     pull(store, tmp_path, "stays")
     goes = pull(store, tmp_path, "goes")
@@ -283,7 +283,7 @@ def test_the_view_of_a_store_that_was_moved_is_refused_until_it_is_removed(root,
 
 
 def test_a_store_whose_attributes_its_podman_could_not_read_is_refused(tmp_path, at):
-    from layerstore import kernel
+    from layerstore.system import kernel
 
     other = "user" if kernel.has_trusted_xattrs() else "trusted"
     if other == "trusted":

@@ -8,7 +8,7 @@ import pytest
 import imagemaker
 import layerstore
 import tarmaker
-from layerstore import whiteouts
+from layerstore.trees import whiteouts
 from storekit import add, differ, tree_names
 
 BASE = {"d": imagemaker.Dir(), "d/a": b"1", "d/b": b"2", "o": imagemaker.Dir(), "o/x": b"3", "top": b"4"}

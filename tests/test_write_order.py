@@ -8,12 +8,15 @@ from contextlib import closing
 import pytest
 
 import layerstore
-from layerstore import checkpoint, errors, faults, fs, recover
-from layerstore.lifecycle import fire
-from layerstore.recovery import Do
-from layerstore.begin import Want, begin
-from layerstore.staging import discard
-from layerstore.states import Kind, Trigger
+from layerstore import errors
+from layerstore.recovery import recover
+from layerstore.system import faults, fs
+from layerstore.verbs import checkpoint
+from layerstore.lifecycle.machine import fire
+from layerstore.recovery.planner import Do
+from layerstore.verbs.begin import Want, begin
+from layerstore.verbs.staging import discard
+from layerstore.lifecycle.states import Kind, Trigger
 from storekit import add, differ, image, states, tree_names
 
 

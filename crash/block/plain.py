@@ -9,8 +9,8 @@ import hashlib
 import os
 
 from crash.workloads import Workload
-from layerstore import kernel
 from layerstore.store import Store
+from layerstore.system import kernel
 from layerstore.testing import Verdict, expectation
 from layerstore.testing.ledger import Ledger
 

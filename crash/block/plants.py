@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from layerstore import faults, fs, kernel, recover
-from layerstore.recovery import Subjects
-from layerstore.states import State
+from layerstore.lifecycle.states import State
+from layerstore.recovery import recover
+from layerstore.recovery.planner import Subjects
+from layerstore.system import faults, fs, kernel
 
 
 def _without_sync(point: str) -> Callable[[], None]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from layerstore import executor, fs
+from layerstore.recovery import executor
 from layerstore.store import Store
+from layerstore.system import fs
 
 
 def ignores_short_writes() -> None:

@@ -11,7 +11,7 @@ import layerstore
 from crash.content import TREES
 from crash.workloads import Workload
 from layerstore.errors import DamagedError, InvalidArgumentError
-from layerstore.rebuilding import RebuildReport
+from layerstore.recovery.rebuilding import RebuildReport
 from layerstore.store import Store
 from layerstore.testing import ChildDiedError, dump, examine, read_ledger, still_clock, telling
 

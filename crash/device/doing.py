@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import layerstore
 from crash.workloads import DOOMED_ID, FIRST_ID, ONE, SECOND_ID, TWO, Images, Workload, build, drop, pull, put
-from layerstore import faults
 from layerstore.errors import HostError, LayerstoreError, OutcomeError, OutcomeUnknownError, PoisonedError
 from layerstore.store import Store
+from layerstore.system import faults
 from layerstore.testing import Ledger
 
 PRESS_ON = "press-on"

@@ -19,7 +19,7 @@ from crash.shim.scene import End, Scene, must_land, place
 from crash.shim.spread import drawn, spread
 from crash.state import State, outcome_of
 from crash.workloads import Workload
-from layerstore.handle import Handle
+from layerstore.opening.handle import Handle
 
 ERRNOS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EMFILE")
 TYPED = {

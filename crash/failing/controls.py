@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from layerjournal import engine, lockfile
-from layerstore import fs, store
-from layerstore.handle import Handle
+from layerstore import store
+from layerstore.opening.handle import Handle
+from layerstore.system import fs
 
 
 def retries_after_eio() -> None:

@@ -20,7 +20,7 @@ from crash.state import State
 from crash.workloads import BASE, BASE_ID, put
 from layerjournal import Journal
 from layerjournal.metapage import expected_size
-from layerstore.projection import CatalogProjector
+from layerstore.lifecycle.projection import CatalogProjector
 from layerstore.testing.children import run_child, telling
 from layerstore.testing.ledger import Ledger
 from layerstore.testing.oracle import examine

@@ -13,8 +13,9 @@ from collections.abc import Callable
 import layerstore
 from crash import workloads as w
 from crash.content import Content, content
-from layerstore import PullOptions, faults
+from layerstore import PullOptions
 from layerstore.store import Store
+from layerstore.system import faults
 from layerstore.testing.children import run_child
 from layerstore.testing.ledger import Facts, Ledger, layer, name
 

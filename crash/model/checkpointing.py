@@ -1,4 +1,4 @@
-"""The checkpoint, and what follows one: the steps of ``layerstore.checkpoint`` and the journal's archive.
+"""The checkpoint, and what follows one: the steps of ``layerstore.verbs.checkpoint`` and the journal's archive.
 
 The lock on the journal's directory of segments is not here: a second archive at the same time finds nothing to do.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from crash.model.process import IDLE, Move, Proc, Turn
 from crash.model.world import TRASH, fire, held_back, remove, syncfs
-from layerstore.states import State, Trigger
+from layerstore.lifecycle.states import State, Trigger
 
 
 def begin(x: Turn) -> list[Move]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from crash.model.scopes import Scope
 from crash.model.world import LAYERS, STAGING, TRASH, Tree, Violation, World
-from layerstore.states import State
+from layerstore.lifecycle.states import State
 
 _WHERE = ("nowhere", "in staging/", "in layers/", "in trash/", "nowhere")
 _PASSING = frozenset({State.STAGING, State.CREATING, State.INCOMPLETE, State.DELETING})

@@ -1,6 +1,6 @@
-"""Recovery at a writable open: the steps of ``layerstore.recover``. It plans, carries out, and plans again.
+"""Recovery at a writable open: the steps of ``layerstore.recovery.recover``. It plans, carries out, and plans again.
 
-The plan's order is the product's (``recovery._ORDER``); what is done for one tree is in ``resting``.
+The plan's order is the product's (``planner._ORDER``); what is done for one tree is in ``resting``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from crash.model.process import IDLE, Frame, Move, Proc, Todo, Turn, back
 from crash.model.resting import PLACE_NAME, decide, resolve
 from crash.model.rules import Rules
 from crash.model.world import STAGING, TRASH, Violation, World, remove
-from layerstore import recovery
-from layerstore.recovery import Do
-from layerstore.states import OPEN, State
+from layerstore.lifecycle.states import OPEN, State
+from layerstore.recovery import planner
+from layerstore.recovery.planner import Do
 
-RANK = {do: n for n, do in enumerate(recovery._ORDER)}
+RANK = {do: n for n, do in enumerate(planner._ORDER)}
 _AT_REST = frozenset({State.COMMITTED, State.QUARANTINED, State.GONE})
 
 
@@ -66,7 +66,7 @@ def recovering(x: Turn) -> list[Move]:
 
 
 def _do_of(rank: int) -> Do:
-    return recovery._ORDER[rank % len(RANK)]
+    return planner._ORDER[rank % len(RANK)]
 
 
 def _stray(x: Turn, t: int) -> list[Move]:

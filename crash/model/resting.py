@@ -1,6 +1,6 @@
-"""Bringing one tree to rest: the steps of ``layerstore.executor``, which recovery and the verbs share.
+"""Bringing one tree to rest: the steps of ``layerstore.recovery.executor``, which recovery and the verbs share.
 
-What is decided is asked of the product's planner (``recovery.decide``); here is only when it is asked, which locks
+What is decided is asked of the product's planner (``planner.decide``); here is only when it is asked, which locks
 are held then, and which effects follow. A step is what nobody can look into: one effect, one lock taken, one
 transaction, with the reads before it that nobody else can make stale.
 
@@ -27,9 +27,9 @@ from crash.model.world import (
     remove,
     write_side,
 )
-from layerstore import recovery
-from layerstore.recovery import Do, TreeFacts
-from layerstore.states import State, Trigger
+from layerstore.lifecycle.states import State, Trigger
+from layerstore.recovery import planner
+from layerstore.recovery.planner import Do, TreeFacts
 
 PLACE_NAME = {STAGING: "staging", LAYERS: "layers", TRASH: "trash"}
 _TO_TRASH = (Do.FINISH_DELETE, Do.TO_TRASH)
@@ -37,11 +37,11 @@ _TO_TRASH = (Do.FINISH_DELETE, Do.TO_TRASH)
 
 @cache
 def _decide(
-    state: State, places: frozenset[recovery.Place], locked: bool, right: bool, filled: bool = False,
+    state: State, places: frozenset[planner.Place], locked: bool, right: bool, filled: bool = False,
     resumable: bool = False,
 ) -> Do:
     facts = TreeFacts(places, locked=locked, side_file_right=right, filled=filled, resumable=resumable)
-    return recovery.decide({"state": state.value}, facts)[0]
+    return planner.decide({"state": state.value}, facts)[0]
 
 
 def decide(w: World, t: int, held: int, rules: Rules) -> Do:
@@ -122,12 +122,12 @@ def resolve_look(x: Turn) -> list[Move]:
     rules, w, p = x.rules, x.w, x.p
     t, tree = p.t, w.trees[p.t]
     row, layer_id, seen, *rest = p.note
-    places = {recovery.Place(seen)} if seen else set()
+    places = {planner.Place(seen)} if seen else set()
     if layer_id and tree.at == LAYERS:
-        places.add(recovery.Place.LAYERS)
+        places.add(planner.Place.LAYERS)
     if places and not rules.act_unlocked:
         return _look_again(w, p._replace(note=tuple(rest)))
-    right = recovery.Place.LAYERS not in places or bool(tree.side)
+    right = planner.Place.LAYERS not in places or bool(tree.side)
     do = _decide(State(row), frozenset(places), False, right, row == State.STAGING and bool(tree.out))
     found = " and ".join(sorted(places)) or "nowhere"
     return [(f"T{t}, {row}, was seen {found}: {do.value}", w, p._replace(pc="resolve.act", note=(do.value, row)), "")]

@@ -13,7 +13,7 @@ from crash.model.process import CLOSED, Proc, Turn, follow
 from crash.model.rules import PRODUCT, Rules
 from crash.model.scopes import Scope
 from crash.model.world import LAYERS, Change, Tree, Violation, World, canonical, losses
-from layerstore.states import State
+from layerstore.lifecycle.states import State
 
 BITS_B, BITS_P = 6, 15               # of a budget, of a process; 24 are left for a world
 AT_P1, AT_P0, AT_W = BITS_B, BITS_B + BITS_P, BITS_B + 2 * BITS_P

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from crash.model.space import Space
 from crash.model.world import LAYERS, REMOVED, STAGING, TRASH, UNMADE, UNUSED, Tree, Violation, World, canonical, losses
-from layerstore.states import State
+from layerstore.lifecycle.states import State
 
 _AT = {UNMADE: "nowhere", STAGING: "staging/", LAYERS: "layers/", TRASH: "trash/", REMOVED: "nowhere"}
 

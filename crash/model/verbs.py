@@ -28,7 +28,7 @@ from crash.model.world import (
     unlink_spool,
     write_output,
 )
-from layerstore.states import State, Trigger
+from layerstore.lifecycle.states import State, Trigger
 
 _UNFINISHED = frozenset({State.STAGING, State.CREATING, State.INCOMPLETE})
 

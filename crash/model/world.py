@@ -15,8 +15,8 @@ from __future__ import annotations
 from itertools import product
 from typing import NamedTuple
 
-from layerstore.recovery import Place
-from layerstore.states import HOLDS_MARK, Kind, State, Trigger, destination
+from layerstore.lifecycle.states import HOLDS_MARK, Kind, State, Trigger, destination
+from layerstore.recovery.planner import Place
 
 UNMADE, STAGING, LAYERS, TRASH, REMOVED = range(5)
 PLACES: tuple[frozenset[Place], ...] = (

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 
 from crash.shim import Call, Shim, read_calls
-from layerstore import faults
+from layerstore.system import faults
 from layerstore.testing.children import run_child
 from layerstore.testing.ledger import Ledger
 

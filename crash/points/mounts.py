@@ -22,8 +22,8 @@ from crash import workloads as w
 from crash.content import TREES
 from crash.state import State, outcome_of
 from crash.workloads import put
-from layerstore import kernel, overlay
 from layerstore.model import Mount
+from layerstore.system import kernel
 from layerstore.testing import (
     Ledger,
     Passing,
@@ -39,6 +39,7 @@ from layerstore.testing import (
     still_clock,
     telling,
 )
+from layerstore.trees import overlay
 
 NAME = "mount"
 _NEW_NAMESPACE = 0x00020000        # CLONE_NEWNS

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import layerjournal.creating
 from crash.persistence.history import History
 from layerjournal.effects import Effects
-from layerstore import faults, fs
+from layerstore.system import faults, fs
 
 
 class NotLandedError(AssertionError):

@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from crash.schedule.process import Scheduled
-from layerstore import faults
 from layerstore.errors import LayerstoreError
+from layerstore.system import faults
 
 PATIENCE_SECONDS = 300.0     # of the real clock: a process that does not come to its next step hangs
 IDLE_ROUNDS = 20_000         # of virtual time, with nobody able to go on: a deadlock

@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any, NoReturn
 
 from layerjournal import Journal
-from layerstore import faults, fs
+from layerstore.system import faults, fs
 
 PRIVATE = {"unpack.entry"}   # writes into a tree that nobody else knows: there is nothing to interleave
 

@@ -27,7 +27,7 @@ from crash.persistence.recording import Recorder, draw_from
 from crash.sequences.alphabet import Sequence_, again, perform, sequences
 from crash.shim import stream
 from crash.state import State, outcome_of
-from layerstore import faults
+from layerstore.system import faults
 from layerstore.testing.children import run_child, telling
 from layerstore.testing.explore import still_clock
 from layerstore.testing.ledger import Ledger, read_ledger

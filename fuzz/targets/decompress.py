@@ -12,8 +12,8 @@ import zlib
 
 import zstandard
 
-from layerstore.compression import decompressed
 from layerstore.errors import CompressionError, LimitExceededError
+from layerstore.formats.compression import decompressed
 from layerstore.model import Limits
 
 LIMITS = Limits(max_bytes=1 << 18)

@@ -11,11 +11,11 @@ import os
 
 from fuzz import scratch
 from fuzz.targets.unpack import FORM, LIMITS
-from layerstore.crc64 import crc64
 from layerstore.errors import ArchiveError, LimitExceededError
-from layerstore.gotarsplit import lines
+from layerstore.formats.crc64 import crc64
 from layerstore.model import DiffTarget
-from layerstore.unpack import unpack
+from layerstore.trees.gotarsplit import lines
+from layerstore.trees.unpack import unpack
 
 _FILE, _SEGMENT = 1, 2
 _outside = scratch.Outside()

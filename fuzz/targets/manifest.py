@@ -5,7 +5,7 @@ from __future__ import annotations
 from fuzz import scratch
 from fuzz.packing import packed
 from layerstore.errors import DamagedError
-from layerstore.manifest import final_entries
+from layerstore.formats.manifest import final_entries
 
 _file = scratch.MemoryFile()
 

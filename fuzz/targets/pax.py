@@ -5,8 +5,8 @@ right kinds.
 from __future__ import annotations
 
 from layerstore.errors import ArchiveError, LimitExceededError
+from layerstore.formats.tar import pax
 from layerstore.model import Limits
-from layerstore.tar import pax
 
 _LIMITS = Limits(max_xattr_value=256, max_xattrs=8)
 

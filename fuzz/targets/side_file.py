@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import layerjournal
-from layerstore import records
 from layerstore.errors import DamagedError
+from layerstore.formats import records
 
 
 def check(data: bytes) -> None:

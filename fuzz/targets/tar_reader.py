@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Iterator
 
 from layerstore.errors import ArchiveError, LimitExceededError
+from layerstore.formats.tar import Entry, TarReader
 from layerstore.model import Limits
-from layerstore.tar import Entry, TarReader
 
 LIMITS = Limits(max_entries=2_000, max_bytes=64 << 20, max_pax_record=1 << 16)
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 from fuzz import scratch
 from fuzz.packing import packed
 from fuzz.targets.unpack import FORM, LIMITS
-from layerstore.assemble import assembled
 from layerstore.errors import ArchiveError, DamagedError, LimitExceededError
+from layerstore.formats.tarsplit import kept_problems, read_tar_split
 from layerstore.model import DiffTarget
-from layerstore.tarsplit import kept_problems, read_tar_split
-from layerstore.unpack import unpack
+from layerstore.trees.assemble import assembled
+from layerstore.trees.unpack import unpack
 
 _outside = scratch.Outside()
 _file = scratch.MemoryFile()

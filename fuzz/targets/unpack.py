@@ -10,8 +10,8 @@ import zlib
 from fuzz import scratch
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import DiffTarget, Limits
-from layerstore.unpack import unpack
-from layerstore.verify import tree_problems
+from layerstore.trees.unpack import unpack
+from layerstore.trees.verify import tree_problems
 
 LIMITS = Limits(max_entries=200, max_bytes=4 << 20, max_pax_record=1 << 14, max_depth=40)
 FORM = "trusted" if os.geteuid() == 0 else "user"

@@ -1,20 +1,18 @@
 """layerstore: container layers that a crash cannot cost you, and never leaves half-made.
 
-Layout, top to bottom; a module imports only from below it (a test checks):
+Layout, top to bottom; a module imports only from below it (a test checks, and has the order within each package):
 
-``cli`` · ``observing`` (ready-made observers) · ``store`` (the face) over ``calling`` (around each verb) · the verbs, one
-module each: ``pull`` over ``pull_layers``, ``apply`` ``stage`` ``commit`` ``delete`` ``mount`` ``check`` ``repair`` ``gc``
-``checkpoint`` ``recover`` ``holds`` ``explain`` ``export`` ``space`` ``usage`` ``quota``, ``rebuilding`` (``remains`` and
-``readopt``), ``push`` over ``targets``, ``view`` over ``view_files`` and ``containers_storage`` (for podman to read), over
-``dedup`` (what is here already) · ``begin`` ``staging`` ``left`` ``spool`` ``spooled`` (trees in hand) · ``executor``
-``mending`` (act) and ``recovery`` (decides, pure) ·
-``catalog`` ``projection`` · ``differs`` ``sources`` ``unpack`` ``pack`` ``verify`` ``overlay`` ``extract`` ·
-``lifecycle`` (the machine) over ``states`` (the table) · ``records`` ``manifest`` ``measure`` ``tar`` ``compression`` ·
-``dress`` ``override`` (into a tree), ``copying`` ``redress`` ``meant`` (out of it; what may not be set), ``compare``
-``wear`` (is it right, and made so) · ``idmap`` ``filecaps`` ``privilege`` ``namespace`` (whose it is, and what this
-process may do) · ``create`` · ``handle`` over ``journaling`` ``config`` · ``form`` ``fs`` ``kernel`` ``faults`` · ``model``
-``partial`` ``progress`` ``rate`` ``errors`` ``observe``. ``layerjournal`` is the write-ahead journal, a library of its own.
-``testing`` is for those who crash-test; nothing imports it.
+- ``cli``, the command line · ``observing``, ready-made observers
+- ``store``, the face: one method a verb · ``calling``, around every call of one
+- ``verbs``, one module each, and ``begin`` ``staging`` ``holds`` ``quota`` that they share
+- ``dedup``, what is here already · ``recovery``, what a crash left: planner, executor, rebuilding
+- ``opening``, an open store and a new one · ``lifecycle``, the states and the catalog: pure
+- ``targets``, images out · ``differs`` ``chunked``, layers in · ``sources``, images in
+- ``trees``, a layer as files on disk · ``formats``, files' formats, without a store
+- ``model`` ``partial`` ``progress`` ``observe``, the values and protocols that callers see
+- ``system``, every effect on the disk, and what the kernel gives · ``errors``, by whose fault
+
+``layerjournal`` is the write-ahead journal, a library of its own. Nothing imports ``testing``, which is for crash tests.
 """
 
 from __future__ import annotations
@@ -23,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBLIC`` for why they are not
     from layerstore import errors as errors
-    from layerstore.apply import LayerSpec as LayerSpec
-    from layerstore.commit import CommitOptions as CommitOptions
     from layerstore.differs import ChunkedDiffer as ChunkedDiffer
     from layerstore.differs import DirectoryDiffer as DirectoryDiffer
     from layerstore.differs import TarDiffer as TarDiffer
@@ -45,29 +41,30 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.progress import Progress as Progress
     from layerstore.progress import Quiet as Quiet
     from layerstore.progress import Tally as Tally
-    from layerstore.pull import PullOptions as PullOptions
-    from layerstore.rebuilding import RebuildReport as RebuildReport
-    from layerstore.rebuilding import rebuild as rebuild
-    from layerstore.recover import RecoveryReport as RecoveryReport
+    from layerstore.recovery.rebuilding import RebuildReport as RebuildReport
+    from layerstore.recovery.rebuilding import rebuild as rebuild
+    from layerstore.recovery.recover import RecoveryReport as RecoveryReport
     from layerstore.sources.registry import Credentials as Credentials
     from layerstore.sources.registry import RegistryOptions as RegistryOptions
-    from layerstore.stage import StagedLayer as StagedLayer
     from layerstore.store import Store as Store
     from layerstore.store import open as open  # noqa: A004 - the name that users expect
+    from layerstore.verbs.apply import LayerSpec as LayerSpec
+    from layerstore.verbs.commit import CommitOptions as CommitOptions
+    from layerstore.verbs.pull import PullOptions as PullOptions
+    from layerstore.verbs.stage import StagedLayer as StagedLayer
 
 __version__ = "0.1.0"
 
 # What each public name comes from. Resolved at first use: importing layerstore must stay cheap.
 _PUBLIC = {
-    "open": "store", "Store": "store", "StagedLayer": "stage", "LayerSpec": "apply", "PullOptions": "pull",
-    "CommitOptions": "commit",
-    "Progress": "progress", "Quiet": "progress", "Tally": "progress", "LayerTally": "progress",
-    "Differ": "model", "DiffOutput": "model", "DiffTarget": "model", "Descriptor": "model",
-    "Limits": "model", "StageOptions": "model", "Layer": "model", "Image": "model", "Lease": "model",
-    "Mount": "model", "default_layer_id": "model", "TarDiffer": "differs", "DirectoryDiffer": "differs",
-    "ChunkedDiffer": "differs", "RecoveryReport": "recover", "rebuild": "rebuilding",
-    "RebuildReport": "rebuilding", "Credentials": "sources.registry", "RegistryOptions": "sources.registry",
-    "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
+    "open": "store", "Store": "store", "StagedLayer": "verbs.stage", "LayerSpec": "verbs.apply",
+    "PullOptions": "verbs.pull", "CommitOptions": "verbs.commit", "Progress": "progress", "Quiet": "progress",
+    "Tally": "progress", "LayerTally": "progress", "Differ": "model", "DiffOutput": "model", "DiffTarget": "model",
+    "Descriptor": "model", "Limits": "model", "StageOptions": "model", "Layer": "model", "Image": "model",
+    "Lease": "model", "Mount": "model", "default_layer_id": "model", "TarDiffer": "differs",
+    "DirectoryDiffer": "differs", "ChunkedDiffer": "differs", "RecoveryReport": "recovery.recover",
+    "rebuild": "recovery.rebuilding", "RebuildReport": "recovery.rebuilding", "Credentials": "sources.registry",
+    "RegistryOptions": "sources.registry", "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - computed from the one table above

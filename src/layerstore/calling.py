@@ -6,11 +6,11 @@ import functools
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from layerstore import reserve
 from layerstore.errors import NoSpaceError
-from layerstore.fs import host_error
-from layerstore.handle import Handle
 from layerstore.observe import verb
+from layerstore.opening import reserve
+from layerstore.opening.handle import Handle
+from layerstore.system.fs import host_error
 
 __all__ = ["as_verb"]
 
@@ -46,7 +46,7 @@ def as_verb(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P
                     return _freeing(handle, lambda: method(self, *args, **options))
                 return method(self, *args, **options)
             except NoSpaceError:
-                from layerstore import checkpoint  # noqa: PLC0415 - slow to import, and a command that reads needs it not
+                from layerstore.verbs import checkpoint  # noqa: PLC0415 - slow to import, and a command that reads needs it not
 
                 checkpoint.relieve(handle)   # so that the next attempt finds what was deleted before
                 raise

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from layerstore.errors import InvalidArgumentError
-from layerstore.idmap import IDENTITY, IdMap
 from layerstore.partial import BlobSource, Digests, Donors
+from layerstore.system.idmap import IDENTITY, IdMap
 
 BLOB_KEY = "layer-blob"
 """Under which big data a layer's compressed blob is kept, where it was asked for (``PullOptions.keep_blobs``)."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
-from layerstore.descriptors import Descriptor
+from layerstore.system.descriptors import Descriptor
 
 __all__ = ["BlobSource", "Digests", "Donor", "Donors", "Finder", "Place"]
 

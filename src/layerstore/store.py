@@ -10,17 +10,18 @@ from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from layerstore import catalog, recover
 from layerstore.calling import as_verb
 from layerstore.errors import InvalidArgumentError, LayerstoreError, UnknownImageError
-from layerstore.form import Form
-from layerstore.fs import host_error
-from layerstore.handle import Handle
-from layerstore.journaling import journal_errors
+from layerstore.lifecycle import catalog
 from layerstore.model import Differ, Image, Layer, Lease, Mount, StageOptions, check_digest, check_id
 from layerstore.observe import Observer, verb, watching
+from layerstore.opening.form import Form
+from layerstore.opening.handle import Handle
+from layerstore.opening.journaling import journal_errors
 from layerstore.progress import Progress, Quiet
-from layerstore.recover import RecoveryReport
+from layerstore.recovery import recover
+from layerstore.recovery.recover import RecoveryReport
+from layerstore.system.fs import host_error
 
 
 class _Verb:
@@ -39,20 +40,40 @@ class _Verb:
         return getattr(self.load(), name)
 
 
-_VERBS = [_Verb(name) for name in (
-    "apply", "check", "checkpoint", "commit", "create", "delete", "explain", "export", "gc", "holds", "mount", "pull",
-    "quota", "push", "repair", "space", "stage", "usage", "view")]
+_VERBS = [_Verb(f"verbs.{name}") for name in (
+    "apply", "check", "checkpoint", "commit", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
+    "push", "repair", "space", "stage", "usage", "view",
+)] + [_Verb("opening.create"), _Verb("opening.reading")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
-    from layerstore import apply, check, checkpoint, create, delete, explain, export, gc, holds, mount, pull, quota  # noqa: I001
-    from layerstore import commit as committing, push, repair, space, stage, usage, view
-    from layerstore.extract import ExtractReport
-    from layerstore.pull import PullOptions
+    from layerstore.lifecycle.timeline import Life
+    from layerstore.opening import create, reading
     from layerstore.sources.registry import RegistryOptions
-    from layerstore.stage import StagedLayer
-    from layerstore.timeline import Life
+    from layerstore.trees.extract import ExtractReport
+    from layerstore.verbs import (
+        apply,
+        check,
+        checkpoint,
+        delete,
+        explain,
+        export,
+        gc,
+        holds,
+        mount,
+        pull,
+        push,
+        quota,
+        repair,
+        space,
+        stage,
+        usage,
+        view,
+    )
+    from layerstore.verbs import commit as committing
+    from layerstore.verbs.pull import PullOptions
+    from layerstore.verbs.stage import StagedLayer
 else:
-    (apply, check, checkpoint, committing, create, delete, explain, export, gc, holds, mount, pull, quota, push, repair,
-     space, stage, usage, view) = _VERBS
+    (apply, check, checkpoint, committing, delete, explain, export, gc, holds, mount, pull, quota, push, repair, space,
+     stage, usage, view, create, reading) = _VERBS
 
 
 def open(  # noqa: A001 - layerstore.open is the name that users expect
@@ -407,14 +428,14 @@ class Store:
         LayerDamagedError if one is quarantined and not *damaged*.
         """
         chain = self.chain(layer_id, damaged=damaged)
-        with holds.ReaderLock(self._handle, [each.id for each in chain], damaged=damaged):
+        with reading.ReaderLock(self._handle, [each.id for each in chain], damaged=damaged):
             yield [os.path.join(self.root, "layers", each.id, "diff") for each in chain]
 
     # -- for other tools -------------------------------------------------------------------------------------------
 
     @as_verb
     def view(self, directory: str | os.PathLike[str]) -> view.ViewReport:
-        """Publish the committed images at *directory* for podman, buildah and what else reads their format, or bring that up to date.
+        """Publish the committed images at *directory*, for podman, buildah and their like, or bring that up to date.
 
         They read it as an additional image store (``additionalimagestores`` in storage.conf). Content is not copied: the
         view leads to the store's trees, which a lease keeps as long as it shows them (docs/podman.md).
@@ -620,8 +641,8 @@ class Store:
 
         Returns:
             Per image and in total: logical, allocated, unique, shared and reclaimable bytes, and those whose blocks
-            another file shares where the file system says that (xfs, btrfs). ``layerstore.usage`` has the definitions.
-            The rest of the store, and what is left, tells ``space``.
+            another file shares where the file system says that (xfs, btrfs). ``layerstore.verbs.usage`` has the
+            definitions. The rest of the store, and what is left, tells ``space``.
 
         Raises:
             LayerstoreError: PoisonedError, ClosedError: this handle cannot be used.

@@ -13,7 +13,8 @@ from crash.database import judging
 from crash.database.damage import KINDS, PAGE, damage
 from crash.state import collect
 from layerjournal import pages
-from layerstore import fs, readopt, rebuilding
+from layerstore.recovery import readopt, rebuilding
+from layerstore.system import fs
 
 pytestmark = pytest.mark.timeout(1800)
 

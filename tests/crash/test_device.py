@@ -9,7 +9,7 @@ import pytest
 from crash import device
 from crash.device import doing
 from crash.disk.crew import CrewError
-from layerstore.handle import Handle
+from layerstore.opening.handle import Handle
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1800)]
 

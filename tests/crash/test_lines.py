@@ -12,7 +12,8 @@ from crash.lines import Bench, Case, judge, plan, state_of, states
 from crash.lines.points import NotReachedError, Point
 from crash.state import collect
 from layerjournal import engine, gate
-from layerstore import delete, fs
+from layerstore.system import fs
+from layerstore.verbs import delete
 
 EVERY, SEED = 10, 1
 FLOOR = 1_400

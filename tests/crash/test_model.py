@@ -19,9 +19,10 @@ from crash.model.space import Space
 from crash.model.world import (
     LAYERS, STAGING, TRASH, Tree, World, canonical, losses, move, syncfs, write_side,
 )
-from layerstore import faults, states
-from layerstore.recovery import Do
-from layerstore.states import State
+from layerstore.lifecycle import states
+from layerstore.system import faults
+from layerstore.recovery.planner import Do
+from layerstore.lifecycle.states import State
 from storekit import add, differ, killed_at
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,10 +47,10 @@ def test_every_state_of_the_scope_is_visited_and_none_violates_anything(scope, f
 def test_the_planner_is_asked_in_every_cell_that_can_be_reached_and_in_no_other(monkeypatch):
     """Also that the worlds are rich enough: each lost rename, each interrupted deletion is met."""
     from crash.model import resting
-    from layerstore import recovery
+    from layerstore.recovery import planner
 
     asked = set()
-    decide = recovery.decide
+    decide = planner.decide
 
     def recorded(row, facts):
         asked.add((row["state"], "+".join(sorted(facts.places)) or "nowhere"))
@@ -103,9 +104,9 @@ def test_a_row_that_leads_elsewhere_has_a_counter_example(monkeypatch):
 def test_a_planner_that_decides_otherwise_has_a_counter_example(state, place, do, what, monkeypatch):
     """It is the product's planner, too."""
     from crash.model import resting
-    from layerstore import recovery
+    from layerstore.recovery import planner
 
-    monkeypatch.setitem(recovery.CELLS, (state, frozenset({recovery.Place(place)})), (do, "broken"))
+    monkeypatch.setitem(planner.CELLS, (state, frozenset({planner.Place(place)})), (do, "broken"))
     resting._decide.cache_clear()
     try:
         assert what in (explored("one").violation or "")

@@ -18,8 +18,8 @@ import layerstore
 from crash import points
 from crash.content import TREES
 from crash.workloads import Images
-from layerstore import executor, mounting, recover
-from layerstore.recovery import Do
+from layerstore.recovery import executor, mounting, recover
+from layerstore.recovery.planner import Do
 from layerstore.testing import CrashExplorer, FaultNotReachedError, Passing, kill_at, passings, reopen
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from crash.workloads import Images, build
 from layerjournal import Journal, Replay, canonical_dump
 from layerjournal.folding import fold
 from layerjournal.record import genesis
-from layerstore.projection import CatalogProjector
+from layerstore.lifecycle.projection import CatalogProjector
 from layerstore.testing import Passing, kill_at, passings
 from layerstore.testing.children import run_child, telling
 from layerstore.testing.ledger import Ledger

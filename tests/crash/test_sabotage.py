@@ -14,7 +14,7 @@ from crash.sabotage.hunt import attempt, hunt, remembered
 from crash.sabotage.table import CONTROL, ROOT, PatchError, Sabotage, load, patch, plant
 from crash.sabotage.ways import RIGS, Way, all_ways
 
-COMMENT = Sabotage("a comment", "src/layerstore/checkpoint.py", "EVERY = 2_048\n", "EVERY = 2_048   # records\n")
+COMMENT = Sabotage("a comment", "src/layerstore/verbs/checkpoint.py", "EVERY = 2_048\n", "EVERY = 2_048   # records\n")
 QUICK = Way("named test", ("pytest", "tests/test_recovery.py", "-k", "lost_rename or planner or cell"))
 
 

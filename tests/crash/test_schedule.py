@@ -16,9 +16,12 @@ from crash.schedule import search
 from crash.schedule.controller import Controller
 from crash.schedule.scenarios import Scenario, build
 from crash.schedule.search import Plan
-from layerstore import apply, catalog, delete, executor, fs, recover
-from layerstore.lifecycle import fire
-from layerstore.states import Kind, Trigger
+from layerstore.lifecycle import catalog
+from layerstore.recovery import executor, recover
+from layerstore.system import fs
+from layerstore.verbs import apply, delete
+from layerstore.lifecycle.machine import fire
+from layerstore.lifecycle.states import Kind, Trigger
 
 FLOORS = {   # at one preemption, a kill at each step of a schedule that begins with each process, and a few random ones
     "pulls": 280, "same-layer": 130, "same-id": 100, "delete-parent": 100, "delete-pull": 200, "checkpoint": 150, "gc-stage": 100,

@@ -49,7 +49,7 @@ def probe(fn):
 
 def one_of_each(root):
     """(class, call) for each function that Python and LMDB have for changing a disk, in order."""
-    from layerstore import kernel
+    from layerstore.system import kernel
 
     file, other = f"{root}/file", f"{root}/other"
     directory = os.open(root, os.O_RDONLY)

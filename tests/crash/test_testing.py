@@ -15,7 +15,8 @@ import pytest
 import layerstore
 import layerstore.testing as layerstore_testing
 from crash.content import content
-from layerstore import LayerSpec, errors, faults
+from layerstore import LayerSpec, errors
+from layerstore.system import faults
 from layerstore.testing import (
     ChildDiedError,
     FaultNotReachedError,

@@ -14,8 +14,8 @@ from layerstore.chunked.annotations import Unsuitable
 from layerstore.chunked.golines import Payload
 from layerstore.chunked.toc import TocEntry
 from layerstore.errors import TocError
+from layerstore.formats.tar import Entry, TarReader, os_text
 from layerstore.model import Limits
-from layerstore.tar import Entry, TarReader, os_text
 
 __all__ = ["check_agreement", "lossy"]
 

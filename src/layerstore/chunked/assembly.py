@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from layerstore.chunked.opening import Opened
 from layerstore.chunked.plan import Fetch, Local, Part, Zeros
-from layerstore.compression import Units
-from layerstore.descriptors import Descriptor
-from layerstore.donors import Donors
 from layerstore.errors import DamagedError, DigestMismatchError, LimitExceededError, TocError
-from layerstore.packed import read_chunks
+from layerstore.formats.compression import Units
+from layerstore.formats.packed import read_chunks
 from layerstore.partial import Place
+from layerstore.system.descriptors import Descriptor
+from layerstore.trees.donors import Donors
 
 __all__ = ["Assembler", "completed"]
 

@@ -16,10 +16,10 @@ from layerstore.chunked.annotations import Announced, Position, Unsuitable, anno
 from layerstore.chunked.golines import Payload, read_lines
 from layerstore.chunked.layout import File, Gap, Located, arranged, clean, locate, without_gaps
 from layerstore.chunked.toc import Toc, TocEntry
-from layerstore.compression import decompressed
 from layerstore.errors import DigestMismatchError, TocError
+from layerstore.formats.compression import decompressed
+from layerstore.formats.tar import TarReader
 from layerstore.model import Descriptor, Limits
-from layerstore.tar import TarReader
 
 __all__ = ["Opened", "open_chunked"]
 

@@ -156,7 +156,7 @@ def pull(
     Or from a store of podman's: containers-storage:[overlay@ROOT]NAME.
     """
     from layerstore.cli import terminal  # noqa: PLC0415
-    from layerstore.pull import PullOptions  # noqa: PLC0415
+    from layerstore.verbs.pull import PullOptions  # noqa: PLC0415
 
     options = PullOptions(
         workers=workers, platform=platform, replace_names=replace, limits=_limits(limits), partial=not whole,

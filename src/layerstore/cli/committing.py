@@ -23,7 +23,7 @@ def commit(
 
     What is mounted stays mounted. Pause what runs in it: if anything changes meanwhile, nothing is committed.
     """
-    from layerstore.commit import CommitOptions  # noqa: PLC0415
+    from layerstore.verbs.commit import CommitOptions  # noqa: PLC0415
 
     with settings.open(write=True) as store:
         image = store.commit(target, names=names, options=CommitOptions(base, comment=comment, replace_names=replace))

@@ -6,14 +6,14 @@ import click
 
 import layerjournal
 from layerjournal import Replay
-from layerstore.catalog import images, layers
 from layerstore.cli import output
 from layerstore.cli.looking import html_option, show_life
 from layerstore.cli.options import DAMAGE, OK, json_option
-from layerstore.explain import offline
-from layerstore.projection import CatalogProjector
-from layerstore.recovery import possibilities
-from layerstore.states import OPEN
+from layerstore.lifecycle.catalog import images, layers
+from layerstore.lifecycle.projection import CatalogProjector
+from layerstore.lifecycle.states import OPEN
+from layerstore.recovery.planner import possibilities
+from layerstore.verbs.explain import offline
 
 paths_argument = click.argument("paths", nargs=-1, required=True, metavar="ROOT|SEGMENT...")
 

@@ -98,7 +98,7 @@ def repair(
 
     Exit status 3 if anything is left that is damaged.
     """
-    from layerstore.pull import PullOptions  # noqa: PLC0415
+    from layerstore.verbs.pull import PullOptions  # noqa: PLC0415
 
     settings: Settings = context.obj
     with settings.open(write=not dry_run) as store:
@@ -140,7 +140,7 @@ def rebuild(
     settings: Settings, source: str | None, content: bool, force: bool, dry_run: bool, as_json: bool,
 ) -> None:
     """Make a lost or damaged database anew, from archive, log and what is on disk. The old one is kept."""
-    from layerstore.rebuilding import rebuild as rebuild_store  # noqa: PLC0415
+    from layerstore.recovery.rebuilding import rebuild as rebuild_store  # noqa: PLC0415
 
     report = rebuild_store(
         settings.root, source=source, content=content, force=force, dry_run=dry_run, allow_filesystem=settings.allow,

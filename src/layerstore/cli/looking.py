@@ -10,7 +10,7 @@ import click
 from layerstore.cli import output
 from layerstore.cli.completing import references
 from layerstore.cli.options import Settings, json_option
-from layerstore.timeline import Life
+from layerstore.lifecycle.timeline import Life
 
 html_option = click.option("--html", metavar="FILE", help="Write a timeline as a page of its own; - for stdout.")
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:   # what is printed exists already where there is any; importing it would be most of starting up
     from layerstore.model import Image, Layer
-    from layerstore.rebuilding import RebuildReport
-    from layerstore.recover import RecoveryReport
+    from layerstore.recovery.rebuilding import RebuildReport
+    from layerstore.recovery.recover import RecoveryReport
 
 
 _ID_DIGITS = 64

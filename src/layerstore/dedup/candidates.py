@@ -11,8 +11,8 @@ from heapq import nlargest
 from itertools import islice
 from typing import Any
 
-from layerstore.catalog import Reader
-from layerstore.states import State
+from layerstore.lifecycle.catalog import Reader
+from layerstore.lifecycle.states import State
 
 __all__ = ["candidates", "repository"]
 

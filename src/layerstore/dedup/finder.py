@@ -10,17 +10,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from layerstore import fs
 from layerstore.dedup.candidates import candidates
 from layerstore.dedup.places import Cloning, LayerPlace, Source
 from layerstore.dedup.probing import Wanted, probe
-from layerstore.digests import Found, Reader, prefixes
 from layerstore.errors import BusyError, DamagedError, UnknownLayerError
-from layerstore.handle import Handle
-from layerstore.manifest import NAME as MANIFEST
-from layerstore.manifest import read_manifest
-from layerstore.packed import open_regular
+from layerstore.formats.digests import Found, Reader, prefixes
+from layerstore.formats.manifest import NAME as MANIFEST
+from layerstore.formats.manifest import read_manifest
+from layerstore.formats.packed import open_regular
+from layerstore.opening.handle import Handle
 from layerstore.partial import Place
+from layerstore.system import fs
 
 __all__ = ["Bounds", "LayerFinder"]
 

@@ -14,15 +14,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from layerstore import catalog, fs
 from layerstore.dedup import suspects
-from layerstore.descriptors import DIRECTORY, Descriptor
-from layerstore.digests import Found
-from layerstore.dirfds import DirFds
 from layerstore.errors import DamagedError, LayerstoreError
-from layerstore.handle import Handle
-from layerstore.holds import ReaderLock
-from layerstore.packed import open_regular
+from layerstore.formats.digests import Found
+from layerstore.formats.packed import open_regular
+from layerstore.lifecycle import catalog
+from layerstore.opening.handle import Handle
+from layerstore.opening.reading import ReaderLock
+from layerstore.system import fs
+from layerstore.system.descriptors import DIRECTORY, Descriptor
+from layerstore.trees.dirfds import DirFds
 
 __all__ = ["CLONED_FROM", "Cloning", "LayerPlace", "Source"]
 

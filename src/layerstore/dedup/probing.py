@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 from layerstore.dedup.places import Source
-from layerstore.digests import Found, Reader
 from layerstore.errors import DamagedError
+from layerstore.formats.digests import Found, Reader
 
 __all__ = ["Wanted", "probe"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-from layerstore import fs
-from layerstore.idmap import IdMap
-from layerstore.verify import Problem, tree_problems
+from layerstore.system import fs
+from layerstore.system.idmap import IdMap
+from layerstore.trees.verify import Problem, tree_problems
 
 __all__ = ["NAME", "is_rotten", "note", "problems", "suspects"]
 

@@ -16,7 +16,6 @@ from layerstore.chunked.assembly import Assembler, completed
 from layerstore.chunked.opening import Opened, open_chunked
 from layerstore.chunked.plan import Plan, make_plan, merged, wanted
 from layerstore.differs.tar import TarDiffer, fill
-from layerstore.donors import Donors
 from layerstore.errors import (
     DamagedError,
     DigestMismatchError,
@@ -27,8 +26,9 @@ from layerstore.errors import (
 )
 from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
 from layerstore.partial import BlobSource, Digests, Finder, Place
-from layerstore.spooled import through
-from layerstore.threads import Channel, Worker, running
+from layerstore.system.threads import Channel, Worker, running
+from layerstore.trees.donors import Donors
+from layerstore.trees.spooled import through
 
 __all__ = ["ChunkedDiffer"]
 

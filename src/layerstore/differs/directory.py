@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from layerstore.descriptors import Descriptor
 from layerstore.differs.tar import fill
 from layerstore.errors import InvalidArgumentError, SourceError
 from layerstore.model import DiffOutput, DiffTarget
-from layerstore.pack import pack_tree
+from layerstore.system.descriptors import Descriptor
+from layerstore.trees.pack import pack_tree
 
 __all__ = ["DirectoryDiffer"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from layerstore import fs
-from layerstore.compression import detect
-from layerstore.descriptors import NEW_FILE, Descriptor
+from layerstore.formats.compression import detect
 from layerstore.model import BLOB_KEY, DiffTarget
+from layerstore.system import fs
+from layerstore.system.descriptors import NEW_FILE, Descriptor
 
 __all__ = ["kept"]
 

@@ -13,8 +13,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any, BinaryIO
 
-from layerstore import fs
-from layerstore.compression import Decompressed, decompressed
 from layerstore.differs.keeping import kept
 from layerstore.errors import (
     DigestMismatchError,
@@ -23,11 +21,13 @@ from layerstore.errors import (
     SizeMismatchError,
     SourceError,
 )
+from layerstore.formats.compression import Decompressed, decompressed
 from layerstore.model import BLOB_KEY, Descriptor, DiffOutput, DiffTarget, check_digest
 from layerstore.partial import BlobSource
-from layerstore.spooled import through
-from layerstore.threads import Channel, Worker, running
-from layerstore.unpack import unpack
+from layerstore.system import fs
+from layerstore.system.threads import Channel, Worker, running
+from layerstore.trees.spooled import through
+from layerstore.trees.unpack import unpack
 
 __all__ = ["Source", "TarDiffer", "fill"]
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from layerstore.descriptors import Descriptor
 from layerstore.errors import ArchiveError, SourceError
+from layerstore.formats.tar import Entry, TarReader
 from layerstore.model import Limits
 from layerstore.sources.files import Opened, closed
 from layerstore.sources.window import open_window, reopen
-from layerstore.tar import Entry, TarReader
+from layerstore.system.descriptors import Descriptor
 
 __all__ = ["Archive", "Member"]
 

@@ -15,8 +15,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from layerstore.containers_storage.names import big_data_file, image_names, manifest_key
 from layerstore.errors import DigestMismatchError, InvalidArgumentError, LimitExceededError, SourceError
+from layerstore.formats.containers_storage.names import big_data_file, image_names, manifest_key
 from layerstore.model import Descriptor, LayerSource, Limits, SourceImage
 from layerstore.sources.documents import (
     MANIFEST_TYPES,

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from layerstore.compression import detect
 from layerstore.errors import CompressionError, DigestMismatchError, SourceError, UnsupportedMediaTypeError
+from layerstore.formats.compression import detect
 from layerstore.model import Descriptor, LayerSource, Limits, SourceImage
 from layerstore.sources.archive import Archive, Member
 from layerstore.sources.blobs import LocalBlob

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import stat
 
-from layerstore.descriptors import Descriptor
 from layerstore.errors import SourceError
 from layerstore.sources.files import Opened, closed
 from layerstore.sources.window import open_window
+from layerstore.system.descriptors import Descriptor
 
 __all__ = ["Layout"]
 

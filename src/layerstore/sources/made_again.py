@@ -16,13 +16,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from layerstore import kernel
-from layerstore.compression import decompressed
-from layerstore.crc64 import crc64
-from layerstore.descriptors import Descriptor
 from layerstore.errors import InputError, RangesUnsupportedError, SourceError
+from layerstore.formats.compression import decompressed
+from layerstore.formats.crc64 import crc64
+from layerstore.formats.packed import read_chunks
 from layerstore.model import Limits
-from layerstore.packed import read_chunks
+from layerstore.system import kernel
+from layerstore.system.descriptors import Descriptor
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -9,8 +9,8 @@ import io
 import os
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from layerstore.descriptors import Descriptor
 from layerstore.errors import SourceError
+from layerstore.system.descriptors import Descriptor
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from layerstore import faults
-from layerstore.compression import ZstdWriter
+from layerstore.formats.compression import ZstdWriter
 from layerstore.model import Descriptor
+from layerstore.system import faults
 from layerstore.targets import OutgoingLayer
 from layerstore.targets.manifests import layer_type
 

@@ -7,10 +7,10 @@ import hashlib
 import os
 from collections.abc import Callable
 
-from layerstore import faults
-from layerstore.descriptors import Descriptor as Opened
 from layerstore.errors import InvalidArgumentError
 from layerstore.model import Descriptor
+from layerstore.system import faults
+from layerstore.system.descriptors import Descriptor as Opened
 from layerstore.targets import Outgoing, OutgoingLayer, Sent
 from layerstore.targets.files import expected, replacing, write_blob, write_document
 from layerstore.targets.manifests import LAYOUT, index_with, manifest_over

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from layerstore import faults
+from layerstore.system import faults
 from layerstore.testing.passing import FaultNotReachedError
 
 

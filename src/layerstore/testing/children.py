@@ -20,8 +20,8 @@ from functools import cache
 from importlib import import_module
 from typing import IO, Any, TypeVar
 
-from layerstore import faults
 from layerstore.store import _VERBS
+from layerstore.system import faults
 
 T = TypeVar("T")
 

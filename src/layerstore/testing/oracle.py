@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import layerjournal
 import layerstore
-from layerstore.check import Finding
-from layerstore.recover import dry_run
+from layerstore.recovery.recover import dry_run
 from layerstore.store import Store
 from layerstore.testing.ledger import Expectation, Value
 from layerstore.testing.trees import Tree, differences, read_tree
+from layerstore.verbs.check import Finding
 
 
 @dataclass(slots=True)

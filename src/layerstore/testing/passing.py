@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from layerstore import faults
+from layerstore.system import faults
 from layerstore.testing.children import ChildDiedError, run_child, telling
 
 

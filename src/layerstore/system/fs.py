@@ -1,0 +1,506 @@
+"""Every effect on the disk outside the journal: the one module of the store that touches files.
+
+Each effect passes a named fault point (``faults``) before and after; the caller names it, so that one function
+serves several steps of the write order (docs/crash-model.md). Everything is relative to open directory
+descriptors. No decisions are made here: what to do comes from the verbs and from recovery's plan.
+
+Layer content is written by ``unpack`` through descriptors handed out here; reading is anybody's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from layerstore.errors import BusyError, HostError, IoError, NoSpaceError, PrivilegeError, ReadOnlyError
+from layerstore.system import faults, kernel, namespace
+from layerstore.system.descriptors import DIRECTORY, NEW_FILE, Descriptor
+
+_POLL_SECONDS = 0.01
+_PIECE = 1 << 20
+TXID_FILE = "txid"
+_NOT_REMOVABLE = (
+    "remove it as root, or in the user namespace that made it ('podman unshare layerstore gc'); or install uidmap and "
+    "give this user ranges in /etc/subuid and /etc/subgid"
+)
+
+
+class SyncError(OSError):
+    """A sync failed: what it was to make durable may be lost, and the next one would not say so. Never tried again."""
+
+
+def host_error(error: OSError, doing: str) -> HostError:
+    """The typed error for a failing system call, naming what was being done."""
+    text = f"{doing}: {error.strerror or error}"
+    number = error.errno
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return NoSpaceError(text)
+    if number == errno.EROFS:
+        return ReadOnlyError(text)
+    if number in (errno.EPERM, errno.EACCES):
+        return PrivilegeError(text)
+    if number in (errno.EMFILE, errno.ENFILE):
+        return BusyError(text, hint="raise the limit on open files (ulimit -n), or use fewer workers")
+    return IoError(text)
+
+
+def open_dir(name: str, dir_fd: int | None = None) -> Descriptor:
+    return Descriptor(name, DIRECTORY, dir_fd=dir_fd)
+
+
+def exists(dir_fd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def has_entry(dir_fd: int, directory: str, name: str) -> bool:
+    """Whether *directory* in *dir_fd* has *name*; False where that cannot be told."""
+    try:
+        os.stat(f"{directory}/{name}", dir_fd=dir_fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def make_dir(dir_fd: int, name: str, *, point: str, mode: int = 0o700) -> None:
+    with faults.point(point):
+        os.mkdir(name, mode, dir_fd=dir_fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """write(2) until everything is written: a short write is not an error, and not the end."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+def write_new(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = False) -> None:
+    """Create *name* with *data*; it must not exist. With *sync* the file (not its directory) is fsynced."""
+    with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
+        write_all(fd, data)
+        if sync:
+            _sync(fd)
+
+
+def extend(fd: int, parts: list[bytes], *, point: str) -> None:
+    """Write *parts*, one after the other, at the end of the file open as *fd* with O_APPEND."""
+    with faults.point(point):
+        written = os.writev(fd, parts)
+        if written < sum(map(len, parts)):
+            write_all(fd, b"".join(parts)[written:])
+
+
+def cut(fd: int, size: int, *, point: str) -> None:
+    """Make the file end after *size* bytes."""
+    with faults.point(point):
+        os.ftruncate(fd, size)
+
+
+def replace_file(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = False) -> None:
+    """Put *data* at *name* by way of ``.<name>.new`` and rename: old content or new, never a mixture.
+
+    The caller holds a lock under which nobody else replaces the same name. What a crash leaves beside it is
+    overwritten by the next attempt.
+    """
+    aside = f".{name}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with faults.point(f"{point}.write"), Descriptor(aside, flags, dir_fd=dir_fd) as fd:
+        write_all(fd, data)
+        if sync:
+            _sync(fd)
+    with faults.point(f"{point}.rename"):
+        os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def append(dir_fd: int, name: str, data: bytes, *, point: str) -> None:
+    """Add *data* to the end of *name*, which is made if it is missing. Never synced; a crash may tear it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    with faults.point(point), Descriptor(name, flags, dir_fd=dir_fd) as fd:
+        write_all(fd, data)
+
+
+def size(fd: int) -> int:
+    """The bytes of an open file."""
+    return os.fstat(fd).st_size
+
+
+def allocate(dir_fd: int, name: str, size: int, *, point: str) -> None:
+    """Make *name* a file of at least *size* allocated bytes, which nobody wrote. May be done again, by several at once.
+
+    Where the file system cannot allocate without writing, it is written.
+    """
+    with faults.point(point), Descriptor(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, dir_fd=dir_fd) as fd:
+        os.posix_fallocate(fd, 0, size)
+
+
+def read_file(dir_fd: int, name: str, *, maximum: int = 64 << 20) -> bytes | None:
+    """The content of *name*, or None if it is not there, not a regular file, or larger than *maximum* bytes."""
+    try:
+        file = Descriptor(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+            return None
+        raise
+    with file as fd:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > maximum:
+            return None
+        return _read_all(fd, maximum)
+
+
+def _read_all(fd: int, maximum: int) -> bytes:
+    """What it holds, up to one byte more than *maximum*: read(2) may give less than it was asked for."""
+    pieces = []
+    while maximum >= 0 and (piece := os.read(fd, min(maximum + 1, _PIECE))):
+        pieces.append(piece)
+        maximum -= len(piece)
+    return b"".join(pieces)
+
+
+def move(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+    """renameat2(RENAME_NOREPLACE): never over anything. FileExistsError if *dst* is there.
+
+    A kernel or file system that does not know the flag is refused at open (``filesystem.probe``).
+    """
+    with faults.point(point):
+        kernel.renameat2(src_fd, src, dst_fd, dst, kernel.RENAME_NOREPLACE)
+
+
+def keep_as(src_fd: int, src: str | bytes, dst_fd: int, dst: str, *, point: str) -> None:
+    """Give a file a second name, so that what it holds outlives the first. FileExistsError if *dst* is there."""
+    with faults.point(point):
+        os.link(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd, follow_symlinks=False)
+
+
+def put_in_place(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+    """rename(2), over what is there: what was *dst* is another name's, too, or nobody's (see ``keep_as``)."""
+    with faults.point(point):
+        os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
+
+
+def exchange(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+    """renameat2(RENAME_EXCHANGE): each has the other's name, in one step. FileNotFoundError unless both are there."""
+    with faults.point(point):
+        kernel.renameat2(src_fd, src, dst_fd, dst, kernel.RENAME_EXCHANGE)
+
+
+def make_symlink(target: bytes, dir_fd: int, name: str, *, point: str) -> None:
+    with faults.point(point):
+        os.symlink(target, os.fsencode(name), dir_fd=dir_fd)
+
+
+def make_node(dir_fd: int, name: str, kind: int, device: int, *, point: str) -> None:
+    """A device or fifo; *kind* as in stat(2)'s S_IFMT."""
+    with faults.point(point):
+        os.mknod(name, kind | 0o600, device, dir_fd=dir_fd)
+
+
+def write_pieces(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str, public: bool = False) -> None:
+    """Create *name* with all *pieces*; it must not exist. What is raised while they come leaves it torn. Not synced.
+
+    *public*: everybody may read it, whatever the umask.
+    """
+    with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
+        if public:
+            os.fchmod(fd, 0o644)
+        for piece in pieces:
+            write_all(fd, piece)
+
+
+def unlink(dir_fd: int, name: str, *, point: str) -> None:
+    """Remove a file; one that is not there is fine."""
+    with faults.point(point), suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=dir_fd)
+
+
+def clone_nameless(source: int, dir_fd: int, *, point: str) -> Descriptor:
+    """A new file without a name on *dir_fd*'s file system, open for reading and writing, that shares *source*'s blocks.
+
+    OSError where the file system cannot do that (EOPNOTSUPP, EINVAL, ENOTTY, EXDEV …). Closed without a name, it is gone.
+    """
+    with faults.point(point):
+        made = Descriptor(".", os.O_TMPFILE | os.O_RDWR, dir_fd=dir_fd)
+        fcntl.ioctl(made.fd, kernel.FICLONE, source)
+        return made
+
+
+def link_nameless(fd: int, dir_fd: int, name: bytes, *, point: str) -> None:
+    """Give a file that has no name one. FileExistsError if it is taken."""
+    with faults.point(point):
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=dir_fd, follow_symlinks=True)
+
+
+def sync_filesystem(fd: int, *, point: str) -> None:
+    """One syncfs for everything dirty on *fd*'s file system. An error is reported once per descriptor: never retry."""
+    with faults.point(point):
+        kernel.syncfs(fd)
+
+
+def sync_dir(fd: int, *, point: str) -> None:
+    with faults.point(point):
+        _sync(fd)
+
+
+def _sync(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise SyncError(error.errno, error.strerror) from error
+
+
+def remove_tree(dir_fd: int, name: str, *, point: str, pause: Callable[[], None] | None = None) -> None:
+    """Unlink a whole tree, by descriptors, following nothing; one that is not there is fine.
+
+    *pause*, if given, is called before each of its files and may wait.
+
+    What belongs to subordinate ids of this user is removed in a user namespace that has them (``namespace``).
+    PrivilegeError for what this process may not remove; what it may has gone by then.
+    """
+    with faults.point(point):
+        try:
+            status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        is_dir = stat.S_ISDIR(status.st_mode)
+        try:
+            _remove(dir_fd, os.fsencode(name), is_dir=is_dir, pause=pause)
+        except PermissionError as error:
+            _remove_as_subids(dir_fd, name, error, is_dir=is_dir)
+
+
+def _remove_as_subids(dir_fd: int, name: str, denied: PermissionError, *, is_dir: bool) -> None:
+    why = str(denied.strerror)
+    if os.geteuid() != 0:
+        try:
+            why = namespace.remove_as_subids(dir_fd, name) or why
+        except namespace.SubidsError as error:
+            why = f"{why}; {error}"
+        else:
+            with suppress(PermissionError):   # of somebody else's, or kept by an attribute of the file system (chattr(1))
+                return _remove(dir_fd, os.fsencode(name), is_dir=is_dir)   # what is left says why by its error
+    raise PrivilegeError(f"removing the tree {name}: {why}", hint=_NOT_REMOVABLE) from denied
+
+
+def _remove(dir_fd: int, name: bytes, *, is_dir: bool, pause: Callable[[], None] | None = None) -> None:
+    if pause is not None:
+        pause()
+    if not is_dir:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=dir_fd)
+        return
+    try:
+        directory = Descriptor(name, DIRECTORY, dir_fd=dir_fd)
+    except FileNotFoundError:   # somebody else is removing the same garbage
+        return
+    except PermissionError:  # a layer may hold directories of mode 0 that an ordinary user made
+        os.chmod(name, 0o700, dir_fd=dir_fd)
+        directory = Descriptor(name, DIRECTORY, dir_fd=dir_fd)
+    with directory as fd:
+        # depth is bounded by Limits.max_depth plus the store's own levels, so recursion and descriptors are too
+        with os.scandir(fd) as entries:
+            children = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
+        for child, child_is_dir in children:
+            try:
+                _remove(fd, child, is_dir=child_is_dir, pause=pause)
+            except PermissionError:
+                os.fchmod(fd, 0o700)
+                _remove(fd, child, is_dir=child_is_dir, pause=pause)
+    with suppress(FileNotFoundError):
+        os.rmdir(name, dir_fd=dir_fd)
+
+
+# -- what others read: a view ------------------------------------------------------------------------------------
+
+
+def make_public_dir(dir_fd: int, name: str, *, point: str) -> None:
+    """A directory that everybody may read, whatever the umask; one that is there is fine."""
+    with faults.point(point), suppress(FileExistsError):
+        os.mkdir(name, dir_fd=dir_fd)
+        os.chmod(name, 0o755, dir_fd=dir_fd)  # noqa: S103 - that is its purpose
+
+
+def turn_link(dir_fd: int, name: str, target: str, *, point: str) -> None:
+    """Let the link *name* lead to *target*, by way of ``.<name>.new`` and rename: the old target or the new one."""
+    aside = f".{name}.new"
+    unlink(dir_fd, aside, point=f"{point}.clear")
+    make_symlink(os.fsencode(target), dir_fd, aside, point=f"{point}.write")
+    with faults.point(f"{point}.rename"):
+        os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def remove_if_empty(dir_fd: int, name: str, *, point: str) -> None:
+    """Remove a directory, unless there is something in it, or mounted on it; one that is not there is fine."""
+    with faults.point(point):
+        try:
+            os.rmdir(name, dir_fd=dir_fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+                raise
+
+
+# -- trees and their locks ---------------------------------------------------------------------------------------
+
+
+def read_txid(tree_fd: int) -> str | None:
+    """The txid written inside a tree, or None if there is none that can be read."""
+    data = read_file(tree_fd, TXID_FILE, maximum=64)
+    if data is None:
+        return None
+    text = data.decode("ascii", "replace").strip()
+    return text if len(text) == 32 and all(c in "0123456789abcdef" for c in text) else None
+
+
+def txid_at(dir_fd: int, name: str) -> str | None:
+    """The txid inside the tree at *name*; ``""`` for a tree without one; None if nothing is there."""
+    try:
+        with open_dir(name, dir_fd) as fd:
+            return read_txid(fd) or ""
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            return ""
+        raise
+
+
+_locks: weakref.WeakSet[TreeLock] = weakref.WeakSet()
+
+
+class TreeLock(Descriptor):
+    """A flock on a tree's own directory: it follows the tree through renames and dies with its holder.
+
+    Kernel locks alone prove life: there are no time-outs, pids or epochs. The descriptor is the transaction's own
+    and is opened before the tree's first write, so that a write-back error is reported to this transaction too.
+    Whoever needs the lock keeps the object: forgetting it lets go.
+    """
+
+    def __init__(self, name: str, dir_fd: int) -> None:
+        """Opens only. The object is there before the lock is, so that an interrupt cannot lose a held one."""
+        self.thread = threading.get_ident()   # who took it
+        self.txid: str | None = None          # of the tree, once it is known
+        _locks.add(self)
+        super().__init__(name, DIRECTORY, dir_fd=dir_fd)
+
+
+def _after_fork_in_child() -> None:
+    """Close the child's copies: a lock belongs to the open file description, and a copy would keep it alive."""
+    for lock in list(_locks):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def lock_root(fd: int, *, exclusive: bool, wait: float = 60.0) -> None:
+    """Lock a store's root, open as *fd*, until that is closed. BusyError if it cannot be had within *wait* seconds."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise BusyError("the store is open in, or being created or rebuilt by, another process") from None
+            time.sleep(0.01)
+        else:
+            return
+
+
+def lock_tree(
+    dir_fd: int, name: str, *, shared: bool = False, wait: float | None = None,
+    point: str = "tree.lock",
+) -> TreeLock | None:
+    """Lock the tree at *name*; None if it is not there. *wait* seconds (None: for ever); then BusyError.
+
+    After the lock was had the path is looked at again: it may name another tree by now, or none.
+    """
+    deadline = None if wait is None else time.monotonic() + wait
+    while True:
+        try:
+            lock = TreeLock(name, dir_fd)
+        except FileNotFoundError:
+            return None
+        try:
+            with faults.point(point):
+                locked = _flock(lock.fd, shared=shared, deadline=deadline)
+            if not locked:
+                raise BusyError(f"the tree {name!r} is locked by another process or thread")
+            if _same(lock.fd, dir_fd, name):
+                return lock
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()
+
+
+def is_locked(dir_fd: int, name: str, *, by_readers: bool = False) -> bool:
+    """Whether somebody holds the tree's lock exclusively (*by_readers*: in whatever mode).
+
+    A hint: only a lock that is held proves anything. Asked with a shared lock, so that two who ask do not take each
+    other for an owner.
+    """
+    try:
+        lock = lock_tree(dir_fd, name, shared=not by_readers, wait=0.0, point="tree.probe")
+    except BusyError:
+        return True
+    except NotADirectoryError:
+        return False
+    if lock is not None:
+        lock.close()
+    return False
+
+
+def _flock(fd: int, *, shared: bool, deadline: float | None) -> bool:
+    operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+    pause = _POLL_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, operation)
+        except BlockingIOError:
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)  # polled, so that signals, time-outs and threads all work alike
+            pause = min(pause * 1.5, 0.2)
+        else:
+            return True
+
+
+def _same(fd: int, dir_fd: int, name: str) -> bool:
+    try:
+        there = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+@contextmanager
+def locked_dir(fd: int) -> Iterator[None]:
+    """Hold an exclusive flock on a directory through a descriptor of its own, briefly."""
+    with TreeLock(".", fd) as own:
+        _flock(own, shared=False, deadline=None)
+        yield
+
+
+def names_in(dir_fd: int) -> list[str]:
+    """The names in a directory, sorted: the order must not depend on the file system."""
+    with open_dir(".", dir_fd) as own:
+        return sorted(os.listdir(own))
+
+
+def names_in_or_none(dir_fd: int, name: str) -> list[str]:
+    """The names in the directory *name*, sorted; none if it is not there."""
+    try:
+        with open_dir(name, dir_fd) as own:
+            return sorted(os.listdir(own))
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,134 @@
+"""Is it still good? Structure always; metadata and content of every path on request. Online, in parallel, by and by.
+
+    findings   what is asked and what is said        structure   the journal, parts and side files, what nobody owns
+    layers     one layer, as closely as was asked     hashing     content, by threads, no faster than is allowed
+    history    when each layer was last found sound   this module the order of things, budget, progress
+
+Reads only, but for the notes of ``history``. Takes no lock that a pull, a mount or a deletion waits for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from layerstore.lifecycle import catalog
+from layerstore.lifecycle.states import State
+from layerstore.model import Layer
+from layerstore.opening.handle import Handle
+from layerstore.recovery.recover import dry_run, gather
+from layerstore.verbs.check import history, layers, structure
+from layerstore.verbs.check.findings import CheckOptions, CheckReport, Depth, Finding, options
+from layerstore.verbs.check.hashing import Hashing, Pace, hashing
+
+__all__ = ["CheckOptions", "CheckReport", "Depth", "Finding", "check", "options"]
+
+_AHEAD = 64                              # layers that are begun and not ended: what is known of them is kept meanwhile
+
+
+def check(handle: Handle, options: CheckOptions) -> CheckReport:
+    """Check the store; the verb behind ``Store.check``.
+
+    Files that were found rotten while content was taken from them are compared at any depth.
+    """
+    begun = time.monotonic()
+    found = list(structure.journal(handle))
+    with handle.read() as view:
+        every, images = list(catalog.layers(view)), list(catalog.images(view))
+        rows = dict(view.scan("layers"))   # as they are now: who finds anything looks again
+    run = _Run(handle, options, begun)
+    pace = Pace(options.rate)
+    with hashing(options.workers or min(8, os.cpu_count() or 1), pace) as hashers:
+        run.layers(every, rows, hashers)
+    found += run.findings
+    for each in images:
+        found += structure.image(handle, each)
+    found += structure.ownerless(handle)
+    found += _pending(handle)
+    return CheckReport(
+        tuple(found), len(every), len(images), options.depth, unread=run.unread, looked_at=run.looked_at,
+        recent=run.recent, left=run.left, bytes=pace.bytes, seconds=time.monotonic() - begun,
+    )
+
+
+def _pending(handle: Handle) -> Iterator[Finding]:
+    for action in dry_run(handle).actions:
+        if action.do.value != "wait":
+            yield Finding("pending-recovery", action.key, f"{action.do.value}: {action.why}")
+
+
+def at_risk(handle: Handle) -> frozenset[str]:
+    """The layers that were in flight when the power may have gone: what no checkpoint covers, and what recovery touched."""
+    rows = gather(handle).layers.values()
+    return frozenset(row["layer_id"] for row in rows if row.get("layer_id")) | handle.recovered
+
+
+class _Run:
+    def __init__(self, handle: Handle, options: CheckOptions, begun: float) -> None:
+        self._handle, self._options = handle, options
+        wanted = options.since_ns is not None or options.budget is not None
+        self._note = (wanted if options.note is None else options.note) and not handle.readonly
+        self._deadline = None if options.budget is None else begun + options.budget
+        self._pending: deque[layers.Look] = deque()
+        self._total = 0
+        self.findings: list[Finding] = []
+        self.unread = self.looked_at = self.recent = self.left = 0
+
+    def layers(self, every: list[Layer], rows: Mapping[str, Any], hashers: Hashing) -> None:
+        """All of them, the likeliest damage first."""
+        committed = [each for each in every if each.state == State.COMMITTED]
+        for each in every:
+            if each.state == State.QUARANTINED:
+                self.findings.append(_quarantined(each))
+        ordered, last = history.in_order(
+            self._handle.dirs["layers"], committed, self._options.depth, at_risk(self._handle),
+        )
+        since, self._total = self._options.since_ns, len(ordered)
+        for each in ordered:
+            depth = self._options.depth
+            if depth is not Depth.STRUCTURE and since is not None and last[each.id] >= max(since, 1):
+                self.recent += 1
+                depth = Depth.STRUCTURE
+            elif depth is not Depth.STRUCTURE and self._is_over():
+                self.left += 1
+                depth = Depth.STRUCTURE
+            self._begin(each, rows.get(each.txid), depth, hashers)
+        while self._pending:
+            self._end(hashers)
+
+    def _is_over(self) -> bool:
+        """Whether the budget is used up. One layer is looked at in any case, so that there is progress."""
+        if self._deadline is None or not self.looked_at + len(self._pending):
+            return False
+        return time.monotonic() >= self._deadline
+
+    def _begin(self, layer: Layer, row: Mapping[str, Any] | None, depth: Depth, hashers: Hashing) -> None:
+        if row is None or "repair" in row:
+            row = layers.row_of(self._handle, layer)
+        if row is None:
+            return                       # deleted meanwhile, or being repaired
+        self._pending.append(layers.begin(self._handle, layer, row, depth, hashers))
+        while len(self._pending) > _AHEAD or (self._pending and all(not b.done.empty() for b in self._pending[0].batches)):
+            self._end(hashers)
+
+    def _end(self, hashers: Hashing) -> None:
+        look = layers.end(self._handle, self._pending.popleft(), hashers, note=self._note)
+        if look is None:
+            return
+        self.findings += look.findings
+        self.unread += look.unread
+        if look.depth is self._options.depth:
+            self.looked_at += 1
+            self._handle.observer.event(
+                "checked", layer_id=look.layer.id, depth=look.depth.value, findings=len(look.findings),
+                number=self.looked_at, of=self._total, bytes=hashers.pace.bytes, seconds=time.perf_counter() - look.begun,
+            )
+
+
+def _quarantined(layer: Layer) -> Finding:
+    named = ", ".join(layer.damaged_files[:3]) + (" …" if len(layer.damaged_files) > 3 else "")
+    return Finding("layer-quarantined", layer.id, f"{len(layer.damaged_files)} files are known to be bad: {named}"
+                   if named else "its tree is not to be found")

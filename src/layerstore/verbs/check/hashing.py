@@ -1,0 +1,149 @@
+"""Hashing the files of layers: batch by batch, by as many threads as are wanted, no faster than is allowed.
+
+What a file is to hold is ``compare``'s to say. The calling thread walks manifests and hands out batches; reading and
+hashing let go of Python's lock, so that threads are worth it. A check of little starts none.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from layerstore.formats.manifest import ManifestEntry
+from layerstore.system.descriptors import Descriptor
+from layerstore.system.rate import Rate
+from layerstore.system.threads import Channel, Worker, running
+from layerstore.trees.compare import Problem, content_problem
+from layerstore.trees.dirfds import DirFds
+
+__all__ = ["Batch", "Hashing", "Pace"]
+
+_FULL = 8 << 20                          # bytes of one batch, where …
+_FILE_COST = 16 << 10                    # … a file counts as so many more
+_THREADS_FROM = 16 << 20                 # bytes so counted: what is less is hashed before threads are started
+_NICE = 19
+_DIRECTORIES = 4                         # kept open for one batch
+
+
+class Pace(Rate):
+    """How fast content may be read, in bytes a second, and how much was."""
+
+    bytes = 0
+
+    def read(self, n: int) -> None:
+        """*n* more bytes were read: wait if that was too fast."""
+        with self._guard:
+            self.bytes += n
+        self.take(n)
+
+
+class Batch:
+    """Files of one layer that are hashed together. ``problems`` is good once ``done`` gives."""
+
+    def __init__(self, diff: Descriptor) -> None:
+        self._diff = diff                # kept open as long as a batch needs it
+        self._entries: list[ManifestEntry] = []
+        self.problems: list[Problem] = []
+        self.error: BaseException | None = None
+        self.cost = 0
+        self.given = False               # handed out: nothing more may be added
+        self.done: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def add(self, entry: ManifestEntry) -> bool:
+        """One more; whether the batch is full."""
+        self._entries.append(entry)
+        self.cost += entry.size + _FILE_COST
+        return self.cost >= _FULL
+
+    def run(self, pace: Pace) -> None:
+        fds = DirFds(self._diff.fd, capacity=_DIRECTORIES)
+        try:
+            for entry in self._entries:
+                problem = content_problem(fds, entry, pace.read)
+                if problem is not None:
+                    self.problems.append(problem)
+        except BaseException as error:  # noqa: BLE001 - raised by who waits for the batch
+            self.error = error.with_traceback(None)
+        finally:
+            fds.close()
+            self.done.put(None)
+
+
+class _Hasher(Worker):
+    def __init__(self, batches: Channel[Batch], pace: Pace) -> None:
+        super().__init__("layerstore-check")
+        self._batches, self._pace = batches, pace
+        self._stopped = False
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _work(self) -> None:
+        _yield_to_others()
+        while (batch := self._batches.get(lambda: not self._stopped)) is not None:
+            batch.run(self._pace)
+            if self._stopped:
+                break
+        self._batches.end()              # passed on: whoever takes the end may not be whom it was meant for
+
+    def close(self) -> None:
+        """End the thread after the batch it is at."""
+        self._stopped = True
+        if self._thread.is_alive():
+            self._batches.end()
+            self._thread.join()
+
+
+def _yield_to_others() -> None:
+    """A check can wait: whoever else wants the processor comes first. Linux has a niceness for each thread (sched(7))."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+class Hashing:
+    """Batches being hashed. Make it by ``hashing``; for one thread."""
+
+    def __init__(self, stack: ExitStack, workers: int, pace: Pace) -> None:
+        self._stack, self._workers, self.pace = stack, workers, pace
+        self._batches: Channel[Batch] = Channel(2 * workers)
+        self._threads: list[_Hasher] = []
+        self._cost = 0
+
+    def hand_out(self, batch: Batch) -> None:
+        """Have it hashed; at once, if there are no threads (yet)."""
+        batch.given = True
+        self._cost += batch.cost
+        if self._workers > 1 and not self._threads and self._cost >= _THREADS_FROM:
+            for _ in range(self._workers):
+                thread = _Hasher(self._batches, self.pace)
+                self._stack.enter_context(running(thread))
+                self._threads.append(thread)
+        if not self._threads or not self._batches.put(batch, self._alive):
+            batch.run(self.pace)
+
+    def problems(self, batch: Batch) -> list[Problem]:
+        """What is wrong with its files; waits for it."""
+        while True:
+            try:
+                batch.done.get(timeout=0.5)
+            except queue.Empty:
+                if not self._alive():    # one that died may have had it
+                    batch.run(self.pace)
+            else:
+                break
+        if batch.error is not None:
+            raise batch.error
+        return batch.problems
+
+    def _alive(self) -> bool:
+        return all(thread.is_alive() for thread in self._threads)
+
+
+@contextmanager
+def hashing(workers: int, pace: Pace) -> Iterator[Hashing]:
+    """The threads live as long as this lasts, and no longer."""
+    with ExitStack() as stack:
+        yield Hashing(stack, workers, pace)

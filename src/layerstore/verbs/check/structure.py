@@ -1,0 +1,159 @@
+"""Structure: the journal, the parts and side files of each layer and image, and what nobody owns. Cost: so many layers.
+
+Takes no lock. What was seen is believed only if the row that it is about is still the same afterwards (``settled``): a
+layer that is deleted or repaired meanwhile is no damage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from layerstore.dedup import suspects
+from layerstore.errors import DamagedError
+from layerstore.formats import records, tarsplit
+from layerstore.formats.digests import NAME as DIGESTS
+from layerstore.formats.manifest import NAME as MANIFEST
+from layerstore.lifecycle import catalog
+from layerstore.lifecycle.states import State
+from layerstore.model import Image, Layer
+from layerstore.opening.config import unknown_features
+from layerstore.opening.handle import Handle
+from layerstore.opening.journaling import journal_errors
+from layerstore.recovery import mending
+from layerstore.system import fs
+from layerstore.trees.compare import OURS
+from layerstore.verbs.check import history
+from layerstore.verbs.check.findings import Finding
+
+__all__ = ["MISSING", "image", "journal", "layer", "ownerless"]
+
+MISSING = frozenset({"layer-missing", "part-missing"})
+"""Codes of a layer of which there is too little to look any closer."""
+
+_KNOWN = frozenset({
+    fs.TXID_FILE, "diff", MANIFEST, tarsplit.NAME, tarsplit.KEPT, DIGESTS, records.OUTPUT_FILE, records.LAYER_FILE,
+    "big-data", suspects.NAME, history.NAME, mending.NAME,
+})
+
+
+def journal(handle: Handle) -> Iterator[Finding]:
+    """Catalog = fold(log), the chain, every row, the archive."""
+    with journal_errors(handle.set_poison):
+        report = handle.journal.verify()
+    for finding in report.findings:
+        yield Finding(f"journal-{finding.code}", f"record {finding.seq}", finding.message)
+
+
+def layer(handle: Handle, layer: Layer, row: Mapping[str, Any]) -> Iterator[Finding]:
+    """Of one committed layer: whether its tree is in its place, with its parts, and its side file right."""
+    try:
+        tree = fs.open_dir(layer.id, handle.dirs["layers"])
+    except OSError as error:
+        if error.errno in OURS:
+            raise
+        yield Finding("layer-missing", layer.id, f"the tree of layer {layer.id} cannot be opened: {error.strerror}")
+        return
+    with tree as fd:
+        found = fs.read_txid(fd)
+        if found is None or (found != layer.txid and _is_nobodys(handle, found)):
+            yield Finding("txid-damaged", layer.id, "the file 'txid' is missing or damaged", fs.TXID_FILE)
+        elif found != layer.txid:
+            what = f"in its place is another tree, {found}, not {layer.txid}"
+            yield Finding("layer-missing", layer.id, f"the tree of layer {layer.id} is not in its place: {what}")
+            return
+        names = set(os.listdir(fd))
+        yield from _parts(layer, names, all_known=not any(unknown_features(handle.config).values()))
+        yield from _side_file(fd, layer, row)
+        yield from _big_data(fd, layer, names)
+
+
+def _is_nobodys(handle: Handle, txid: str) -> bool:
+    """Whether no row has that txid: then the file that says so is damaged, more likely than that the tree is another."""
+    with handle.read() as view:
+        return view.get("layers", txid) is None
+
+
+def _parts(layer: Layer, names: set[str], *, all_known: bool) -> Iterator[Finding]:
+    """*all_known*: whether a newer layerstore put nothing into the store that may have parts of its own."""
+    wanted = ["diff", MANIFEST] + ([tarsplit.NAME] if layer.tar_split_digest is not None else [])
+    for name in wanted:
+        if name not in names:
+            yield Finding("part-missing", layer.id, f"{name} is missing", name)
+    for name in sorted(names - _KNOWN) if all_known else ():
+        if not (name.startswith(".") and name.endswith(".new")):   # what an interrupted replacement left
+            yield Finding("part-extra", layer.id, f"{name} is no part of a layer", name)
+
+
+def _side_file(fd: int, layer: Layer, row: Mapping[str, Any]) -> Iterator[Finding]:
+    name = records.LAYER_FILE
+    data = fs.read_file(fd, name)
+    if data == records.layer_file(layer.txid, row):
+        return
+    try:
+        records.read(data, f"the side file {name!r}")
+    except DamagedError as error:
+        yield Finding("side-file-damaged", layer.id, str(error), name)
+    else:
+        yield Finding("side-file-wrong", layer.id, "the side file 'layer' does not say what the catalog says", name)
+
+
+def _big_data(fd: int, layer: Layer, names: set[str]) -> Iterator[Finding]:
+    if not layer.big_data:
+        return
+    there: dict[str, bool] = {}
+    if "big-data" in names:
+        try:
+            with fs.open_dir("big-data", fd) as directory, os.scandir(directory) as found:
+                there = {each.name: each.is_file(follow_symlinks=False) for each in found}
+        except NotADirectoryError:
+            pass
+    for key in sorted(layer.big_data):
+        if not there.pop(key, False):
+            yield Finding("big-data-damaged", layer.id, f"{key} is missing, or no file", f"big-data/{key}")
+    for name in sorted(there):
+        yield Finding("part-extra", layer.id, f"big-data/{name} is no part of a layer", f"big-data/{name}")
+
+
+def image(handle: Handle, image: Image) -> Iterator[Finding]:
+    """Its side file, and whether its layers are there to be used."""
+    try:
+        found = records.read(fs.read_file(handle.dirs["images"], image.id), "the image's side file")
+        if any(found[key] != getattr(image, key) for key in ("manifest_digest", "config_digest")):
+            yield Finding("image-file-damaged", image.id, "the image's side file is another image's")
+    except DamagedError as error:
+        if _is_there(handle, image.id):
+            yield Finding("image-file-damaged", image.id, str(error))
+    with handle.read() as view:
+        for layer_id in image.layers:
+            if not catalog.is_committed(view, layer_id) and _is_there(handle, image.id):
+                yield Finding("image-layer-missing", image.id, f"its layer {layer_id} is not available")
+
+
+def _is_there(handle: Handle, image_id: str) -> bool:
+    """Looked up anew: else it was deleted meanwhile, which is no damage."""
+    with handle.read() as view:
+        row = view.get("images", image_id)
+    return row is not None and row["state"] == State.COMMITTED
+
+
+def ownerless(handle: Handle) -> Iterator[Finding]:
+    """What lies in ``layers/`` and no row claims. Elsewhere recovery looks, and says so."""
+    names = fs.names_in(handle.dirs["layers"])
+    with handle.read() as view:
+        claimed = {key for key, _ in view.scan("ids")}
+    for name in names:
+        if name not in claimed and _has_no_owner(handle, name):
+            yield Finding("ownerless", f"layers/{name}", "no row of the catalog knows it")
+
+
+def _has_no_owner(handle: Handle, name: str) -> bool:
+    """A row is there before the tree comes, and until after it went: so two looks at rows around one at the disk tell."""
+    for looked in (False, True):
+        with handle.read() as view:
+            if view.get("ids", name) is not None:
+                return False
+        if not looked and not fs.exists(handle.dirs["layers"], name):
+            return False
+    return True

@@ -1,0 +1,212 @@
+"""Where what is damaged is to be had: the same tree, other layers, and the image's source, in that order.
+
+Nothing that is given here is believed: whoever takes it compares it with the digest that he wants. A source is asked for
+the whole of a layer, and staged as for a pull, so that of a chunked blob only those ranges are fetched that no layer has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+
+from layerstore.dedup import LayerFinder
+from layerstore.dedup.places import LayerPlace
+from layerstore.errors import DamagedError, LayerstoreError
+from layerstore.formats.manifest import NAME as MANIFEST
+from layerstore.formats.manifest import ManifestEntry, final_entries, manifest_digest
+from layerstore.formats.packed import file_digest, open_regular, read_chunks
+from layerstore.formats.tarsplit import KEPT, Kept, read_tar_split
+from layerstore.formats.tarsplit import NAME as SPLIT
+from layerstore.model import Layer, LayerSource, SourceImage, StageOptions
+from layerstore.opening.handle import Handle
+from layerstore.sources import open_source
+from layerstore.system import fs
+from layerstore.system.descriptors import Descriptor
+from layerstore.trees.dirfds import DirFds
+from layerstore.verbs.pull_layers import PullOptions, differ_of
+from layerstore.verbs.stage import StagedLayer, stage
+
+__all__ = ["Pieces", "Source", "Supply", "entries_of", "kept_of"]
+
+Pieces = Callable[[], Iterator[bytes]]
+_TRIES = 8                               # layers that are asked for the same content
+
+
+def entries_of(tree_fd: int, digest: str) -> dict[bytes, ManifestEntry] | None:
+    """The manifest in a tree's directory, if it is the one of that *digest*."""
+    try:
+        if manifest_digest(tree_fd) != digest:
+            return None
+        with open_regular(MANIFEST, tree_fd) as fd:
+            return {entry.path: entry for entry in final_entries(fd)}
+    except (OSError, DamagedError):
+        return None
+
+
+def kept_of(tree_fd: int, digest: str | None) -> dict[str, bytes]:
+    """The digests of the files that the tar-split keeps beside the tree, if it is the one of that *digest*."""
+    try:
+        if digest is None or file_digest(tree_fd, SPLIT) != digest:
+            return {}
+        with open_regular(SPLIT, tree_fd) as fd:
+            return {f"{KEPT}/{each.number}": each.sha256 for each in read_tar_split(fd) if isinstance(each, Kept)}
+    except (OSError, DamagedError):
+        return {}
+
+
+class Source:
+    """An image's source: its layers by diffID, staged when they are asked for. For one thread; leaving it discards them."""
+
+    def __init__(self, handle: Handle, reference: str, options: PullOptions) -> None:
+        self._handle, self.reference, self._options = handle, reference, options
+        self._stack = ExitStack()
+        self._opened = self._stack.enter_context(
+            open_source(reference, platform=options.platform, limits=options.limits, registry=options.registry),
+        )
+        try:
+            self.image: SourceImage = self._opened.resolve()
+        except BaseException:
+            self._stack.close()
+            raise
+        self._layers: dict[str, LayerSource] = {each.diff_id: each for each in self.image.layers}
+        self._trees: dict[str, Descriptor | None] = {}
+        self.failed: dict[str, str] = {}
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came over the network so far."""
+        return self._opened.fetched
+
+    def has(self, layer: Layer) -> bool:
+        return layer.diff_id in self._layers and layer.diff_id not in self.failed
+
+    def tree(self, layer: Layer) -> Descriptor | None:
+        """The directory of a tree of the same content; None if it cannot be made (``failed`` says why)."""
+        if layer.diff_id not in self._trees:
+            self._trees[layer.diff_id] = None
+            if self.has(layer):
+                try:
+                    self._trees[layer.diff_id] = self._stage(layer)
+                except LayerstoreError as error:
+                    self.failed[layer.diff_id] = str(error)
+        return self._trees[layer.diff_id]
+
+    def _stage(self, layer: Layer) -> Descriptor:
+        source = self._layers[layer.diff_id]
+        differ = differ_of(self._handle, source, names=(), parent=layer.parent, partial=self._options.partial)
+        staged: StagedLayer = self._stack.enter_context(stage(self._handle, differ, StageOptions(self._options.limits)))
+        tree = fs.open_dir(staged.txid, self._handle.dirs["staging"])
+        self._stack.callback(tree.close)
+        return tree
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stack.close()
+
+
+class Supply:
+    """For one layer, whose directory is open as *tree_fd*."""
+
+    def __init__(self, handle: Handle, layer: Layer, tree_fd: int, source: Source | None) -> None:
+        self._handle, self._layer, self._tree_fd = handle, layer, tree_fd
+        self._source = source if source is not None and source.has(layer) else None
+
+    def locate(self, digests: Collection[bytes], entries: Mapping[bytes, ManifestEntry]) -> dict[bytes, str]:
+        """Who has it, by digest: read and compared, but for the source, which is only asked when it is needed."""
+        found = {}
+        for digest in digests:
+            label = next((label for label, pieces in self._here(digest, entries) if _is_good(pieces)), None)
+            if label is not None:
+                found[digest] = label
+            elif self._source is not None:
+                found[digest] = f"source {self._source.reference}"
+        return found
+
+    def parts(self) -> dict[str, str]:
+        """Files of the layer's directory that the source may have."""
+        if self._source is None:
+            return {}
+        return dict.fromkeys((MANIFEST, SPLIT, *(f"{KEPT}/{n}" for n in range(64))), f"source {self._source.reference}")
+
+    def contents(self, digest: bytes, entries: Mapping[bytes, ManifestEntry]) -> Iterator[Pieces]:
+        """Content that is said to have *digest*, the nearest first; to be compared."""
+        for _, pieces in self._here(digest, entries):
+            yield pieces
+        tree = self._source.tree(self._layer) if self._source is not None else None
+        if tree is not None:
+            there = entries_of(tree.fd, self._layer.manifest_digest) or entries
+            for path, entry in there.items():
+                if entry.sha256 == digest:
+                    yield partial(_file, tree.fd, path)
+                    break
+
+    def _here(self, digest: bytes, entries: Mapping[bytes, ManifestEntry]) -> Iterator[tuple[str, Pieces]]:
+        """In this store."""
+        for path, entry in entries.items():
+            meant = entries.get(entry.linkname, entry) if entry.type == "hardlink" else entry
+            if meant.sha256 == digest and _has(self._tree_fd, path, meant):
+                yield f"its own file {os.fsdecode(path)}", partial(_file, self._tree_fd, path)
+        without = [self._layer.id]
+        for _ in range(_TRIES):
+            with LayerFinder(self._handle, parent=self._layer.parent, without=without).find([digest]) as places:
+                place = places.get(digest)
+                if not isinstance(place, LayerPlace):
+                    return
+                without.append(place.layer_id)
+                yield f"layer {place.layer_id}", place.read
+
+    def part(self, name: str) -> Pieces | None:
+        """A file of the layer's directory, from the source."""
+        tree = self._source.tree(self._layer) if self._source is not None else None
+        if tree is None:
+            return None
+
+        def pieces() -> Iterator[bytes]:
+            with ExitStack() as stack:
+                directory, _, base = name.rpartition("/")
+                fd = stack.enter_context(fs.open_dir(directory, tree.fd)) if directory else tree.fd
+                with open_regular(base, fd) as file:
+                    yield from read_chunks(file)
+
+        return pieces
+
+
+def _is_good(pieces: Pieces) -> bool:
+    """A place in another layer gives nothing before it has compared all."""
+    try:
+        for _ in pieces():
+            break
+    except (OSError, DamagedError):
+        return False
+    return True
+
+
+def _has(tree_fd: int, path: bytes, entry: ManifestEntry) -> bool:
+    """Whether the file has its size and its content."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        for piece in _file(tree_fd, path, entry.size):
+            size += len(piece)
+            digest.update(piece)
+    except OSError:
+        return False
+    return size == entry.size and digest.digest() == entry.sha256
+
+
+def _file(tree_fd: int, path: bytes, size: int | None = None) -> Iterator[bytes]:
+    """What a file of the tree has; nothing if it is not of that *size*."""
+    parent, _, base = path.rpartition(b"/")
+    with Descriptor("diff", os.O_RDONLY | os.O_DIRECTORY, dir_fd=tree_fd) as diff_fd:
+        fds = DirFds(diff_fd)
+        try:
+            with open_regular(base, fds.get(parent)) as fd:
+                if stat.S_ISREG(os.fstat(fd).st_mode) and size in (None, fs.size(fd)):
+                    yield from read_chunks(fd)
+        finally:
+            fds.close()

@@ -1,0 +1,231 @@
+"""A view: the committed images as a read-only containers/storage, for podman and its like, without a copy of content.
+
+In order, under a lock of the view's directory, and what a crash after each step leaves:
+
+1. the directory, and in it ``view.json``: whose it is                         – an empty view
+2. what the current generation does not list is removed                        – the view as it was
+3. txn ``lease``: what is shown and what is to be shown is held                – the same; more is held than need be
+4. directories, locks and links that are always the same                       – the same
+5. new images and layers, then the generation that lists them                  – the same; removed by step 2 of the next
+6. syncfs                                                                      – the same
+7. ``current`` is turned to the new generation, by rename; synced              – the old view or the new one, whole
+8. what the new generation does not list is removed                            – the new view
+9. txn ``lease``: what is shown is held, and no more                           – the new view
+
+Removing: ``current`` first (an empty view), then the rest, ``view.json`` last, then the lease. What there is to show,
+and how, is decided by ``containers_storage``; here it is carried out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from layerstore.errors import DamagedError, InvalidArgumentError, LayerDamagedError, PrivilegeError, UnknownLayerError
+from layerstore.formats.containers_storage import plan as planning
+from layerstore.formats.containers_storage.documents import ShownImage
+from layerstore.formats.containers_storage.names import image_names
+from layerstore.formats.containers_storage.plan import Plan, Present
+from layerstore.lifecycle import catalog
+from layerstore.model import Layer
+from layerstore.opening.handle import Handle
+from layerstore.system import fs, kernel
+from layerstore.verbs import holds, view_files
+from layerstore.verbs.export import image_documents
+
+__all__ = ["ViewReport", "remove", "view"]
+
+_MARKER = "view.json"
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ViewReport:
+    """What a view shows now, by ID, and what of it is new. ``left_out``: images that it cannot show, and why."""
+
+    directory: str
+    images: tuple[str, ...]
+    layers: tuple[str, ...]
+    added: tuple[str, ...] = ()          # layers
+    removed: tuple[str, ...] = ()        # layers
+    left_out: dict[str, str] = field(default_factory=dict)
+    incomplete: tuple[str, ...] = ()     # layers whose trees lack owners, devices or attributes (``Layer.unset``)
+
+
+def view(handle: Handle, directory: str) -> ViewReport:
+    """The verb behind ``Store.view``."""
+    handle.check_writable()
+    path = _checked(handle, directory)
+    with _opened(path) as at:
+        lease = _owned(handle, at, path)
+        now = view_files.present(at)
+        view_files.sweep(at, now)
+        plan, left_out = _held(handle, at, now, lease)
+        if plan.generation != now.name or plan.new_layers:
+            view_files.make(handle, at, plan, now)
+            fs.sync_filesystem(at, point="view.sync")
+            fs.turn_link(at, view_files.CURRENT, f"generations/{plan.generation}", point="view.switch")
+            fs.sync_dir(at, point="view.switch.sync")
+            view_files.sweep(at, view_files.present(at))
+        holds.renew_lease(handle, lease, list(plan.layers))
+    return ViewReport(
+        path, tuple(plan.images), tuple(plan.layers), tuple(each.id for each in plan.new_layers),
+        tuple(sorted(set(now.layers) - set(plan.layers))), left_out,
+        tuple(each.id for each in plan.layers.values() if each.unset),
+    )
+
+
+def remove(handle: Handle, directory: str) -> None:
+    """The verb behind ``Store.remove_view``."""
+    handle.check_writable()
+    path = os.path.realpath(directory)
+    lease = _lease_of(path)
+    if os.path.isdir(path):
+        with _opened(path) as at:
+            if fs.names_in(at):
+                lease = _read_marker(handle, at, path)
+                view_files.clear(at)
+                fs.unlink(at, _MARKER, point="view.remove.marker")
+        with fs.open_dir(os.path.dirname(path)) as parent:
+            fs.remove_if_empty(parent, os.path.basename(path), point="view.remove.dir")
+            fs.sync_dir(parent, point="view.remove.dir.sync")
+    elif not _is_held(handle, lease):
+        raise InvalidArgumentError(f"there is no view at {path}")
+    holds.renew_lease(handle, lease, [])
+
+
+# -- the directory -----------------------------------------------------------------------------------------------
+
+
+def _checked(handle: Handle, directory: str) -> str:
+    path, root = os.path.realpath(directory), os.path.realpath(handle.root)
+    if os.path.commonpath([path, root]) == root:
+        raise InvalidArgumentError(f"a view cannot lie inside the store: {path}", hint="choose a directory beside it")
+    if not handle.ids.same:
+        raise InvalidArgumentError(
+            f"the store {root} has a map of ids, which is not this process's",
+            hint="make the view in the user namespace in which podman will read it: podman unshare layerstore view …",
+        )
+    if (handle.overlay_form == "trusted") != kernel.has_trusted_xattrs():
+        raise PrivilegeError(
+            f"the trees of {root} mark opaque directories by {handle.overlay_form}.* attributes, which a podman run like "
+            "this process does not read: it would show deleted files",
+            hint="a view is for whoever's store it is: make it as that user (docs/podman.md)",
+        )
+    return path
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """The directory, made if it is missing, with its lock held."""
+    if not os.path.isdir(path):
+        with fs.open_dir(os.path.dirname(path)) as parent:
+            fs.make_public_dir(parent, os.path.basename(path), point="view.dir")
+    with fs.open_dir(path) as at, fs.locked_dir(at):
+        yield at
+
+
+def _owned(handle: Handle, at: int, path: str) -> str:
+    """The lease of the view, which this store's is from now on if it was nobody's."""
+    if not fs.exists(at, _MARKER):
+        strange = [name for name in fs.names_in(at) if not _by_a_reader(at, name)]
+        if strange:
+            raise InvalidArgumentError(
+                f"{path} is not a view, and not empty: it has {strange[0]!r}", hint="choose an absent or empty directory",
+            )
+        marker = {"magic": "layerstore-view", "version": 1, "store": handle.config["uuid"], "lease": _lease_of(path),
+                  "root": os.path.realpath(handle.root)}
+        text = json.dumps(marker, indent=2, sort_keys=True).encode()
+        fs.replace_file(at, _MARKER, text + b"\n", point="view.marker", sync=True)
+    return _read_marker(handle, at, path, moved=False)
+
+
+def _by_a_reader(at: int, name: str) -> bool:
+    """Whether *name* is what podman itself makes in an empty directory that it was told to read."""
+    if name == f".{_MARKER}.new":
+        return True
+    if name not in ("overlay", "overlay-layers", "overlay-images"):
+        return False
+    with fs.open_dir(name, at) as own:
+        return all(each.endswith(".lock") for each in fs.names_in(own))
+
+
+def _read_marker(handle: Handle, at: int, path: str, *, moved: bool = True) -> str:
+    """The view's lease. InvalidArgumentError if it is no view of this store, or of this root (unless *moved*)."""
+    try:
+        marker = json.loads(fs.read_file(at, _MARKER) or b"")
+        store, root, lease, version = marker["store"], marker["root"], str(marker["lease"]), marker["version"]
+        if marker["magic"] != "layerstore-view" or version != 1:
+            raise ValueError(f"magic {marker['magic']!r}, version {version!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidArgumentError(f"{path} is not a view that this layerstore knows: {error}") from error
+    if store != handle.config["uuid"]:
+        raise InvalidArgumentError(f"{path} is a view of another store: {root}")
+    if not moved and root != os.path.realpath(handle.root):
+        raise InvalidArgumentError(
+            f"the view {path} leads to {root}, where the store is no longer", hint="remove the view, and make it again",
+        )
+    return lease
+
+
+def _lease_of(path: str) -> str:
+    readable = re.sub(r"[^A-Za-z0-9._:/@+-]", "_", path)[-120:]
+    return f"view:{readable}@{sha256(os.fsencode(path)).hexdigest()[:12]}"
+
+
+def _is_held(handle: Handle, lease: str) -> bool:
+    with handle.read() as snapshot:
+        return snapshot.get("leases", lease) is not None
+
+
+# -- what to show ------------------------------------------------------------------------------------------------
+
+
+def _held(handle: Handle, at: int, now: Present, lease: str) -> tuple[Plan, dict[str, str]]:
+    """The plan, with all that it and the present view show held by the lease."""
+    there = frozenset(fs.names_in_or_none(at, "overlay"))
+    for left in reversed(range(_TRIES)):
+        images, layers, left_out = _shown(handle)
+        plan = planning.to_make(images, layers, now, there)
+        try:
+            with handle.read() as snapshot:   # of what is shown, what may still be there
+                held = [i for i in now.layers if catalog.is_committed(snapshot, i)]
+            holds.renew_lease(handle, lease, [*held, *plan.layers])
+        except (UnknownLayerError, LayerDamagedError):   # deleted, or set aside, since it was looked at
+            if not left:
+                raise
+        else:
+            break
+    return plan, left_out
+
+
+def _shown(handle: Handle) -> tuple[list[ShownImage], dict[str, Layer], dict[str, str]]:
+    """The committed images all of whose layers are committed, those layers, and the other images with the reason."""
+    layers: dict[str, Layer] = {}
+    left_out: dict[str, str] = {}
+    found = []
+    with handle.read() as snapshot:
+        for image in catalog.images(snapshot):
+            try:
+                chain = catalog.chain(snapshot, image.layers[-1]) if image.layers else []
+            except (LayerDamagedError, UnknownLayerError) as error:
+                left_out[image.id] = str(error)
+                continue
+            found.append((image, chain))
+    names = image_names(name for image, _ in found for name in image.names)
+    shown = []
+    for image, chain in found:
+        try:
+            manifest, config = image_documents(handle, image.id)
+        except DamagedError as error:
+            left_out[image.id] = str(error)
+            continue
+        called = sorted({names[name] for name in image.names if name in names})
+        shown.append(ShownImage(image, tuple(called), manifest, config))
+        layers.update((layer.id, layer) for layer in chain)
+    return shown, layers, left_out
