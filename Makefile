@@ -5,6 +5,7 @@
 # make crash-report   one page of all that is in OUT; FIGURES=file.md
 # make coverage   branches of journal, lifecycle and recovery: 100 %, or it fails
 # make site    the documentation as a site: build/site; a warning is a failure
+# make figures   the README's tables, from the pages that were made from results
 # make man     the man pages, from the commands: contrib/man
 # make dist    wheel and sdist, into dist/
 # make check   lint, types, tests
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types docs site man dist bench bench-store fuzz crash crash-report coverage clean
+.PHONY: demo test check lint types docs site figures man dist bench bench-store fuzz crash crash-report coverage clean
 
 $(VENV)/ready: pyproject.toml
 	@sh tools/venv.sh "$(PYTHON)" "$(VENV)"
@@ -58,6 +59,9 @@ site: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python tools/sitepages.py build/site-pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+figures:
+	$(PYTHON) tools/figures.py
 
 man: $(VENV)/ready
 	$(BIN)/python tools/manpages.py contrib/man

@@ -187,15 +187,27 @@ def look_at_it(source: Source, root: Path, work: Path) -> tuple[str, list[str]]:
     return "extracted", compare(source, work / "extracted")
 
 
+def _table(outcomes: list[dict[str, object]]) -> Table:
+    table = Table(title="SIGKILL, then open again")
+    for column in ("killed", "which is", "recovery did", "image", "recovery took"):
+        table.add_column(column, justify="right" if column.endswith("took") else "left")
+    for outcome in outcomes:
+        did = sorted({a["do"] for a in outcome["actions"]}) or ["nothing to do"]
+        table.add_row(str(outcome["point"]), str(outcome["meaning"]), ", ".join(did),
+                      "[green]whole[/green]" if outcome["visible"] else "absent", f"{outcome['ms']:.1f} ms")
+    return table
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dir", help="where to work (default: a temporary directory)")
+    parser.add_argument("--save", type=Path, help="keep the summary in this file, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="layerstore-demo-", dir=options.dir) as scratch:
-        return run(Path(scratch))
+        return run(Path(scratch), options.save)
 
 
-def run(work: Path) -> int:
+def run(work: Path, save: Path | None) -> int:
     begun = time.perf_counter()
     source = Source()
     console.print(f"[bold]packing[/bold] {source.files} entries of Python {sys.version.split()[0]} into an OCI image …")
@@ -214,18 +226,17 @@ def run(work: Path) -> int:
     for line in wrong[:20]:
         console.print(f"   [red]{line}[/red]")
 
-    table = Table(title="\nSIGKILL, then open again")
-    for column in ("killed", "which is", "recovery did", "image", "recovery took"):
-        table.add_column(column, justify="right" if column.endswith("took") else "left")
-    for outcome in outcomes:
-        did = sorted({a["do"] for a in outcome["actions"]}) or ["nothing to do"]
-        table.add_row(str(outcome["point"]), str(outcome["meaning"]), ", ".join(did),
-                      "[green]whole[/green]" if outcome["visible"] else "absent", f"{outcome['ms']:.1f} ms")
-    console.print(table)
-    console.print(f"pulled {sum(sizes.values()) / 1e6:.1f} MB durably in {seconds:.2f} s; {how}: "
-                  f"{source.files} entries compared, {len(wrong)} differ")
-    console.print(f"[bold green]all well[/bold green] in {time.perf_counter() - begun:.0f} s"
-                  if not wrong else "[bold red]something differs[/bold red]")
+    summary = [
+        _table(outcomes),
+        f"pulled {sum(sizes.values()) / 1e6:.1f} MB durably in {seconds:.2f} s; {how}: "
+        f"{source.files} entries compared, {len(wrong)} differ",
+        f"[bold green]all well[/bold green] in {time.perf_counter() - begun:.0f} s"
+        if not wrong else "[bold red]something differs[/bold red]",
+    ]
+    console.print("", *summary, sep="\n")
+    if save is not None:
+        with save.open("w") as file:
+            Console(file=file, highlight=False, width=116).print(*summary, sep="\n")
     return 1 if wrong else 0
 
 

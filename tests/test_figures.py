@@ -1,0 +1,51 @@
+"""The README's tables stand in pages that were made from results; none is typed by hand, none is stale."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+_spec = importlib.util.spec_from_file_location("figures", ROOT / "tools" / "figures.py")
+figures = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(figures)
+
+PAGE = "# Top\n\n| a | b |\n|---|--:|\n| 1 | x \\| y |\n\n## Empty\n\nno table\n\n## Last\n\n| c |\n|---|\n| 3 |\n"
+
+
+def test_the_readme_has_its_tables_as_the_pages_have_them():
+    text = (ROOT / "README.md").read_text()
+    assert len(figures.BLOCK.findall(text)) >= 4
+    assert figures.up_to_date(text) == text, "run: make figures"
+
+
+@pytest.mark.parametrize(("wanted", "lines"), [
+    ("p.md: Top", ["| a | b |", "| --- | --: |", "| 1 | x \\| y |"]),
+    ("p.md: Top | b", ["| b |", "| --: |", "| x \\| y |"]),
+    ("p.md: Last", ["| c |", "| --- |", "| 3 |"]),
+    ("out.txt", ["```text", "said", "```"]),
+])
+def test_what_is_between_the_marks_is_taken_from_the_page(tmp_path, wanted, lines):
+    (tmp_path / "p.md").write_text(PAGE)
+    (tmp_path / "out.txt").write_text("said\n\n")
+    text = f"before\n<!-- from {wanted} -->\nold\n<!-- end -->\nafter\n"
+    made = figures.up_to_date(text, tmp_path)
+    assert made == f"before\n<!-- from {wanted} -->\n" + "\n".join(lines) + "\n<!-- end -->\nafter\n"
+    assert figures.up_to_date(made, tmp_path) == made
+
+
+@pytest.mark.parametrize("wanted", ["p.md: Nowhere", "p.md: Empty", "p.md: Top | z"])
+def test_a_table_that_is_not_there_is_an_error(tmp_path, wanted):
+    (tmp_path / "p.md").write_text(PAGE)
+    with pytest.raises(figures.NotThereError):
+        figures.up_to_date(f"<!-- from {wanted} -->\n<!-- end -->\n", tmp_path)
+
+
+def test_check_says_that_a_page_is_stale_and_leaves_it(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- from LICENSE -->\n<!-- end -->\n")
+    before = page.read_text()
+    assert figures.main(["--check", str(page)]) == 1
+    assert page.read_text() == before
+    assert figures.main([str(page)]) == 0
+    assert figures.main(["--check", str(page)]) == 0
