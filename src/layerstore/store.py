@@ -258,7 +258,7 @@ class Store:
         Args:
             source: where from; also ``containers-storage:[overlay@ROOT]NAME``, a store of podman's (docs/podman.md).
             names: names for the image; None takes the source's own suggestion.
-            options: workers, platform, limits, whether names may be moved.
+            options: workers, platform, limits, whether names may be moved, who verifies the image.
             progress: told per layer what happens; a ``layerstore.Tally`` keeps it as figures.
 
         Returns:
@@ -266,11 +266,12 @@ class Store:
 
         Raises:
             InputError: SourceError (RegistryError, …), DigestMismatchError … for bad content.
+            ImageRefusedError: by ``options.verify``; nothing was fetched, and nothing changed.
             LayerstoreError: DuplicateNameError; HostError; PendingError.
 
-        Durability: image and layers are on disk and visible, together, when this returns, by one syncfs and three
-        durable transactions. A crash before leaves the image absent. Finished layers are there for the next pull after a
-        kill or an error; after a loss of power if write-back had them, or if ``PullOptions.seal_every`` sealed them.
+        Durability: image, signatures and layers are on disk and visible, together, when this returns, by one syncfs and
+        three durable transactions. A crash before leaves the image absent. Finished layers are there for the next pull
+        after a kill or an error; after a loss of power if write-back had them, or ``PullOptions.seal_every`` sealed them.
 
         """
         return pull.pull(self._handle, source, names, options or pull.PullOptions(), progress or Quiet())
@@ -460,7 +461,7 @@ class Store:
     @as_verb
     def push(
         self, reference: str, target: str, *, compression: str = "as-it-came", registry: RegistryOptions | None = None,
-        progress: Callable[[int], None] = lambda _n: None,
+        progress: Callable[[int], None] = lambda _n: None, signatures: bool = True,
     ) -> push.PushReport:
         """Write an image to ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:NAME]``, ``docker://HOST/…``.
 
@@ -471,6 +472,7 @@ class Store:
                 always has plain tars.
             registry: how to speak with a registry, and as whom.
             progress: told of each *n* more bytes of the layers' tars.
+            signatures: those that came with the image go out with it, if its manifest does; a Docker archive has none.
 
         Returns:
             The digests there. Config and diffIDs are kept; the manifest if ``kept`` says so (docs/podman.md).
@@ -483,7 +485,7 @@ class Store:
         it was, and perhaps blobs and ``.part`` files that nothing refers to.
 
         """
-        return push.push(self._handle, reference, target, compression, progress, registry)
+        return push.push(self._handle, reference, target, compression, progress, registry, signatures=signatures)
 
     @as_verb
     def remove_view(self, directory: str | os.PathLike[str]) -> None:

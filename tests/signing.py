@@ -1,0 +1,70 @@
+"""Signatures for tests: of the right form, beside an image in a layout or by themselves. Nobody could verify one."""
+
+import json
+from pathlib import Path
+
+from imagemaker import CONFIG, INDEX, MANIFEST, REF_NAME, blob_path, digest_of, encode
+
+COSIGN = "application/vnd.dev.cosign.simplesigning.v1+json"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+NOTARY = "application/vnd.cncf.notary.signature"
+EMPTY = "application/vnd.oci.empty.v1+json"
+
+
+def described(media_type, data, **more):
+    return {"mediaType": media_type, "digest": digest_of(data), "size": len(data), **more}
+
+
+def attached(subject, salt=""):
+    """What cosign puts under its tag: the manifest, and its blobs. *subject* is a digest."""
+    payload = encode({"critical": {"image": {"docker-manifest-digest": subject}, "type": "cosign container image signature"},
+                      "optional": {"salt": salt}})
+    config = encode({"architecture": "", "os": "", "rootfs": {"type": "layers", "diff_ids": [digest_of(payload)]}})
+    layer = described(COSIGN, payload, annotations={"dev.cosignproject.cosign/signature": f"c2lnbmVk{salt}"})
+    manifest = encode({"schemaVersion": 2, "mediaType": MANIFEST, "config": described(CONFIG, config), "layers": [layer]})
+    return manifest, (config, payload)
+
+
+def referrer(subject, size=100, *, kind=BUNDLE, salt=""):
+    """A signature as OCI 1.1 has them: a manifest that says of what it is."""
+    bundle, empty = encode({"mediaType": BUNDLE, "salt": salt}), b"{}"
+    manifest = encode({
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": described(EMPTY, empty),
+        "layers": [described(kind, bundle)], "subject": {"mediaType": MANIFEST, "digest": subject, "size": size},
+        "annotations": {"dev.sigstore.bundle.content": "message-signature"},
+    })
+    return manifest, (empty, bundle)
+
+
+def put_blobs(layout, *blobs):
+    for data in blobs:
+        blob_path(layout, digest_of(data)).write_bytes(data)
+
+
+def listed(layout, **entry):
+    """Add an entry to a layout's index."""
+    path = Path(layout, "index.json")
+    index = json.loads(path.read_text())
+    index["manifests"].append(entry)
+    path.write_text(json.dumps(index))
+
+
+def sign(layout, subject, *, salt=""):
+    """Put cosign's signature of *subject* beside an image; its manifest."""
+    manifest, blobs = attached(subject, salt)
+    put_blobs(layout, manifest, *blobs)
+    listed(layout, **described(MANIFEST, manifest, annotations={REF_NAME: f"{subject.replace(':', '-')}.sig"}))
+    return manifest
+
+
+def refer(layout, subject, *, kind=BUNDLE, salt="", by_tag=False):
+    """Put a signature that refers to *subject* there: in the index itself, or by the tag that lists referrers."""
+    manifest, blobs = referrer(subject, kind=kind, salt=salt)
+    put_blobs(layout, manifest, *blobs)
+    entry = described(MANIFEST, manifest, artifactType=kind)
+    if by_tag:
+        index = encode({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]})
+        put_blobs(layout, index)
+        entry = described(INDEX, index, annotations={REF_NAME: subject.replace(":", "-")})
+    listed(layout, **entry)
+    return manifest
