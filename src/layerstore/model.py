@@ -241,7 +241,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A mount of this store's, or (``mounted`` false) one whose writable upper directory is still kept."""
+    """A mount of this store's, or (``mounted`` false) one whose writable upper directory is still kept.
+
+    ``label`` is the security context (SELinux) of all that it shows; None: each file has its own.
+    """
 
     id: str
     target: str
@@ -250,6 +253,7 @@ class Mount:
     mounted: bool
     boot_id: str
     since_ns: int
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -332,16 +332,19 @@ class Store:
     @as_verb
     def mount(
         self, reference: str, target: str | os.PathLike[str], *, writable: bool = False, damaged: bool = False,
+        label: str | None = None,
     ) -> Mount:
         """Mount an image or layer by overlayfs at an existing directory; the layers cannot be deleted meanwhile.
 
-        *damaged*: also if a layer is quarantined; what is bad in it is in the mount, too. Raises PrivilegeError without the
-        privilege to mount (use ``extract``), BusyError, InvalidArgumentError, LayerDamagedError.
+        *damaged*: also if a layer is quarantined; what is bad in it is in the mount, too. *label*: a security context for
+        all that is in it (SELinux: ``user:role:type[:level]``); it is recorded, and a writable mount that is taken up again
+        has it again. Raises PrivilegeError without the privilege to mount (use ``extract``), BusyError,
+        InvalidArgumentError, LayerDamagedError, HostError where the kernel does not take the label.
         Durability: the mount's row is on disk first; a mount does not survive a reboot, but the upper directory of
         a writable one does, and mounting the same at the same place takes it up again.
         """
         chain = mount.chain_of(self._handle, *self.resolve(reference), damaged=damaged)
-        return mount.mount(self._handle, chain, os.fspath(target), writable=writable, damaged=damaged)
+        return mount.mount(self._handle, chain, os.fspath(target), writable=writable, damaged=damaged, label=label)
 
     @as_verb
     def unmount(self, target: str | os.PathLike[str], *, keep_upper: bool = False) -> None:

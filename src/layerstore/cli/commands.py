@@ -256,12 +256,15 @@ def _plain(value: Any) -> str:
 @reference_argument
 @click.argument("target", type=click.Path(file_okay=False))
 @click.option("--writable", is_flag=True, help="With a writable upper directory, removed at unmount.")
+@click.option("--label", metavar="CONTEXT", help="The security context (SELinux) of all in it: user:role:type[:level].")
 @damaged_option
 @click.pass_obj
-def mount(settings: Settings, reference: str, target: str, writable: bool, damaged: bool) -> None:
+def mount(
+    settings: Settings, reference: str, target: str, writable: bool, label: str | None, damaged: bool,
+) -> None:
     """Mount an image or layer by overlayfs at the directory TARGET."""
     with settings.open(write=True) as store:
-        store.mount(reference, target, writable=writable, damaged=damaged)
+        store.mount(reference, target, writable=writable, damaged=damaged, label=label)
 
 
 @cli.command()

@@ -150,6 +150,7 @@ def _to_mount(key: str, row: Row) -> Mount:
     return Mount(
         id=key, target=row["target"], layers=tuple(row["layers"]), writable=row["writable"],
         mounted=row["state"] == State.MOUNTED, boot_id=row["boot_id"], since_ns=row["since_ns"],
+        label=row.get("label"),
     )
 
 
