@@ -15,6 +15,7 @@ import signing
 from layerstore import Limits, PullOptions, errors
 from layerstore.cli.commands import run
 from layerstore.formats import records
+from layerstore.opening import config
 from layerstore.testing import violations
 from registries import Fake, Registry, quick
 from signing import attached, refer, referrer, sign
@@ -278,6 +279,25 @@ def test_a_side_file_that_an_older_release_finished_is_found_and_mended_from_the
         assert store.check().sound
         side = records.read((root / "images" / pulled.id).read_bytes(), "it")
         assert [each["manifest"] for each in side["signatures"]] == signed[1]
+
+
+def test_an_older_release_that_finishes_a_pull_costs_no_signature(root, signed, monkeypatch):
+    """An operating system with two halves goes back after a crash, and forward again."""
+    def pull():
+        with layerstore.open(root) as store:
+            store.pull(signed[0].reference)
+
+    killed_at("txn.claim", "after", pull)
+    with monkeypatch.context() as older:
+        older.setattr(records, "IF_SIGNED", ())
+        older.setattr(config, "KNOWN_FEATURES", frozenset({"id-map"}))
+        with layerstore.open(root) as store:
+            (image,) = store.images()
+    assert "signatures" not in records.read((root / "images" / image.id).read_bytes(), "it")
+    with layerstore.open(root) as store:
+        assert manifests(store.image(image.id)) == signed[1]
+        assert store.check().sound
+    assert violations(str(root)) == []
 
 
 def test_recovery_puts_them_into_the_side_file_where_the_promise_is_in_the_log(root, signed):
