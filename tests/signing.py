@@ -1,6 +1,8 @@
 """Signatures for tests: of the right form, beside an image in a layout or by themselves. Nobody could verify one."""
 
+import base64
 import json
+import subprocess
 from pathlib import Path
 
 from imagemaker import CONFIG, INDEX, MANIFEST, REF_NAME, blob_path, digest_of, encode
@@ -68,3 +70,22 @@ def refer(layout, subject, *, kind=BUNDLE, salt="", by_tag=False):
         entry = described(INDEX, index, annotations={REF_NAME: subject.replace(":", "-")})
     listed(layout, **entry)
     return manifest
+
+
+def key_pair(directory, name="cosign"):
+    """An EC key pair as cosign makes them; the paths of the private and the public key."""
+    private, public = (str(directory / f"{name}.{kind}") for kind in ("key", "pub"))
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private], check=True)
+    subprocess.run(["openssl", "ec", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
+    return private, public
+
+
+def sign_with(private, layout, subject, *, said=None):
+    """Sign *subject* as ``cosign sign --key`` does, and put that beside the image. *said*: of what it says that it is."""
+    manifest, (config, payload) = attached(said or subject)
+    made = subprocess.run(["openssl", "dgst", "-sha256", "-sign", private], input=payload, capture_output=True, check=True)
+    document = json.loads(manifest)
+    document["layers"][0]["annotations"] = {"dev.cosignproject.cosign/signature": base64.b64encode(made.stdout).decode()}
+    manifest = encode(document)
+    put_blobs(layout, manifest, config, payload)
+    listed(layout, **described(MANIFEST, manifest, annotations={REF_NAME: f"{subject.replace(':', '-')}.sig"}))
