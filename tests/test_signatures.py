@@ -400,6 +400,52 @@ def test_a_registry_with_referrers_is_asked_for_them(store, tmp_path):
     assert len(fake.asked("sha256-")) == 1   # cosign's tag
 
 
+def pages(made, count, link):
+    """A registry with a list of referrers of *count* pages, the last of them with a signature; *link* goes from one to the next."""
+    there, blobs = referrer(made.manifest_digest)
+    signing.put_blobs(made.path, there, *blobs)
+    entries = [signing.described(imagemaker.MANIFEST, b"a bill", artifactType="application/spdx+json")] * (count - 1)
+    entries.append(signing.described(imagemaker.MANIFEST, there, artifactType=signing.BUNDLE))
+
+    def hook(request):
+        if "/referrers/" not in request.path:
+            return False
+        number = int(request.path.partition("?n=")[2] or 0)
+        page = imagemaker.encode({"schemaVersion": 2, "mediaType": imagemaker.INDEX, "manifests": [entries[number]]})
+        more = {"Link": link.format(made.manifest_digest, number + 1)} if number + 1 < count else {}
+        request.answer(200, page, Content_Type=imagemaker.INDEX, **more)
+        return True
+
+    return hook, there
+
+
+@pytest.mark.parametrize("link", ['<?n={1}>; rel="next"', "</v2/some/image/referrers/{0}?n={1}>;rel=next"])
+def test_referrers_are_read_to_the_last_page(store, tmp_path, link):
+    made = image(tmp_path)
+    with Fake(made) as fake:
+        fake.hook, there = pages(made, 3, link)
+        assert manifests(store.pull(fake.reference, options=PullOptions(registry=quick()))) == [there]
+
+
+@pytest.mark.parametrize("link", ["<http://127.0.0.2/v2/some/image/referrers/{0}?n={1}>; rel=next", "</v2/other/x?n={1}>; rel=next",
+                                  "<http://[>; rel=next", "nonsense"])
+def test_a_page_that_is_elsewhere_is_not_asked_for(store, tmp_path, link):
+    made = image(tmp_path)
+    with Fake(made) as fake:
+        fake.hook, _ = pages(made, 3, link)
+        assert store.pull(fake.reference, options=PullOptions(registry=quick())).signatures == ()
+        assert len(fake.asked("/other/")) == 0 and len(fake.asked("/referrers/")) == 1
+
+
+def test_a_list_of_referrers_without_end_is_refused(store, tmp_path):
+    made = image(tmp_path)
+    with Fake(made) as fake:
+        fake.hook, _ = pages(made, 100, "<?n={1}>; rel=next")
+        with pytest.raises(errors.SourceError, match="have more than 32 pages"):
+            store.pull(fake.reference, options=PullOptions(registry=quick()))
+    assert store.images() == []
+
+
 @pytest.mark.parametrize("answer", [lambda r: r.answer(404), lambda r: r.answer(405), lambda r: r.answer(
     200, b"<html>", Content_Type="text/html")], ids=["404", "405", "html"])
 def test_a_registry_that_does_not_know_the_question_is_asked_by_tags(store, tmp_path, answer):

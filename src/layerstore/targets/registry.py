@@ -85,14 +85,15 @@ class RegistryTarget:
 
     def _document(self, tag: str) -> bytes | None:
         """What is under *tag*; None if nothing is."""
-        accept = {"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}"}
-        with self._client.get(f"manifests/{tag}", accept, self._client.attempts(), (200, 404)) as reply:
-            if reply.status == 404:
-                return None
-            found = b""
-            while len(found) <= _MAX_DOCUMENT and (data := reply.read(1 << 20)):
-                found += data
-            return found
+        def get() -> bytes | None:
+            accept = {"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}"}
+            with self._client.once("GET", f"{self._base}manifests/{tag}", accept, (200, 404)) as reply:
+                found = b""
+                while reply.status == 200 and len(found) <= _MAX_DOCUMENT and (data := reply.read(1 << 20)):
+                    found += data
+                return found if reply.status == 200 else None
+
+        return self._tried(get)
 
     def _layer(self, layer: OutgoingLayer, progress: Callable[[int], None]) -> Descriptor:
         known = expected(layer)

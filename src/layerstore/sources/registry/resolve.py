@@ -7,9 +7,17 @@ parsed. No document is read beyond ``max_manifest_json`` bytes. Layers are not a
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Sequence
+from urllib.parse import urljoin
 
-from layerstore.errors import DigestMismatchError, LimitExceededError, SizeMismatchError, UnsupportedMediaTypeError
+from layerstore.errors import (
+    DigestMismatchError,
+    LimitExceededError,
+    SizeMismatchError,
+    SourceError,
+    UnsupportedMediaTypeError,
+)
 from layerstore.model import Descriptor, Limits, SourceImage
 from layerstore.partial import BlobSource
 from layerstore.signatures import Signature
@@ -28,6 +36,8 @@ __all__ = ["resolve", "signatures"]
 _ACCEPT = ", ".join(sorted(INDEX_TYPES | MANIFEST_TYPES))
 _UNTOLD = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 _NO_REFERRERS = (400, 404, 405, 406, 501)   # what registries of before OCI 1.1 are seen to say
+_NEXT = re.compile(r"<([^<>]*)>\s*;\s*rel=\"?next\"?")
+_MAX_PAGES = 32   # docs/verifying.md
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 
 
@@ -101,12 +111,12 @@ class _Documents:
         """A document of at most *size* bytes (None: of as many as the limit allows), and the type that the server told."""
         found = self._fetch_if(path, accept, what, size, ())
         assert found is not None
-        return found
+        return found[:2]
 
     def _fetch_if(
         self, path: str, accept: str, what: str, size: int | None, absent: Collection[int],
-    ) -> tuple[bytes, str] | None:
-        """The same; None for a status among *absent*."""
+    ) -> tuple[bytes, str, str] | None:
+        """The same, and where it goes on (empty: it does not); None for a status among *absent*."""
         attempts = self._client.attempts()
         most = self._limits.max_manifest_json if size is None else size
         while True:
@@ -124,7 +134,17 @@ class _Documents:
                     continue
                 if len(data) > most and size is None:
                     raise self._too_long(what)
-                return data, reply.header("Content-Type")
+                return data, reply.header("Content-Type"), self._next(reply)
+
+    def _next(self, reply: Reply) -> str:
+        """The path of the next page, below the repository: nowhere else is it looked for (RFC 8288; OCI's "Link")."""
+        link = _NEXT.search(reply.header("Link"))
+        here = f"{self._client.home}{self._client.name.repository}/"
+        try:
+            url = "" if link is None else urljoin(reply.target, link[1])
+        except ValueError:
+            url = ""
+        return url.removeprefix(here) if url.startswith(here) else ""
 
     def _too_long(self, what: str) -> LimitExceededError:
         return LimitExceededError(what, limit="max_manifest_json", maximum=self._limits.max_manifest_json)
@@ -138,16 +158,24 @@ class _Beside(_Documents):
     def tagged(self, tag: str) -> tuple[bytes, str] | None:
         what = f"{tag} of {self.label}"
         found = self._fetch_if(f"manifests/{tag}", _ACCEPT, what, None, (404,))
-        return None if found is None else (found[0], self._type(*found))
+        return None if found is None else (found[0], self._type(*found[:2]))
 
     def referrers(self, subject: str) -> Sequence[Listed]:
-        """The first page of them. What is no list, whatever its status, comes from who does not know the question."""
+        """What is no list, whatever its status, comes from who does not know the question."""
         what = f"the referrers of {subject} of {self.label}"
-        if self._lists:
-            found = self._fetch_if(f"referrers/{subject}", OCI_INDEX, what, None, _NO_REFERRERS)
+        listed: list[Listed] = []
+        path, pages = f"referrers/{subject}", 0
+        while self._lists and path:
+            found = self._fetch_if(path, OCI_INDEX, what, None, () if listed else _NO_REFERRERS)
             self._lists = found is not None and found[1].partition(";")[0].strip().lower() == OCI_INDEX
             if found is not None and self._lists:
-                return listed_under(found[0], what)
+                listed += listed_under(found[0], what)
+                path, pages = found[2], pages + 1
+            if pages > _MAX_PAGES or (pages and not self._lists):
+                why = "have more than 32 pages" if self._lists else "go on as something else"
+                raise SourceError(f"{what} {why}", hint="pull without signatures (--no-signatures)")
+        if pages:
+            return listed
         under_tag = self.tagged(referrers_tag(subject))
         return [] if under_tag is None else listed_under(under_tag[0], what)
 
