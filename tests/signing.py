@@ -10,6 +10,7 @@ from imagemaker import CONFIG, INDEX, MANIFEST, REF_NAME, blob_path, digest_of, 
 COSIGN = "application/vnd.dev.cosign.simplesigning.v1+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 NOTARY = "application/vnd.cncf.notary.signature"
+REPOSITORY = "example.test/app"   # whose image a signature says that it is
 EMPTY = "application/vnd.oci.empty.v1+json"
 
 
@@ -19,8 +20,9 @@ def described(media_type, data, **more):
 
 def attached(subject, salt=""):
     """What cosign puts under its tag: the manifest, and its blobs. *subject* is a digest."""
-    payload = encode({"critical": {"image": {"docker-manifest-digest": subject}, "type": "cosign container image signature"},
-                      "optional": {"salt": salt}})
+    critical = {"identity": {"docker-reference": REPOSITORY}, "image": {"docker-manifest-digest": subject},
+                "type": "cosign container image signature"}
+    payload = encode({"critical": critical, "optional": {"salt": salt}})
     config = encode({"architecture": "", "os": "", "rootfs": {"type": "layers", "diff_ids": [digest_of(payload)]}})
     layer = described(COSIGN, payload, annotations={"dev.cosignproject.cosign/signature": f"c2lnbmVk{salt}"})
     manifest = encode({"schemaVersion": 2, "mediaType": MANIFEST, "config": described(CONFIG, config), "layers": [layer]})

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ import layerjournal
 import signing
 from layerstore import Limits, PullOptions, errors
 from layerstore.cli.commands import run
+from layerstore.cli.verifying import by_command
 from layerstore.formats import records
 from layerstore.opening import config
 from layerstore.testing import violations
@@ -21,6 +23,7 @@ from registries import Fake, Registry, quick
 from signing import attached, refer, referrer, sign
 from storekit import image, killed_at
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 PLAIN = ("none",)   # what goes out as the very manifest that came
 
 
@@ -367,6 +370,25 @@ def test_a_registry_of_before_referrers_has_them_by_tags(store, signed, tmp_path
         with layerstore.open(tmp_path / "other") as other:
             again = other.pull(where, options=PullOptions(registry=quick()))
         assert (again.signatures, again.manifest_digest) == (pulled.signatures, pulled.manifest_digest)
+
+
+def test_skopeo_passes_on_what_was_pushed_and_the_key_still_fits(store, tmp_path):
+    """It makes cosign's manifest anew, of the blobs that it found. (Debian's does not verify any.)"""
+    private, public = signing.key_pair(tmp_path)
+    made = image(tmp_path, compression=PLAIN)
+    signing.sign_with(private, made.path, made.manifest_digest)
+    ours = store.pull(made.reference, names=["one"])
+    (tmp_path / "registries.d").mkdir()
+    (tmp_path / "registries.d" / "default.yaml").write_text("default-docker: {use-sigstore-attachments: true}")
+    with Registry(tmp_path) as registry:
+        where, there = (f"docker://{registry.host}/{name}:1" for name in ("pushed", "passed-on"))
+        store.push("one", where, registry=quick())
+        subprocess.run(["skopeo", "--insecure-policy", "--registries.d", tmp_path / "registries.d", "copy",
+                        "--src-tls-verify=false", "--dest-tls-verify=false", where, there], check=True, capture_output=True)
+        verify = by_command(f"{sys.executable} {EXAMPLES / 'verify.py'} {public}")
+        with layerstore.open(tmp_path / "other") as other:
+            theirs = other.pull(there, options=PullOptions(registry=quick(), verify=verify))
+    assert theirs.signatures[0].blobs[1:] == ours.signatures[0].blobs[1:] != ()
 
 
 def test_what_has_cosigns_tag_in_a_registry_keeps_it(tmp_path):
