@@ -110,7 +110,6 @@ class _Reading:
         if self._left < 0:
             raise LimitExceededError(
                 f"the signatures in {self._place.label}", limit="max_signature_bytes", maximum=self._most,
-                hint="pull without them (signatures=False, --no-signatures), or raise Limits.max_signature_bytes",
             )
 
 

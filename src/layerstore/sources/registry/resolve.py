@@ -173,7 +173,7 @@ class _Beside(_Documents):
                 path, pages = found[2], pages + 1
             if pages > _MAX_PAGES or (pages and not self._lists):
                 why = "have more than 32 pages" if self._lists else "go on as something else"
-                raise SourceError(f"{what} {why}", hint="pull without signatures (--no-signatures)")
+                raise SourceError(f"{what} {why}")
         if pages:
             return listed
         under_tag = self.tagged(referrers_tag(subject))
