@@ -41,7 +41,7 @@ check: lint types test
 
 # the quickest tests that reach every branch; docs/coverage.md
 COVERING = journal/tests tests/test_recovery.py tests/test_recovery_rare.py tests/test_delete.py \
-	tests/test_lifecycle.py tests/test_interrupts.py tests/test_rebuild.py tests/test_repair.py
+	tests/test_lifecycle.py tests/test_interrupts.py tests/test_rebuild.py tests/test_repair.py tests/test_signatures.py
 SLOW = without_any_one or really_full or bit_that_is_flipped or any_bit_flipped or every_fault_point or \
 	any_fault_point or busy_store or journal_interrupts or page_that_is_hit or bit_of_the_meta or process_dies or \
 	killed_anywhere

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from layerstore.testing.trees import Tree, tree_of_tar
 
 TREES: dict[str, Tree] = {}
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_TAG = "org.opencontainers.image.ref.name"
 
 
 def digest(data: bytes) -> str:
@@ -87,12 +90,13 @@ def _bytes(label: str, size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image: layers, base first, and its documents."""
+    """An image: layers, base first, and its documents. ``signatures`` are the manifests of those that lie beside it."""
 
     layers: tuple[Content, ...]
     config: bytes
     manifest: bytes
     reference: str
+    signatures: tuple[bytes, ...] = ()
 
     @property
     def id(self) -> str:
@@ -107,29 +111,49 @@ class Picture:
         return ids
 
 
-def picture(directory: str, layers: Sequence[Content], *, tag: str = "latest") -> Picture:
-    """Write an image of *layers* as an OCI layout in *directory* (made if absent)."""
+def picture(directory: str, layers: Sequence[Content], *, tag: str = "latest", signed: bool = False) -> Picture:
+    """Write an image of *layers* as an OCI layout in *directory* (made if absent).
+
+    *signed*: with what has the form of a signature of cosign's, and of one that refers to the manifest (OCI 1.1).
+    """
     config = _json({
         "architecture": "amd64", "os": "linux", "config": {},
         "rootfs": {"type": "layers", "diff_ids": [each.diff_id for each in layers]},
     })
     manifest = _json({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "schemaVersion": 2, "mediaType": _MANIFEST,
         "config": _descriptor("application/vnd.oci.image.config.v1+json", config),
         "layers": [_descriptor("application/vnd.oci.image.layer.v1.tar+gzip", each.blob) for each in layers],
     })
-    index = _json({"schemaVersion": 2, "manifests": [
-        _descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
-        | {"annotations": {"org.opencontainers.image.ref.name": tag},
-           "platform": {"architecture": "amd64", "os": "linux"}},
-    ]})
+    machine = {"architecture": "amd64", "os": "linux"}
+    entries = [_descriptor(_MANIFEST, manifest) | {"annotations": {_TAG: tag}, "platform": machine}]
+    vouching = _signatures(manifest) if signed else []
+    entries += [_descriptor(_MANIFEST, document) | entry for document, _, entry in vouching]
+    index = _json({"schemaVersion": 2, "manifests": entries})
     blobs = os.path.join(directory, "blobs", "sha256")
     os.makedirs(blobs, exist_ok=True)
-    for data in (config, manifest, *(each.blob for each in layers)):
+    beside = [data for document, payload, _ in vouching for data in (document, payload)]
+    for data in (config, manifest, *(each.blob for each in layers), *beside):
         _write(os.path.join(blobs, digest(data)[7:]), data)
     _write(os.path.join(directory, "oci-layout"), _json({"imageLayoutVersion": "1.0.0"}))
     _write(os.path.join(directory, "index.json"), index)
-    return Picture(tuple(layers), config, manifest, f"oci:{directory}:{tag}")
+    return Picture(
+        tuple(layers), config, manifest, f"oci:{directory}:{tag}", tuple(document for document, _, _ in vouching))
+
+
+def _signatures(manifest: bytes) -> list[tuple[bytes, bytes, dict[str, object]]]:
+    """Each as a manifest, its one blob, which is config and layer at once, and what the index says besides."""
+    subject = _descriptor(_MANIFEST, manifest)
+    found = []
+    for more, entry in (
+        ({}, {"annotations": {_TAG: f"{digest(manifest).replace(':', '-')}.sig"}}),
+        ({"subject": subject, "artifactType": _BUNDLE}, {"artifactType": _BUNDLE}),
+    ):
+        payload = _json({"critical": {"image": {"docker-manifest-digest": digest(manifest)}}, "kind": len(found)})
+        blob = _descriptor(_BUNDLE, payload)
+        document = _json({"schemaVersion": 2, "mediaType": _MANIFEST, "config": blob, "layers": [blob], **more})
+        found.append((document, payload, dict(entry)))
+    return found
 
 
 def _descriptor(media_type: str, data: bytes) -> dict[str, object]:

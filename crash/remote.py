@@ -18,6 +18,7 @@ from layerstore.differs import tar
 from layerstore.errors import SourceError
 from layerstore.model import LayerSource, SourceImage
 from layerstore.partial import BlobSource
+from layerstore.signatures import Signature
 from layerstore.verbs import pull
 
 STEP = 1 << 16   # a read gives no more than this, as a connection does
@@ -154,6 +155,9 @@ class _Source:
     def resolve(self) -> SourceImage:
         image = self._source.resolve()
         return cast("SourceImage", replace(image, layers=tuple(self._remote(each) for each in image.layers)))
+
+    def signatures(self, image: SourceImage) -> tuple[Signature, ...]:
+        return cast("tuple[Signature, ...]", self._source.signatures(image))
 
     def _remote(self, layer: LayerSource) -> LayerSource:
         digest = layer.descriptor.digest

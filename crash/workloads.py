@@ -22,7 +22,7 @@ from crash.taking import TakingDiffer
 from layerstore import LayerSpec, PullOptions, Tally, TarDiffer
 from layerstore.dedup import LayerFinder
 from layerstore.errors import SourceError
-from layerstore.model import Descriptor
+from layerstore.model import Descriptor, Image
 from layerstore.store import Store
 from layerstore.testing.children import start_child
 from layerstore.testing.ledger import Ledger, image, layer, name
@@ -51,7 +51,7 @@ class Images:
     """The images that the workloads pull, written once into a directory of the rig's, outside every store."""
 
     def __init__(self, directory: str) -> None:
-        self.first = picture(os.path.join(directory, "first"), [ONE, TWO, THREE])
+        self.first = picture(os.path.join(directory, "first"), [ONE, TWO, THREE], signed=True)
         self.second = picture(os.path.join(directory, "second"), [ONE, TWO, FIVE])
         self.large = picture(os.path.join(directory, "large"), [LARGE])
 
@@ -98,10 +98,18 @@ def pull(store: Store, ledger: Ledger, what: Picture, tag: str) -> None:
         store.pull(what.reference, names=[tag], options=PullOptions(workers=1))
 
 
+def signatures_of(pulled: Image) -> tuple[bytes, ...]:
+    """The manifests of an image's signatures, in the catalog."""
+    return tuple(each.manifest for each in pulled.signatures)
+
+
 def pull_again(what: Picture, tag: str) -> Callable[[Store], object]:
-    """The pull of a user who saw it crash: it must succeed, and everything must be there."""
+    """The pull of a user who saw it crash: it must succeed, and everything must be there; an image with its signatures."""
     def again(store: Store) -> None:
+        for each in store.images():
+            assert each.id != what.id or signatures_of(each) == what.signatures, "the image is there without its signatures"
         pulled = store.pull(what.reference, names=[tag])
+        assert signatures_of(pulled) == what.signatures, "the pulled image has other signatures"
         assert pulled.id == what.id, f"the pull gave image {pulled.id}, not {what.id}"
         assert list(pulled.layers) == what.layer_ids(), "the pulled image has other layers"
         assert store.resolve(tag) == ("image", what.id), f"the name {tag} leads elsewhere"

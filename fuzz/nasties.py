@@ -222,6 +222,8 @@ def _documents() -> Seeds:
         {**manifest, "config": {**config, "digest": "md5:00"}}, {**manifest, "schemaVersion": True},
         {"imageLayoutVersion": "1.0.0"}, {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [digest]}},
         {"rootfs": {"diff_ids": "x"}}, [], None, 1,
+        {**manifest, "subject": config, "artifactType": "application/vnd.cncf.notary.signature"}, {**manifest, "subject": {}},
+        {**index, "manifests": [{**config, "artifactType": 7}, {**config, "artifactType": "application/vnd.cncf.notary.signature"}]},
     ]
     return [json.dumps(each).encode() for each in made] + [
         b"", b"{", b"\xff", b'{"a":1,"a":2}', b'{"a":NaN}', b"[" * 5000, b'"\\ud800"', b"1" * 5000, b"\xef\xbb\xbf{}", b'{"a":1e999}',

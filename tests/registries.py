@@ -131,6 +131,7 @@ class Fake:
 
     def __init__(self, made=None, *, tls=None):
         self.made, self.tls, self.hook, self.requests = made, tls, None, []
+        self.beside = {}   # tag → document: signatures, lists of referrers
         self.connections = 0
         fake = self
 
@@ -209,6 +210,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """The bytes that are asked for; None if there are none."""
         made, last = self.server_of.made, self.path.split("?")[0].rpartition("/")[2]
         if made is None:
+            return None
+        if last.startswith("sha256-"):   # what is beside an image
+            return self.server_of.beside.get(last)
+        if "/referrers/" in self.path:
             return None
         if not last.startswith("sha256:"):
             return made.manifest if "/manifests/" in self.path else None

@@ -15,7 +15,8 @@ from layerstore import errors
 from layerstore.recovery import mounting
 from layerstore.system import kernel
 from layerstore.trees.overlay import is_overlay_mounted
-from storekit import add
+from layerstore.testing import violations
+from storekit import add, differ
 
 pytestmark = pytest.mark.root
 
@@ -101,3 +102,43 @@ def test_after_a_reboot_device_numbers_may_be_others(tmp_path):
         device, inode = row["uppers"]
         assert not mounting.mounted_here(store._handle, {**row, "uppers": [device + 1, inode]})
         assert mounting.mounted_here(store._handle, {**row, "uppers": [device + 1, inode], "boot_id": "another"})
+
+
+def test_a_copy_made_while_the_first_is_open_and_the_first_are_two_stores(tmp_path):
+    """As two clones of a machine have it, and here even in one process: what lives is told by locks of files, which differ."""
+    with layerstore.open(tmp_path / "first") as first:
+        layer = add(first, names=["both"])
+        first.take_lease("job", [layer.id])
+        alive = first.stage(differ({"staged": b"here"}, keyed=True))
+        subprocess.run(["cp", "-a", tmp_path / "first", tmp_path / "second"], check=True)
+        with layerstore.open(tmp_path / "second") as second:
+            second.drop_lease("job")
+            second.delete_layer(layer.id)
+            with second.stage(differ({"staged": b"here"}, keyed=True)) as mine:   # nobody is waited for
+                theirs = second.apply_staged_layer(mine)
+            second.checkpoint(archive=True)
+            assert [each.id for each in second.layers()] == [theirs.id]
+            assert second.check(content=True).sound
+        assert first.apply_staged_layer(alive).id == theirs.id
+        assert {each.id for each in first.layers()} == {layer.id, theirs.id}
+        assert [each.name for each in first.leases()] == ["job"]
+        assert first.check(content=True).sound
+    assert violations(str(tmp_path / "first")) == violations(str(tmp_path / "second")) == []
+
+
+def test_a_database_that_is_the_others_brings_nothing_of_the_other_into_being(tmp_path):
+    """A snapshot of one clone, given to the other's rebuild: it has the right uuid, and tells of trees that are not here."""
+    with layerstore.open(tmp_path / "first") as first:
+        both = add(first, names=["both"])
+    subprocess.run(["cp", "-a", tmp_path / "first", tmp_path / "second"], check=True)
+    with layerstore.open(tmp_path / "first") as first:
+        add(first, {"first": b"1"}, names=["of-the-first"])
+        first.snapshot(tmp_path / "snapshot")
+    with layerstore.open(tmp_path / "second") as second:
+        mine = add(second, {"second": b"2"}, names=["of-the-second"])
+    (tmp_path / "second" / "journal" / "data.mdb").unlink()
+    layerstore.rebuild(tmp_path / "second", source=tmp_path / "snapshot")
+    with layerstore.open(tmp_path / "second") as second:
+        assert {each.id for each in second.layers()} == {both.id, mine.id}
+        assert second.check(content=True).sound
+    assert violations(str(tmp_path / "second")) == []

@@ -1,5 +1,6 @@
 """The example programs do what they say, and what a kill leaves of them is cleared up."""
 
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,10 @@ from pathlib import Path
 import pytest
 from test_overlay import in_namespace
 
+import imagemaker
 import layerstore
+import signing
+from layerstore.cli.commands import run as cli
 from storekit import image
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -60,6 +64,58 @@ def test_the_puller_lets_go_of_what_lost_its_name(root, tmp_path):
 def test_the_puller_says_what_is_wrong_and_what_to_do(root, tmp_path):
     done = run("puller.py", root, f"oci:{tmp_path}/nothing", status=1)
     assert "hint: " in done.stderr
+
+
+# -- who verifies ------------------------------------------------------------------------------------------------------
+
+
+def pulled_with(root, key, made, capsys):
+    """Whether ``pull --verify`` takes the image; what it says if not."""
+    command = f"{sys.executable} {EXAMPLES / 'verify.py'} {key}"
+    status = cli(["--root", str(root), "pull", made.reference, "--quiet", "--verify", command])
+    capsys.readouterr()
+    return status == 0
+
+
+def test_the_verifier_takes_what_the_key_signed_and_nothing_else(root, tmp_path, capsys):
+    private, public = signing.key_pair(tmp_path)
+    _, another = signing.key_pair(tmp_path, "another")
+    made = image(tmp_path)
+    assert not pulled_with(root, public, made, capsys)          # nobody signed it
+    signing.sign_with(private, made.path, made.manifest_digest)
+    assert not pulled_with(root, another, made, capsys)
+    with layerstore.open(root, readonly=True) as store:
+        assert store.images() == []
+    assert pulled_with(root, public, made, capsys)
+
+
+def test_the_verifier_does_not_take_a_good_signature_of_another_image(root, tmp_path, capsys):
+    private, public = signing.key_pair(tmp_path)
+    made = image(tmp_path)
+    signing.sign_with(private, made.path, made.manifest_digest, said="sha256:" + "0" * 64)
+    assert not pulled_with(root, public, made, capsys)
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_the_verifier_takes_a_signature_of_the_index_if_that_lists_the_image(tmp_path, lists, capsys):
+    private, public = signing.key_pair(tmp_path)
+    manifest = "sha256:" + "1" * 64
+    index = imagemaker.encode({"manifests": [{"digest": manifest if lists else "sha256:" + "2" * 64}]})
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "index-0.json").write_bytes(index)
+    (layout := tmp_path / "layout" / "blobs" / "sha256").mkdir(parents=True)
+    (tmp_path / "layout" / "index.json").write_text('{"manifests": []}')
+    signing.sign_with(private, tmp_path / "layout", imagemaker.digest_of(index))
+    (entry,) = json.loads((tmp_path / "layout" / "index.json").read_text())["manifests"]
+    document = (layout / entry["digest"][7:]).read_bytes()
+    (tmp_path / "image" / "manifest.json").write_bytes(document)
+    payload = json.loads(document)["layers"][0]["digest"]
+    shutil.copy(layout / payload[7:], tmp_path / "image" / "payload")
+    (tmp_path / "image" / "image.json").write_text(json.dumps({
+        "reference": "r", "manifest_digest": manifest, "indexes": ["index-0.json"], "signatures": [
+            {"kind": "attached", "subject": imagemaker.digest_of(index), "manifest": "manifest.json",
+             "blobs": ["payload", "payload"]}]}))
+    run("verify.py", public, tmp_path / "image", status=0 if lists else 1)
 
 
 # -- the sandbox -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""What the first release left on disk is opened, recovered and gone on with by this one.
+"""What each format left on disk is opened, recovered and gone on with by this release.
 
-``tests/golden/v1/`` is frozen; ``tests/golden/make_store.py`` says how it was made.
+``tests/golden/v1/`` (of format 1.0) and ``v1.1/`` are frozen; ``tests/golden/make_store.py`` says how they were made.
 """
 
 import json
@@ -17,12 +17,16 @@ GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
 
 import make_store  # noqa: E402
-from make_store import NAMES, show, unpack  # noqa: E402
+from make_store import LABEL, MOUNT, NAMES, show, unpack  # noqa: E402
 from storekit import finished  # noqa: E402
 
 
+VERSIONS = {"v1": [1, 0], "v1.1": [1, 1]}
+OF = {**dict.fromkeys(NAMES, "v1"), "signed": "v1.1"}
+
+
 def expected(name):
-    return json.loads((GOLDEN / "v1" / f"{name}.json").read_text())
+    return json.loads((GOLDEN / OF[name] / f"{name}.json").read_text())
 
 
 def newer(root, kind):
@@ -43,9 +47,9 @@ def everything(root):
             if path.name not in ("lock.mdb", "pidns")}
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=OF)
 def golden(request, tmp_path):
-    return request.param, unpack(request.param, tmp_path)
+    return request.param, unpack(request.param, tmp_path, OF[request.param])
 
 
 def test_a_golden_store_is_read_as_it_was_left_and_the_plan_is_the_same(golden):
@@ -54,8 +58,33 @@ def test_a_golden_store_is_read_as_it_was_left_and_the_plan_is_the_same(golden):
 
 
 def test_a_golden_store_is_of_the_format_that_it_is_frozen_for(golden):
-    _, root = golden
-    assert json.loads((root / "store.json").read_text())["format"] == [1, 0]
+    name, root = golden
+    assert json.loads((root / "store.json").read_text())["format"] == VERSIONS[OF[name]]
+
+
+def test_a_new_store_is_of_the_newest_format_that_is_frozen(store, root):
+    config = json.loads((root / "store.json").read_text())
+    assert config["format"] == max(VERSIONS.values())
+    assert config["features"]["compatible"] == ["image-signatures", "mount-labels"]
+
+
+def test_an_older_format_is_not_made_a_newer_one_by_being_opened(tmp_path):
+    root = unpack("clean", tmp_path)
+    before = (root / "store.json").read_bytes()
+    with layerstore.open(root) as store:
+        store.checkpoint()
+    assert (root / "store.json").read_bytes() == before
+
+
+def test_signatures_and_labels_of_format_1_1_are_read(tmp_path):
+    with layerstore.open(unpack("signed", tmp_path, "v1.1"), create=False) as store:
+        signed = store.image(store.resolve("signed")[1])
+        assert [each.kind for each in signed.signatures] == ["attached", "referrer"]
+        assert {each.subject for each in signed.signatures} == {signed.manifest_digest}
+        assert store.image(store.resolve("app")[1]).signatures == ()
+        (kept,) = store.mounts()
+        assert (kept.id, kept.label, kept.mounted, kept.writable) == (MOUNT, LABEL, False, True)
+        assert store.check(content=True).sound
 
 
 def test_opening_the_clean_one_does_nothing(tmp_path):

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import posixpath
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ import pytest
 
 import imagemaker
 import layerstore
+import signing
 
 ROOT = Path(__file__).parent.parent
-HOWTOS = ("use-it", "debug-a-crash", "wiped-podman-store")
+HOWTOS = ("use-it", "debug-a-crash", "wiped-podman-store", "verifying")
 
 
 def blocks(page):
@@ -31,9 +33,12 @@ def blocks(page):
 
 @pytest.fixture
 def place(tmp_path):
-    """What the pages take for granted: an image, tars, a store with the image in it, and the command line."""
+    """What the pages take for granted: an image that is signed, tars, a store with the image in it, the command line."""
     files = {"etc": imagemaker.Dir(), "etc/os-release": b"ID=test\n"}
-    imagemaker.Image([imagemaker.Layer(files)]).write_oci(tmp_path / "image", tag="latest")
+    made = imagemaker.Image([imagemaker.Layer(files, compression="none")]).write_oci(tmp_path / "image", tag="latest")
+    private, _public = signing.key_pair(tmp_path)
+    signing.sign_with(private, made.path, made.manifest_digest)
+    shutil.copy(ROOT / "examples" / "verify.py", tmp_path)
     for name in ("base", "top"):
         (tmp_path / f"{name}.tar.gz").write_bytes(imagemaker.Layer({name: b"1"}, compression="gzip").blob_bytes())
     (tmp_path / "tmp").mkdir()
@@ -55,7 +60,7 @@ def test_what_a_howto_shows_runs(page, place):
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (text, done.stdout, done.stderr)
         ran += 1
-    assert ran == {"use-it": 1, "debug-a-crash": 5, "wiped-podman-store": 3}[page]
+    assert ran == {"use-it": 1, "debug-a-crash": 5, "wiped-podman-store": 3, "verifying": 3}[page]
 
 
 def sitepages():

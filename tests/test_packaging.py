@@ -66,11 +66,17 @@ import layerstore
 from layerjournal import Record
 
 
+def verify(image: layerstore.OfferedImage) -> bytes:
+    return b"".join(blob for each in image.signatures for blob in each.blobs)
+
+
 def top(root: str, record: Record) -> str | None:
     with layerstore.open(root, readonly=True) as store:
         found = store.layers()
         wrong: int = found[0].diff_id  # type: ignore[assignment]
         store.mount(17, "/mnt")  # type: ignore[arg-type]
+        store.pull("oci:x", options=layerstore.PullOptions(verify=verify))
+        layerstore.PullOptions(verify=len)  # type: ignore[arg-type]
         return found[0].parent if wrong else record.entity
 '''
 

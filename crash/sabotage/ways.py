@@ -50,6 +50,7 @@ TESTS = tuple(
         "tests/test_interrupts.py",
         "tests/test_open.py",
         "tests/test_pull.py",
+        "tests/test_signatures.py",
         "tests/test_concurrency.py",
         "tests/test_rebuild.py",
     )

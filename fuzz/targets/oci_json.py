@@ -1,16 +1,22 @@
-"""Any bytes as layout, index, manifest or config are refused by a typed error, or give values of the right kinds."""
+"""Any bytes as layout, index, manifest, signature or config are refused by a typed error, or give values of their kinds."""
 
 from __future__ import annotations
 
 from layerstore.errors import InputError
-from layerstore.sources import documents
+from layerstore.sources import attached, documents
 
 
 def check(data: bytes) -> None:
     for listed in _try(documents.parse_index, data, None, "the index") or ():
         _descriptor(listed.descriptor)
         assert listed.tag is None or isinstance(listed.tag, str)
+        assert attached.is_attachment(listed) or not attached.is_signature(listed)
     for media_type in sorted(documents.MANIFEST_TYPES):
+        artifact = _try(documents.parse_artifact, data, media_type, "the signature")
+        if artifact is not None:
+            for each in artifact.blobs:
+                _descriptor(each)
+            assert artifact.subject is None or documents.check_sha256(artifact.subject, "the subject")
         manifest = _try(documents.parse_manifest, data, media_type, "the manifest")
         if manifest is not None:
             for each in (manifest.config, *manifest.layers):

@@ -9,7 +9,7 @@ Layout, top to bottom; a module imports only from below it (a test checks, and h
 - ``opening``, an open store and a new one · ``lifecycle``, the states and the catalog: pure
 - ``targets``, images out · ``differs`` ``chunked``, layers in · ``sources``, images in
 - ``trees``, a layer as files on disk · ``formats``, files' formats, without a store
-- ``model`` ``partial`` ``progress`` ``observe``, the values and protocols that callers see
+- ``model`` ``partial`` ``signatures`` ``progress`` ``observe``, the values and protocols that callers see
 - ``system``, every effect on the disk, and what the kernel gives · ``errors``, by whose fault
 
 ``layerjournal`` is the write-ahead journal, a library of its own. Nothing imports ``testing``, which is for crash tests.
@@ -44,6 +44,8 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.recovery.rebuilding import RebuildReport as RebuildReport
     from layerstore.recovery.rebuilding import rebuild as rebuild
     from layerstore.recovery.recover import RecoveryReport as RecoveryReport
+    from layerstore.signatures import OfferedImage as OfferedImage
+    from layerstore.signatures import Signature as Signature
     from layerstore.sources.registry import Credentials as Credentials
     from layerstore.sources.registry import RegistryOptions as RegistryOptions
     from layerstore.store import Store as Store
@@ -65,6 +67,7 @@ _PUBLIC = {
     "DirectoryDiffer": "differs", "ChunkedDiffer": "differs", "RecoveryReport": "recovery.recover",
     "rebuild": "recovery.rebuilding", "RebuildReport": "recovery.rebuilding", "Credentials": "sources.registry",
     "RegistryOptions": "sources.registry", "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
+    "OfferedImage": "signatures", "Signature": "signatures",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - computed from the one table above

@@ -29,7 +29,8 @@
     │   │       └── RegistryUnavailableError  it cannot be reached, or failed at every try
     │   ├── TocError                   a table of contents that is malformed, or says what is not so
     │   ├── UnsupportedMediaTypeError  a manifest, config or layer of a type we do not know
-    │   └── NoMatchingPlatformError    an index without an image for this platform
+    │   ├── NoMatchingPlatformError    an index without an image for this platform
+    │   └── ImageRefusedError          who verifies images here (PullOptions.verify) refuses this one
     ├── DamagedError                the store itself is damaged
     │   ├── JournalDamagedError        the journal or catalog cannot be read or fails verification
     │   └── LayerDamagedError          a layer is quarantined; names the bad files
@@ -58,7 +59,7 @@ from collections.abc import Sequence
 __all__ = [
     "AlreadyOpenError", "ArchiveError", "BusyError", "CallerError", "ClosedError", "CompressionError",
     "DamagedError", "DigestMismatchError", "DuplicateLayerError", "DuplicateNameError", "ForkedError",
-    "HostError", "InUseError", "InputError", "InvalidArgumentError", "IoError", "JournalDamagedError",
+    "HostError", "ImageRefusedError", "InUseError", "InputError", "InvalidArgumentError", "IoError", "JournalDamagedError",
     "LayerDamagedError", "LayerstoreError", "LimitExceededError", "NoMatchingPlatformError", "NoSpaceError",
     "OutcomeError", "OutcomeUnknownError", "ParentUnavailableError", "PendingError", "PidNamespaceError",
     "PoisonedError", "PrivilegeError", "QuotaError", "RangesUnsupportedError", "ReadOnlyError", "RegistryAccessError",
@@ -218,6 +219,16 @@ class UnsupportedMediaTypeError(InputError):
 
 class NoMatchingPlatformError(InputError):
     default_hint = "name a platform that the index holds"
+
+
+class ImageRefusedError(InputError):
+    """Whoever verifies images here refuses this one; nothing of it was fetched. ``manifest_digest`` is ``sha256:hex``."""
+
+    default_hint = "pull an image that is signed by whom you trust; --verify, or PullOptions.verify, decided"
+
+    def __init__(self, what: str, *, reference: str, manifest_digest: str, hint: str | None = None) -> None:
+        super().__init__(what, hint=hint)
+        self.reference, self.manifest_digest = reference, manifest_digest
 
 
 class DamagedError(LayerstoreError):

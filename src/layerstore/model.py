@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol
 
 from layerstore.errors import InvalidArgumentError
 from layerstore.partial import BlobSource, Digests, Donors
+from layerstore.signatures import Signature
 from layerstore.system.idmap import IDENTITY, IdMap
 
 BLOB_KEY = "layer-blob"
@@ -65,6 +66,7 @@ class Limits:
     max_hole_bytes: int = 1 << 36       # holes of all sparse files together: they cost a tar nothing, and us their hashing
     max_manifest_json: int = 4 << 20    # bytes of an OCI index, manifest or config
     max_toc: int = 150 << 20            # bytes of a table of contents, compressed or not; of a compressed tar-split
+    max_signature_bytes: int = 1 << 20  # of all signatures of an image together
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,8 @@ class SourceImage:
     """An image resolved for one platform: the exact bytes of manifest and config, and its layers, base first.
 
     ``id`` is the hex of the config's digest (as in the field). ``name`` is the source's own suggestion, or None.
+    ``indexes`` led to the manifest, the outermost first. ``signatures`` are to be kept with it; a source tells of them
+    when it is asked.
     """
 
     manifest: bytes
@@ -165,10 +169,17 @@ class SourceImage:
     config_digest: str
     layers: Sequence[LayerSource]
     name: str | None = None
+    indexes: tuple[bytes, ...] = ()
+    signatures: tuple[Signature, ...] = ()
 
     @property
     def id(self) -> str:
         return self.config_digest.removeprefix("sha256:")
+
+    @property
+    def subjects(self) -> list[str]:
+        """Digests of what a signature of this image may be of: its manifest, and the indexes that led there."""
+        return [self.manifest_digest, *(f"sha256:{hashlib.sha256(each).hexdigest()}" for each in self.indexes)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +213,8 @@ class Layer:
 class Image:
     """A committed image: its ID (the config digest's hex), names and layer IDs, base first.
 
-    ``damaged``: those of its layers that are quarantined: it is served only to who asks for damaged content.
+    ``damaged``: those of its layers that are quarantined: it is served only to who asks for damaged content. ``signatures``
+    are as they came with it, ``indexes`` what some of them are of; neither says that anybody verified them.
     """
 
     id: str
@@ -214,6 +226,8 @@ class Image:
     created_ns: int
     created: bool = True   # False: a pull found it already there
     damaged: tuple[str, ...] = ()
+    signatures: tuple[Signature, ...] = ()
+    indexes: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +241,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A mount of this store's, or (``mounted`` false) one whose writable upper directory is still kept."""
+    """A mount of this store's, or (``mounted`` false) one whose writable upper directory is still kept.
+
+    ``label`` is the security context (SELinux) of all that it shows; None: each file has its own.
+    """
 
     id: str
     target: str
@@ -236,6 +253,7 @@ class Mount:
     mounted: bool
     boot_id: str
     since_ns: int
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

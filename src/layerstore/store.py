@@ -258,7 +258,7 @@ class Store:
         Args:
             source: where from; also ``containers-storage:[overlay@ROOT]NAME``, a store of podman's (docs/podman.md).
             names: names for the image; None takes the source's own suggestion.
-            options: workers, platform, limits, whether names may be moved.
+            options: workers, platform, limits, whether names may be moved, who verifies the image.
             progress: told per layer what happens; a ``layerstore.Tally`` keeps it as figures.
 
         Returns:
@@ -266,11 +266,12 @@ class Store:
 
         Raises:
             InputError: SourceError (RegistryError, …), DigestMismatchError … for bad content.
+            ImageRefusedError: by ``options.verify``; nothing was fetched, and nothing changed.
             LayerstoreError: DuplicateNameError; HostError; PendingError.
 
-        Durability: image and layers are on disk and visible, together, when this returns, by one syncfs and three
-        durable transactions. A crash before leaves the image absent. Finished layers are there for the next pull after a
-        kill or an error; after a loss of power if write-back had them, or if ``PullOptions.seal_every`` sealed them.
+        Durability: image, signatures and layers are on disk and visible, together, when this returns, by one syncfs and
+        three durable transactions. A crash before leaves the image absent. Finished layers are there for the next pull
+        after a kill or an error; after a loss of power if write-back had them, or ``PullOptions.seal_every`` sealed them.
 
         """
         return pull.pull(self._handle, source, names, options or pull.PullOptions(), progress or Quiet())
@@ -331,16 +332,19 @@ class Store:
     @as_verb
     def mount(
         self, reference: str, target: str | os.PathLike[str], *, writable: bool = False, damaged: bool = False,
+        label: str | None = None,
     ) -> Mount:
         """Mount an image or layer by overlayfs at an existing directory; the layers cannot be deleted meanwhile.
 
-        *damaged*: also if a layer is quarantined; what is bad in it is in the mount, too. Raises PrivilegeError without the
-        privilege to mount (use ``extract``), BusyError, InvalidArgumentError, LayerDamagedError.
+        *damaged*: also if a layer is quarantined; what is bad in it is in the mount, too. *label*: a security context for
+        all that is in it (SELinux: ``user:role:type[:level]``); it is recorded, and a writable mount that is taken up again
+        has it again. Raises PrivilegeError without the privilege to mount (use ``extract``), BusyError,
+        InvalidArgumentError, LayerDamagedError, HostError where the kernel does not take the label.
         Durability: the mount's row is on disk first; a mount does not survive a reboot, but the upper directory of
         a writable one does, and mounting the same at the same place takes it up again.
         """
         chain = mount.chain_of(self._handle, *self.resolve(reference), damaged=damaged)
-        return mount.mount(self._handle, chain, os.fspath(target), writable=writable, damaged=damaged)
+        return mount.mount(self._handle, chain, os.fspath(target), writable=writable, damaged=damaged, label=label)
 
     @as_verb
     def unmount(self, target: str | os.PathLike[str], *, keep_upper: bool = False) -> None:
@@ -460,7 +464,7 @@ class Store:
     @as_verb
     def push(
         self, reference: str, target: str, *, compression: str = "as-it-came", registry: RegistryOptions | None = None,
-        progress: Callable[[int], None] = lambda _n: None,
+        progress: Callable[[int], None] = lambda _n: None, signatures: bool = True,
     ) -> push.PushReport:
         """Write an image to ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:NAME]``, ``docker://HOST/…``.
 
@@ -471,6 +475,7 @@ class Store:
                 always has plain tars.
             registry: how to speak with a registry, and as whom.
             progress: told of each *n* more bytes of the layers' tars.
+            signatures: those that came with the image go out with it, if its manifest does; a Docker archive has none.
 
         Returns:
             The digests there. Config and diffIDs are kept; the manifest if ``kept`` says so (docs/podman.md).
@@ -483,7 +488,7 @@ class Store:
         it was, and perhaps blobs and ``.part`` files that nothing refers to.
 
         """
-        return push.push(self._handle, reference, target, compression, progress, registry)
+        return push.push(self._handle, reference, target, compression, progress, registry, signatures=signatures)
 
     @as_verb
     def remove_view(self, directory: str | os.PathLike[str]) -> None:

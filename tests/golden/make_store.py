@@ -1,12 +1,13 @@
 """Make the golden stores: what the first release left on disk, for every later one to open.
 
-    python tests/golden/make_store.py tests/golden/v1 NAME…      (as root; the stores are made as ``nobody``)
+    python tests/golden/make_store.py tests/golden/v1.1 NAME…    (as root; the stores are made as ``nobody``)
 
 ``clean.tar.gz`` is a store at rest: a base layer, one on it with big data and a name, an image, a staged tree, trash,
 an archived segment. ``redo.tar.gz`` is what a loss of power and a kill left: lost renames, a torn side file, a lost
 image file, a batch that was promised, a deletion that was promised, a tree that was being staged, a stray.
 ``filled.tar.gz`` has what came with the file ``output``: a tree that was filled and not synced when its owner was killed,
-one whose ``output`` is torn, one that was rolled back to staged. Beside each: ``<name>.json``, with what it holds, its canonical dump, and what recovery plans.
+one whose ``output`` is torn, one that was rolled back to staged. ``signed.tar.gz``, of format 1.1, has an image with
+signatures, and the kept upper directory of a mount with a label. Beside each: ``<name>.json``, with what it holds, its canonical dump, and what recovery plans.
 
 They are made once and never edited or made anew: a new format gets new files beside these. Made as an ordinary user,
 so that no owner is recorded and anybody can unpack them.
@@ -28,12 +29,16 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 import layerjournal  # noqa: E402
 import layerstore  # noqa: E402
 from crash.content import content, picture  # noqa: E402
-from layerstore import TarDiffer, faults  # noqa: E402
+from layerstore import TarDiffer  # noqa: E402
+from layerstore.lifecycle.machine import fire  # noqa: E402
+from layerstore.lifecycle.states import Kind, Trigger  # noqa: E402
+from layerstore.system import faults  # noqa: E402
 from layerstore.model import Descriptor  # noqa: E402
 from layerstore.testing.children import run_child, start_child  # noqa: E402
 
 NOBODY = 65534
-NAMES = ("clean", "redo", "filled")
+NAMES = ("clean", "redo", "filled")   # of format 1.0
+LABEL, MOUNT = "system_u:object_r:container_file_t:s0:c1,c2", "5" * 32
 XATTR = "SCHILY.xattr."
 LEFT_OUT = ("lock.mdb",)   # LMDB makes it anew, and it is of one machine
 
@@ -91,6 +96,22 @@ def filled(root, pictures):
         data = output.read_bytes()
         if torn.encode() in data:
             output.write_bytes(data[: len(data) // 2])
+
+
+def signed(root, pictures):
+    """What came with format 1.1. The mount is a row as after a reboot, for who makes this may not mount."""
+    clean(root, pictures)
+    with opened(root) as store:
+        beside = picture(os.path.join(os.path.dirname(root), "signed-image"), [content("i1"), content("i3")], signed=True)
+        store.pull(beside.reference, names=["signed"])
+        where = {"boot_id": "0" * 36, "namespace": 1, "uppers": [0, 0], "label": LABEL}
+        taken = {**where, "target": "/mnt/golden", "layers": ["b" * 64], "writable": True}
+        for trigger, payload in ((Trigger.TAKE, taken), (Trigger.ATTACH, {**where, "kept": False}),
+                                 (Trigger.DETACH, {"kept": True})):
+            store._handle.update("mount", lambda txn, t=trigger, p=payload: fire(txn, Kind.MOUNT, MOUNT, t, txid=MOUNT, payload=p))
+    for name in ("empty", "upper", "work"):
+        os.makedirs(os.path.join(root, "uppers", MOUNT, name))
+    pathlib.Path(root, "uppers", MOUNT, "upper", "written").write_text("by somebody\n")
 
 
 def killed_together(root, doings):
@@ -151,7 +172,7 @@ def make(name, directory, work):
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-        {"clean": clean, "redo": redo, "filled": filled}[name](root, picture(os.path.join(work, f"{name}-image"),
+        {"clean": clean, "redo": redo, "filled": filled, "signed": signed}[name](root, picture(os.path.join(work, f"{name}-image"),
                                                             [content("i1"), content("i2"), content("i4")]))
         with open(shown, "w") as file:
             json.dump(show(root), file, indent=1, sort_keys=True)
@@ -185,9 +206,9 @@ def show(root):
         }
 
 
-def unpack(name, directory):
+def unpack(name, directory, version="v1"):
     """The golden store *name* in *directory*; its path. Owners are the caller's."""
-    data = (HERE / "v1" / f"{name}.tar.gz").read_bytes()
+    data = (HERE / version / f"{name}.tar.gz").read_bytes()
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         archive.extractall(directory, filter=lambda info, _path: info)
         for info in archive:

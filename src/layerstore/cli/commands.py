@@ -139,6 +139,8 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Layers staged at once.")
 @click.option("--replace", is_flag=True, help="Move names that belong to another image.")
 @click.option("--keep-blobs", is_flag=True, help="Keep compressed layers, too, so that a push sends just what came.")
+@click.option("--verify", metavar="COMMAND", help="Ask COMMAND first, which gets a directory with what there is to verify.")
+@click.option("--signatures/--no-signatures", default=True, help="Look for signatures, and keep them with the image.")
 @click.option("--whole", is_flag=True, help="Fetch whole layers, also where parts of them are here.")
 @click.option("--preflight/--no-preflight", default=True, help="Begin only if the layers seem to fit on the disk.")
 @registry_options
@@ -148,8 +150,8 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.pass_obj
 def pull(
     settings: Settings, source: str, names: tuple[str, ...], platform: str | None, workers: int, replace: bool,
-    keep_blobs: bool, whole: bool, preflight: bool, registry: RegistryOptions, limits: tuple[str, ...], quiet: bool,
-    as_json: bool,
+    keep_blobs: bool, verify: str | None, signatures: bool, whole: bool, preflight: bool, registry: RegistryOptions,
+    limits: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:
     """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG] or docker://HOST/REPO[:TAG|@DIGEST].
 
@@ -158,9 +160,14 @@ def pull(
     from layerstore.cli import terminal  # noqa: PLC0415
     from layerstore.verbs.pull import PullOptions  # noqa: PLC0415
 
+    hook = None
+    if verify is not None:
+        from layerstore.cli.verifying import by_command  # noqa: PLC0415
+
+        hook = by_command(verify)
     options = PullOptions(
         workers=workers, platform=platform, replace_names=replace, limits=_limits(limits), partial=not whole,
-        preflight=preflight, registry=registry, keep_blobs=keep_blobs,
+        preflight=preflight, registry=registry, keep_blobs=keep_blobs, verify=hook, signatures=signatures,
     )
     with settings.open(write=True) as store, terminal.PullProgress(quiet=quiet or as_json) as progress:
         image = store.pull(source, names=names or None, options=options, progress=progress)
@@ -241,7 +248,7 @@ def show(settings: Settings, reference: str, as_json: bool) -> None:
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
-        return " ".join(map(str, value)) or "-"
+        return " ".join(each["digest"] if isinstance(each, dict) else str(each) for each in value) or "-"
     return "-" if value in (None, {}) else str(value)
 
 
@@ -249,12 +256,15 @@ def _plain(value: Any) -> str:
 @reference_argument
 @click.argument("target", type=click.Path(file_okay=False))
 @click.option("--writable", is_flag=True, help="With a writable upper directory, removed at unmount.")
+@click.option("--label", metavar="CONTEXT", help="The security context (SELinux) of all in it: user:role:type[:level].")
 @damaged_option
 @click.pass_obj
-def mount(settings: Settings, reference: str, target: str, writable: bool, damaged: bool) -> None:
+def mount(
+    settings: Settings, reference: str, target: str, writable: bool, label: str | None, damaged: bool,
+) -> None:
     """Mount an image or layer by overlayfs at the directory TARGET."""
     with settings.open(write=True) as store:
-        store.mount(reference, target, writable=writable, damaged=damaged)
+        store.mount(reference, target, writable=writable, damaged=damaged, label=label)
 
 
 @cli.command()

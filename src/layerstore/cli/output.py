@@ -91,6 +91,7 @@ def image_json(image: Image) -> dict[str, Any]:
         "id": image.id, "names": list(image.names), "layers": list(image.layers),
         "manifest_digest": image.manifest_digest, "manifest_media_type": image.manifest_media_type,
         "config_digest": image.config_digest, "created_ns": image.created_ns, "damaged": list(image.damaged),
+        "signatures": [{"kind": each.kind, "digest": each.digest, "subject": each.subject} for each in image.signatures],
     }
 
 

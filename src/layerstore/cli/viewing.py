@@ -42,15 +42,20 @@ def view(settings: Settings, directory: str, remove: bool, as_json: bool) -> Non
 @click.argument("target")
 @click.option("--compression", type=click.Choice(["as-it-came", "none", "gzip", "zstd"]), default="as-it-came",
               show_default=True, help="Of the layers.")
+@click.option("--signatures/--no-signatures", default=True, help="Send signatures of the very manifest that is sent.")
 @registry_options
 @json_option
 @click.pass_obj
 def push(
-    settings: Settings, reference: str, target: str, compression: str, registry: RegistryOptions, as_json: bool,
+    settings: Settings, reference: str, target: str, compression: str, signatures: bool, registry: RegistryOptions,
+    as_json: bool,
 ) -> None:
     """Write IMAGE to oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME:TAG] or docker://HOST/NAME[:TAG]."""
     with settings.open() as store:
-        report = store.push(reference, target, compression=compression, registry=registry)
+        report = store.push(reference, target, compression=compression, registry=registry, signatures=signatures)
+        had = len(store.image(report.config_digest.removeprefix("sha256:")).signatures) if signatures else 0
+    if had > report.signatures:
+        click.echo(f"note: {had - report.signatures} of {had} signatures did not go out (docs/verifying.md)", err=True)
     if as_json:
         output.as_json(dataclasses.asdict(report))
     else:

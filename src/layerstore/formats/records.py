@@ -17,6 +17,7 @@ from layerstore.errors import DamagedError
 VERSION = 1
 LAYER_FILE = "layer"
 OUTPUT_FILE = "output"
+IF_SIGNED = ("signatures", "indexes")   # keys of an image's that are absent where there is nothing to say
 
 
 def layer_file(txid: str, row: Mapping[str, Any]) -> bytes:
@@ -39,7 +40,7 @@ def image_file(image_id: str, promise: Mapping[str, Any]) -> bytes:
         "version": VERSION, "image_id": image_id, "layers": list(promise["layers"]), "names": list(promise["names"]),
         "manifest": promise["manifest"], "manifest_media_type": promise["manifest_media_type"],
         "manifest_digest": promise["manifest_digest"], "config": promise["config"],
-        "config_digest": promise["config_digest"],
+        "config_digest": promise["config_digest"], **{key: promise[key] for key in IF_SIGNED if key in promise},
     })
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from layerstore.errors import InvalidArgumentError, LayerDamagedError, UnknownImageError, UnknownLayerError
 from layerstore.lifecycle.states import State
 from layerstore.model import Image, Layer, Lease, Mount
+from layerstore.signatures import indexes_in, signatures_in
 
 Row = dict[str, Any]
 _HEX = frozenset("0123456789abcdef")
@@ -149,6 +150,7 @@ def _to_mount(key: str, row: Row) -> Mount:
     return Mount(
         id=key, target=row["target"], layers=tuple(row["layers"]), writable=row["writable"],
         mounted=row["state"] == State.MOUNTED, boot_id=row["boot_id"], since_ns=row["since_ns"],
+        label=row.get("label"),
     )
 
 
@@ -182,6 +184,7 @@ def _to_image(view: Reader, image_id: str, row: Row) -> Image:
         manifest_digest=row["manifest_digest"], manifest_media_type=row["manifest_media_type"],
         config_digest=row["config_digest"], created_ns=row["created_ns"],
         damaged=tuple(each for each in row["layers"] if _is_quarantined(view, each)),
+        signatures=signatures_in(row), indexes=indexes_in(row),
     )
 
 

@@ -15,14 +15,15 @@ __all__ = ["FORMAT", "NAME", "ids_of", "read_config", "text_of"]
 
 NAME = "store.json"
 MAGIC = "layerstore"
-FORMAT = (1, 0)
-KNOWN_FEATURES = frozenset({"id-map"})
+FORMAT = (1, 1)
+COMPATIBLE = ("image-signatures", "mount-labels")   # keys that may be in rows, and that who does not know them leaves alone
+KNOWN_FEATURES = frozenset({"id-map", *COMPATIBLE})
 
 
 def text_of(own: dict[str, Any], uuid: str) -> bytes:
     """The file of a new store: *own* is its form, *uuid* its journal's."""
     incompatible = ["id-map"] if "id_map" in own else []
-    features = {"compatible": [], "read_only_compatible": [], "incompatible": incompatible}
+    features = {"compatible": list(COMPATIBLE), "read_only_compatible": [], "incompatible": incompatible}
     config = {**own, "magic": MAGIC, "uuid": uuid, "format": list(FORMAT), "features": features}
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from layerstore.formats.records import IF_SIGNED
 from layerstore.lifecycle.machine import fire, state_of
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.recovery.remains import ImageFile, Remains, Tree
@@ -213,7 +214,8 @@ class _Completion:
             if file.record is None or why:
                 self._out.put_aside("images", name, why)
                 continue
-            keys = ("layers", "manifest_digest", "manifest_media_type", "config_digest")
+            keys = ["layers", "manifest_digest", "manifest_media_type", "config_digest"]
+            keys += [key for key in IF_SIGNED if key in file.record]
             txid = self._newest_txid(file.record["layers"])
             self._fire(Kind.IMAGE, name, Trigger.ADOPT, txid, {key: file.record[key] for key in keys})
             self._out.images += 1

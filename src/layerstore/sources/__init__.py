@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from layerstore.model import Limits, SourceImage
+from layerstore.signatures import Signature
 from layerstore.sources import docker_archive, oci
 from layerstore.sources.archive import Archive
 from layerstore.sources.containers_storage import PREFIX as PODMAN
@@ -41,9 +42,12 @@ class _Opened(Protocol):
 class ImageSource:
     """An open source. Safe to use from several threads; leaving its ``with`` closes it."""
 
-    def __init__(self, reference: str, opened: _Opened, resolver: Callable[[], SourceImage]) -> None:
+    def __init__(
+        self, reference: str, opened: _Opened, resolver: Callable[[], SourceImage],
+        finder: Callable[[SourceImage], tuple[Signature, ...]] = lambda _image: (),
+    ) -> None:
         self.reference = reference
-        self._opened, self._resolver = opened, resolver
+        self._opened, self._resolver, self._finder = opened, resolver, finder
 
     @property
     def fetched(self) -> int:
@@ -59,6 +63,14 @@ class ImageSource:
         SizeMismatchError, LimitExceededError, ClosedError; of registries, RegistryError and its kinds.
         """
         return self._resolver()
+
+    def signatures(self, image: SourceImage) -> tuple[Signature, ...]:
+        """What this source offers to vouch for *image*, which came from it: under cosign's tag, or by referring to it.
+
+        For OCI layouts, archives and registries; elsewhere there are none. Digests are checked, and nothing is verified.
+        Raises as ``resolve``.
+        """
+        return self._finder(image)
 
     def close(self) -> None:
         """Let go of the file, directory or connections. Calling it again does nothing."""
@@ -96,17 +108,22 @@ def open_source(
     bounds = limits or Limits()
     if isinstance(reference, str) and reference.startswith(PREFIX):
         client = connect(parse_name(reference), registry or RegistryOptions())
-        return ImageSource(reference, client, lambda: _resolve_there(client, wanted, bounds))
+        return ImageSource(
+            reference, client, lambda: _resolve_there(client, wanted, bounds),
+            lambda image: _signatures_there(client, image, bounds),
+        )
     if isinstance(reference, str) and reference.startswith(PODMAN):
         podman = PodmanStore.parse(reference)
         return ImageSource(reference, podman, lambda: podman.resolve(wanted, bounds))
     parsed = parse_reference(reference)
     if parsed.kind == "oci":
         layout = Layout(parsed.path)
-        return ImageSource(reference, layout, lambda: oci.resolve(layout, parsed, wanted, bounds))
+        return ImageSource(reference, layout, lambda: oci.resolve(layout, parsed, wanted, bounds),
+                           lambda image: oci.signatures(layout, image, bounds))
     archive = Archive(parsed.path, bounds)
     if parsed.kind == "oci-archive":
-        return ImageSource(reference, archive, lambda: oci.resolve(archive, parsed, wanted, bounds))
+        return ImageSource(reference, archive, lambda: oci.resolve(archive, parsed, wanted, bounds),
+                           lambda image: oci.signatures(archive, image, bounds))
     return ImageSource(reference, archive, lambda: docker_archive.resolve(archive, parsed, wanted, bounds))
 
 
@@ -114,3 +131,9 @@ def _resolve_there(client: Client, platform: Platform | None, limits: Limits) ->
     from layerstore.sources.registry.resolve import resolve  # noqa: PLC0415 - imports urllib3, as the client did
 
     return resolve(client, platform, limits)
+
+
+def _signatures_there(client: Client, image: SourceImage, limits: Limits) -> tuple[Signature, ...]:
+    from layerstore.sources.registry.resolve import signatures  # noqa: PLC0415 - imports urllib3, as the client did
+
+    return signatures(client, image, limits)

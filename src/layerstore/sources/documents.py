@@ -19,8 +19,8 @@ from layerstore.model import Descriptor
 from layerstore.sources.platforms import Platform
 
 __all__ = [
-    "INDEX_TYPES", "MANIFEST_TYPES", "OCI_CONFIG", "OCI_LAYER", "OCI_MANIFEST", "Config", "Listed",
-    "Manifest", "as_object", "check_layout", "check_pairs", "check_sha256", "parse_config", "parse_index",
+    "INDEX_TYPES", "MANIFEST_TYPES", "OCI_CONFIG", "OCI_INDEX", "OCI_LAYER", "OCI_MANIFEST", "Artifact", "Config", "Listed",
+    "Manifest", "as_object", "check_layout", "check_pairs", "check_sha256", "parse_artifact", "parse_config", "parse_index",
     "parse_json", "parse_manifest", "show", "show_list", "text_list",
 ]
 
@@ -48,11 +48,12 @@ _MAX_SIZE = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One entry of an index: its descriptor, the platform it is said to be for, and its tag."""
+    """One entry of an index: its descriptor, the platform it is said to be for, its tag, and an artifact's type."""
 
     descriptor: Descriptor
     platform: Platform | None
     tag: str | None
+    artifact_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,14 @@ class Manifest:
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """The descriptors of a manifest of whatever it is: config, then layers. ``subject``: the digest of what it is of."""
+
+    blobs: tuple[Descriptor, ...]
+    subject: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +257,24 @@ def parse_index(data: bytes, media_type: str | None, what: str) -> list[Listed]:
         where = f"entry {n} of {what}"
         found = _descriptor(value, where)
         platform = _platform(value.get("platform"), where)
-        listed.append(Listed(found, platform, found.annotations.get(_REF_NAME)))
+        kind = _optional_text(value, "artifactType", where) or None
+        listed.append(Listed(found, platform, found.annotations.get(_REF_NAME), kind))
     return listed
+
+
+def parse_artifact(data: bytes, media_type: str, what: str) -> Artifact:
+    """The descriptors of a manifest whose config and layers may be of any type.
+
+    Raises SourceError for what is malformed, UnsupportedMediaTypeError for what is no manifest, and digests.
+    """
+    if media_type not in MANIFEST_TYPES:
+        raise UnsupportedMediaTypeError(f"{what} is of the type {show(media_type)}, which is no manifest's")
+    document = as_object(parse_json(data, what), what)
+    _check_kind(document, media_type, what, ("manifests",))
+    found = [_descriptor(document.get("config"), f"the config of {what}")]
+    found += [_descriptor(each, f"layer {n} of {what}") for n, each in enumerate(_array(document, "layers", what))]
+    subject = document.get("subject")
+    return Artifact(tuple(found), None if subject is None else _descriptor(subject, f"the subject of {what}").digest)
 
 
 def parse_manifest(data: bytes, media_type: str, what: str) -> Manifest:

@@ -13,6 +13,8 @@ from typing import Protocol
 from layerstore.errors import NoMatchingPlatformError, SourceError, UnsupportedMediaTypeError
 from layerstore.model import Descriptor, LayerSource, Limits, SourceImage
 from layerstore.partial import BlobSource
+from layerstore.signatures import Signature
+from layerstore.sources.attached import is_attachment, is_signature, listed_under, referrers_tag, signatures_of
 from layerstore.sources.documents import (
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -29,7 +31,7 @@ from layerstore.sources.files import Files, check_blob, layer_blob, read_blob, r
 from layerstore.sources.platforms import Platform, best, check_config, this_machine
 from layerstore.sources.reference import Reference, suggested_name
 
-__all__ = ["Documents", "resolve", "resolve_from"]
+__all__ = ["Documents", "resolve", "resolve_from", "signatures"]
 
 _MAX_DEPTH = 4   # indexes below index.json; two are seen in the field
 
@@ -65,6 +67,32 @@ class _InFiles:
         return layer_blob(self._files, found, what)
 
 
+class _Beside(_InFiles):
+    """Implements ``Attachments``: by the tags and artifact types of ``index.json``."""
+
+    def __init__(self, files: Files, limits: Limits) -> None:
+        super().__init__(files, limits)
+        what = f"index.json of {files.label}"
+        self._listed = parse_index(read_document(files, "index.json", limits), None, what)
+
+    def tagged(self, tag: str) -> tuple[bytes, str] | None:
+        found = next((each.descriptor for each in self._listed if each.tag == tag), None)
+        return None if found is None else (self.manifest(found, f"{tag} of {self.label}"), found.media_type)
+
+    def referrers(self, subject: str) -> Sequence[Listed]:
+        """Of those in the index itself it is not said there whose they are; who reads them sees."""
+        tag = referrers_tag(subject)
+        under_tag = self.tagged(tag)
+        listed = [] if under_tag is None else listed_under(under_tag[0], f"{tag} of {self.label}")
+        known = {each.descriptor.digest for each in listed}
+        return [*listed, *(each for each in self._listed if is_signature(each) and each.descriptor.digest not in known)]
+
+
+def signatures(files: Files, image: SourceImage, limits: Limits) -> tuple[Signature, ...]:
+    """What a layout has beside *image*, which came from it, to vouch for it. Raises as ``signatures_of``."""
+    return signatures_of(_Beside(files, limits), image.subjects, limits)
+
+
 def resolve(files: Files, reference: Reference, platform: Platform | None, limits: Limits) -> SourceImage:
     """Find the one image that *reference* means. *platform* None: this machine's, where there is a choice.
 
@@ -83,13 +111,16 @@ def resolve(files: Files, reference: Reference, platform: Platform | None, limit
 
 def resolve_from(documents: Documents, chosen: Listed, platform: Platform | None, name: str | None) -> SourceImage:
     """The image that *chosen*, an index or a manifest, stands for. Raises as ``resolve``."""
-    return _image(documents, _descend(documents, chosen, platform), platform, name)
+    found, indexes = _descend(documents, chosen, platform)
+    return _image(documents, found, platform, name, indexes)
 
 
 def _tagged(listed: Sequence[Listed], tag: str | None, what: str) -> list[Listed]:
     """The entries of *tag*; without a tag, all of them if they share one (or have none), else SourceError."""
     if not listed:
         raise SourceError(f"{what} lists no image")
+    if tag is None:   # signatures are no choice; alone they are refused for what they are
+        listed = [entry for entry in listed if not is_attachment(entry)] or listed
     tags = sorted({entry.tag for entry in listed if entry.tag is not None})
     if tag is None:
         if len({entry.tag for entry in listed}) > 1:
@@ -124,23 +155,27 @@ def _for_platform(entries: Sequence[Listed], platform: Platform | None, what: st
     raise NoMatchingPlatformError(f"{what} has no image for {wanted}, but for {there}")
 
 
-def _descend(documents: Documents, chosen: Listed, platform: Platform | None) -> Listed:
-    """Follow nested indexes to what is none."""
+def _descend(documents: Documents, chosen: Listed, platform: Platform | None) -> tuple[Listed, tuple[bytes, ...]]:
+    """Follow nested indexes to what is none; that, and the indexes."""
+    indexes: list[bytes] = []
     for _ in range(_MAX_DEPTH):
         found = chosen.descriptor
         if found.media_type not in INDEX_TYPES:
-            return chosen
+            return chosen, tuple(indexes)
         what = f"the index {found.digest} of {documents.label}"
-        listed = parse_index(documents.manifest(found, what), found.media_type, what)
+        indexes.append(documents.manifest(found, what))
+        listed = parse_index(indexes[-1], found.media_type, what)
         if not listed:
             raise SourceError(f"{what} lists no image")
         chosen = _for_platform(listed, platform, what)
     if chosen.descriptor.media_type in INDEX_TYPES:
         raise SourceError(f"{documents.label} nests more than {_MAX_DEPTH} indexes")
-    return chosen
+    return chosen, tuple(indexes)
 
 
-def _image(documents: Documents, chosen: Listed, platform: Platform | None, name: str | None) -> SourceImage:
+def _image(
+    documents: Documents, chosen: Listed, platform: Platform | None, name: str | None, indexes: tuple[bytes, ...],
+) -> SourceImage:
     found = chosen.descriptor
     if found.media_type not in MANIFEST_TYPES:
         raise UnsupportedMediaTypeError(
@@ -159,5 +194,5 @@ def _image(documents: Documents, chosen: Listed, platform: Platform | None, name
         layers.append(LayerSource(layer, diff_id, documents.layer(layer, f"layer {n}")))
     return SourceImage(
         manifest_bytes, found.digest, found.media_type, config_bytes, manifest.config.digest, tuple(layers),
-        name,
+        name, indexes,
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from layerstore.model import Descriptor
+from layerstore.signatures import Signature
 
 __all__ = ["Outgoing", "OutgoingLayer", "Sent", "Target"]
 
@@ -36,7 +37,10 @@ class OutgoingLayer:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """An image to be sent: its documents, byte for byte, its layers, base first, and what to call it (None: nothing)."""
+    """An image to be sent: its documents, byte for byte, its layers, base first, and what to call it (None: nothing).
+
+    ``signatures`` are of ``manifest``: they go out with it, and with no other that had to be made.
+    """
 
     manifest: bytes
     manifest_media_type: str
@@ -44,14 +48,19 @@ class Outgoing:
     config_digest: str
     layers: tuple[OutgoingLayer, ...]
     tag: str | None = None
+    signatures: tuple[Signature, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What came of an image. ``manifest_digest`` is None where the format has no manifest."""
+    """What came of an image. ``manifest_digest`` is None where the format has no manifest.
+
+    ``signatures`` counts those that are there now, beside it.
+    """
 
     manifest_digest: str | None
     blobs: tuple[Descriptor, ...]
+    signatures: int = 0
 
 
 class Target(Protocol):

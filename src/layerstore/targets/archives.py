@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from layerstore.model import Descriptor
 from layerstore.targets import Outgoing, OutgoingLayer, Sent
+from layerstore.targets.beside import blobs_of, with_entries
 from layerstore.targets.files import replacing, write_blob
 from layerstore.targets.manifests import LAYOUT, docker_list, index_with, layer_type, manifest_over
 
@@ -39,8 +40,14 @@ class OciArchiveTarget:
             manifest, media_type = manifest_over(image.manifest, image.manifest_media_type, blobs)
             digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
             tar.add(_blob(digest), manifest)
-            tar.add("index.json", index_with(None, manifest, media_type, image.tag))
-        return Sent(digest, blobs)
+            signatures = [each for each in image.signatures if each.subject == digest]
+            index, there = with_entries(index_with(None, manifest, media_type, image.tag), signatures)
+            for each in there:
+                for name, data in blobs_of(each):
+                    tar.add(_blob(name), data)
+                tar.add(_blob(each.digest), each.manifest)
+            tar.add("index.json", index)
+        return Sent(digest, blobs, len(there))
 
     def _layer(self, tar: _Tar, layer: OutgoingLayer, progress: Callable[[int], None]) -> Descriptor:
         with tempfile.TemporaryFile(dir=os.path.dirname(os.path.abspath(self._path))) as spool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from layerstore.errors import InvalidArgumentError
 from layerstore.model import Descriptor
+from layerstore.signatures import Signature
 from layerstore.system import faults
 from layerstore.system.descriptors import Descriptor as Opened
 from layerstore.targets import Outgoing, OutgoingLayer, Sent
+from layerstore.targets.beside import blobs_of, with_entries
 from layerstore.targets.files import expected, replacing, write_blob, write_document
 from layerstore.targets.manifests import LAYOUT, index_with, manifest_over
 
@@ -39,10 +41,15 @@ class LayoutTarget:
         manifest, media_type = manifest_over(image.manifest, image.manifest_media_type, blobs)
         digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
         self._put(manifest, digest)
-        self._list(manifest, media_type, image.tag)
-        return Sent(digest, blobs)
+        signatures = [each for each in image.signatures if each.subject == digest]
+        for each in signatures:
+            for name, data in blobs_of(each):
+                self._put(data, name)
+            self._put(each.manifest, each.digest)
+        return Sent(digest, blobs, self._list(manifest, media_type, image.tag, signatures))
 
-    def _list(self, manifest: bytes, media_type: str, tag: str | None) -> None:
+    def _list(self, manifest: bytes, media_type: str, tag: str | None, signatures: Sequence[Signature]) -> int:
+        """Show the image, and its signatures, at once; how many of those are there."""
         path = os.path.join(self._path, "index.json")
         with Opened(self._path, os.O_RDONLY | os.O_DIRECTORY) as fd:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -50,7 +57,9 @@ class LayoutTarget:
             if os.path.exists(path):
                 with open(path, "rb") as file:
                     before = file.read()
-            write_document(path, index_with(before, manifest, media_type, tag), point="push.index")
+            index, there = with_entries(index_with(before, manifest, media_type, tag), signatures)
+            write_document(path, index, point="push.index")
+        return len(there)
 
     def _layer(self, layer: OutgoingLayer, progress: Callable[[int], None]) -> Descriptor:
         known = expected(layer)

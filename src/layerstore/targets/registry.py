@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import BinaryIO, TypeVar
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from layerstore.errors import InvalidArgumentError, RegistryError
 from layerstore.model import Descriptor
+from layerstore.signatures import ATTACHED, Signature
+from layerstore.sources.attached import referrers_tag, signature_tag
 from layerstore.sources.registry import RegistryOptions, connect
 from layerstore.sources.registry.failures import Broken, origin, shown
 from layerstore.sources.registry.names import parse_name
 from layerstore.targets import Outgoing, OutgoingLayer, Sent
+from layerstore.targets.beside import blobs_of, referring
 from layerstore.targets.files import expected, write_blob
-from layerstore.targets.manifests import manifest_over
+from layerstore.targets.manifests import OCI_INDEX, OCI_MANIFEST, manifest_over
 
 __all__ = ["RegistryTarget"]
 
 _BINARY = "application/octet-stream"
+_MAX_DOCUMENT = 4 << 20   # bytes; what is longer is no list of ours
 T = TypeVar("T")
 
 
@@ -50,10 +54,46 @@ class RegistryTarget:
             blobs = tuple(self._layer(layer, progress) for layer in image.layers)
             manifest, media_type = manifest_over(image.manifest, image.manifest_media_type, blobs)
             digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
-            self._put_manifest(manifest, media_type, digest)
+            signed = self._signatures([each for each in image.signatures if each.subject == digest])   # there before it is
+            self._put_manifest(self._tag, manifest, media_type, digest)
         finally:
             self._client.close()
-        return Sent(digest, blobs)
+        return Sent(digest, blobs, signed)
+
+    def _signatures(self, signatures: Sequence[Signature]) -> int:
+        """Send them; how many are there. What is under cosign's tag already stays, be it another."""
+        there, unlisted = 0, []
+        for each in signatures:
+            tag = signature_tag(each.subject)
+            if each.kind == ATTACHED and (before := self._document(tag)) is not None:
+                there += before == each.manifest
+                continue
+            for name, data in blobs_of(each):
+                if not self._has(name):
+                    self._upload(BytesIO(data), name, len(data))
+            name = tag if each.kind == ATTACHED else each.digest
+            subject = self._put_manifest(name, each.manifest, each.manifest_media_type, each.digest)
+            if each.kind != ATTACHED and not subject:   # the registry does not know that it refers to something
+                unlisted.append(each)
+            there += 1
+        if unlisted:
+            tag = referrers_tag(unlisted[0].subject)
+            index = referring(self._document(tag), unlisted)
+            if index is not None:
+                self._put_manifest(tag, index, OCI_INDEX, f"sha256:{hashlib.sha256(index).hexdigest()}")
+        return there
+
+    def _document(self, tag: str) -> bytes | None:
+        """What is under *tag*; None if nothing is."""
+        def get() -> bytes | None:
+            accept = {"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}"}
+            with self._client.once("GET", f"{self._base}manifests/{tag}", accept, (200, 404)) as reply:
+                found = b""
+                while reply.status == 200 and len(found) <= _MAX_DOCUMENT and (data := reply.read(1 << 20)):
+                    found += data
+                return found if reply.status == 200 else None
+
+        return self._tried(get)
 
     def _layer(self, layer: OutgoingLayer, progress: Callable[[int], None]) -> Descriptor:
         known = expected(layer)
@@ -98,16 +138,18 @@ class RegistryTarget:
             raise RegistryError(f"the registry names no usable place for an upload: POST {where}", url=where)
         return target
 
-    def _put_manifest(self, manifest: bytes, media_type: str, digest: str) -> None:
-        def put() -> str:
+    def _put_manifest(self, name: str, manifest: bytes, media_type: str, digest: str) -> str:
+        """Put it there as *name*, a tag or its digest. What the registry takes for its subject; empty: it does not say."""
+        def put() -> tuple[str, str]:
             headers = {"Content-Type": media_type, "Content-Length": str(len(manifest))}
-            with self._client.once("PUT", f"{self._base}manifests/{self._tag}", headers, (201,), manifest) as reply:
-                return reply.header("Docker-Content-Digest")
+            with self._client.once("PUT", f"{self._base}manifests/{name}", headers, (201,), manifest) as reply:
+                return reply.header("Docker-Content-Digest"), reply.header("OCI-Subject")
 
-        said = self._tried(put)
+        said, subject = self._tried(put)
         if said not in ("", digest):
             where = shown(self._base, self._client.home)
             raise RegistryError(f"the registry took the manifest {digest} for another: {where}", url=where)
+        return subject
 
     def _tried(self, call: Callable[[], T]) -> T:
         attempts = self._client.attempts()

@@ -15,6 +15,10 @@ fs/overlayfs/params.c):
 * ``trusted.*`` attributes are invisible, without an error, outside the initial user namespace. A mount would
   then show what opaque directories hide, so it is refused.
 
+A label (SELinux) is the mount option ``context``, which stands for all that the mount shows. It is a string of its own to
+fsconfig(2); in mount(2)'s data it is put into double quotes, for categories have commas (security/selinux/hooks.c,
+``selinux_sb_eat_lsm_opts``). What could end the quotes, or begin another option, is in no label.
+
 Every mount has ``redirect_dir=nofollow,metacopy=off,index=off``, whatever the kernel's defaults: no layer can
 lead elsewhere, and an upper directory holds whole files at their own names, so that it can be packed as a
 layer. Mounts are ``nodev``, and read-only ones ``ro``. They are not ``nosuid``, for images need that: keep
@@ -35,12 +39,13 @@ from layerstore.errors import BusyError, HostError, InvalidArgumentError, Privil
 from layerstore.system import faults, fs, kernel
 
 __all__ = [
-    "MAX_LAYERS", "OverlaySupport", "is_overlay_mounted", "mount_id", "mount_overlay", "probe", "unmount",
+    "MAX_LAYERS", "OverlaySupport", "check_label", "is_overlay_mounted", "mount_id", "mount_overlay", "probe", "unmount",
 ]
 
 MAX_LAYERS = 500                         # OVL_MAX_STACK, fs/overlayfs/params.h
 _FORMS = ("trusted", "user")
 _OPTIONS = ("redirect_dir=nofollow", "metacopy=off", "index=off")
+_LABEL = re.compile(r"[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+){2}(:[A-Za-z0-9_.,:-]+)?\Z")   # user:role:type[:level]
 _MAX_STRING = 255                        # bytes of an fsconfig(2) string
 _MAX_DATA = os.sysconf("SC_PAGE_SIZE") - 1  # bytes of mount(2)'s data
 _MS_RDONLY, _MS_NODEV = 1, 4             # sys/mount.h
@@ -66,6 +71,7 @@ class _Stack:
     upper: str | None
     work: str | None
     options: tuple[str, ...]             # "flag" or "key=value", without commas in them
+    label: str | None                    # checked: no quotes in it, perhaps commas
 
     @property
     def writable(self) -> bool:
@@ -104,23 +110,24 @@ def probe() -> OverlaySupport:
 
 def mount_overlay(
     lowers: Sequence[str], target: str, *, overlay_form: str, upper: str | None = None,
-    work: str | None = None, empty_dir: str | None = None,
+    work: str | None = None, empty_dir: str | None = None, label: str | None = None,
 ) -> None:
     """Mount the layer trees *lowers*, topmost first, at the existing directory *target*.
 
     With *upper* and *work* (on one file system) it is writable; else read-only. *empty_dir*, an empty
     directory that lives as long as the mount, is needed for a read-only mount of a single layer.
-    *overlay_form* is the attribute namespace of the trees: ``trusted`` or ``user``.
+    *overlay_form* is the attribute namespace of the trees: ``trusted`` or ``user``. *label* is a security context (SELinux)
+    for all that the mount shows; None: each file's own.
 
-    Raises InvalidArgumentError for paths that are not directories and for more than 500 layers,
-    PrivilegeError without the right to mount, BusyError if *upper* is in use, HostError without overlayfs,
-    IoError for the rest.
+    Raises InvalidArgumentError for paths that are not directories, for more than 500 layers and for what is no label,
+    PrivilegeError without the right to mount, BusyError if *upper* is in use, HostError without overlayfs, or where the
+    kernel does not take the label, IoError for the rest.
 
     Durability: none: a mount is gone at reboot. A crash before the last step leaves nothing; what is written
     to *upper* is written back by the kernel when it likes, unless who writes it calls fsync.
     """
     _check_directory(target, "the mount point", hint="make it first")
-    stack = _stack(lowers, upper=upper, work=work, form=overlay_form, empty_dir=empty_dir)
+    stack = _stack(lowers, upper=upper, work=work, form=overlay_form, empty_dir=empty_dir, label=label)
     doing = f"mounting {len(stack.lowers)} layers at {target}"
     if overlay_form == "trusted" and not kernel.has_trusted_xattrs():
         raise PrivilegeError(
@@ -134,7 +141,16 @@ def mount_overlay(
             except _NotByPiecesError:
                 _mount_at_once(stack, target)
     except OSError as error:
-        raise _typed(error, doing, overlay_form) from error
+        raise _typed(error, doing, overlay_form, label) from error
+
+
+def check_label(label: str) -> str:
+    """Return *label* if it has the form of a security context, ``user:role:type[:level]``; else InvalidArgumentError."""
+    if not isinstance(label, str) or not _LABEL.match(label) or len(label) > _MAX_STRING:
+        raise InvalidArgumentError(
+            f"{label!r} is no label for a mount", hint="write user:role:type[:level], as 'ls -Z' shows it",
+        )
+    return label
 
 
 def unmount(target: str) -> None:
@@ -221,6 +237,7 @@ def _topmost(mounts: Sequence[_Mounted]) -> _Mounted:
 
 def _stack(
     lowers: Sequence[str], *, upper: str | None, work: str | None, form: str, empty_dir: str | None,
+    label: str | None,
 ) -> _Stack:
     if form not in _FORMS:
         raise InvalidArgumentError(f"overlay form {form!r} is neither 'trusted' nor 'user'")
@@ -246,7 +263,7 @@ def _stack(
     options = _OPTIONS + (("userxattr",) if form == "user" else ())
     return _Stack(
         lowers=tuple(map(os.path.abspath, visible)), upper=upper and os.path.abspath(upper),
-        work=work and os.path.abspath(work), options=options,
+        work=work and os.path.abspath(work), options=options, label=None if label is None else check_label(label),
     )
 
 
@@ -301,6 +318,8 @@ def _configure(context: int, stack: _Stack) -> None:
             kernel.fsconfig(context, kernel.FSCONFIG_SET_STRING, key, value.encode())
         else:
             kernel.fsconfig(context, kernel.FSCONFIG_SET_FLAG, key)
+    if stack.label is not None:
+        kernel.fsconfig(context, kernel.FSCONFIG_SET_STRING, "context", stack.label.encode())
     for number, path in enumerate(stack.lowers):
         try:
             _set_path(context, "lowerdir+", path)
@@ -355,6 +374,8 @@ def _data(stack: _Stack, name: Callable[[str], str]) -> str:
     options = [*stack.options, "lowerdir=" + ":".join(map(name, stack.lowers))]
     if stack.upper is not None and stack.work is not None:
         options += [f"upperdir={name(stack.upper)}", f"workdir={name(stack.work)}"]
+    if stack.label is not None:
+        options.append(f'context="{stack.label}"')
     return ",".join(options)
 
 
@@ -388,8 +409,13 @@ def _in_directory(directory: str, act: Callable[[], None]) -> None:
         raise failed[0]
 
 
-def _typed(error: OSError, doing: str, form: str) -> HostError:
+def _typed(error: OSError, doing: str, form: str, label: str | None) -> HostError:
     text = f"{doing}: {error.strerror or error}"
+    if error.errno in (errno.EINVAL, errno.EOPNOTSUPP) and label is not None:
+        return HostError(
+            f"{doing} with the label {label}: {error.strerror or error}",
+            hint="SELinux must be enabled in this kernel (sestatus), and its policy must know the label; or leave it out",
+        )
     if error.errno in (errno.EPERM, errno.EACCES):
         return PrivilegeError(text, hint=_NO_PRIVILEGE[form])
     if error.errno == errno.ENODEV:

@@ -42,6 +42,7 @@ from layerstore.model import Image, Layer, SourceImage, check_id, default_layer_
 from layerstore.observe import barrier
 from layerstore.opening.handle import Handle, new_txid
 from layerstore.recovery import executor
+from layerstore.signatures import as_record
 from layerstore.system import fs
 from layerstore.verbs import quota
 from layerstore.verbs.checkpoint import checkpoint_if_due
@@ -339,7 +340,7 @@ def _promise(
         "layers": list(image_layers), "names": list(image_names), "replace_names": replace_names,
         "manifest": image.manifest, "manifest_digest": image.manifest_digest,
         "manifest_media_type": image.manifest_media_type, "config": image.config,
-        "config_digest": image.config_digest,
+        "config_digest": image.config_digest, **as_record(image.signatures, image.indexes),
     })
 
 

@@ -44,9 +44,16 @@ def chain_of(handle: Handle, kind: str, owner: str, *, damaged: bool = False) ->
         return [catalog.layer(view, i, damaged=damaged) for i in catalog.image(view, owner).layers]
 
 
-def mount(handle: Handle, chain: list[Layer], target: str, *, writable: bool, damaged: bool = False) -> Mount:
-    """Mount a chain at *target*, an existing directory. PrivilegeError says what to do without privilege."""
+def mount(
+    handle: Handle, chain: list[Layer], target: str, *, writable: bool, damaged: bool = False, label: str | None = None,
+) -> Mount:
+    """Mount a chain at *target*, an existing directory. PrivilegeError says what to do without privilege.
+
+    *label*: its security context (SELinux). What was kept from before a reboot has its own, unless another is given.
+    """
     handle.check_writable()
+    if label is not None:
+        overlay.check_label(label)
     target = os.path.realpath(target)
     if not os.path.isdir(target):
         raise InvalidArgumentError(f"the mount point {target} is not an existing directory", hint="make it first")
@@ -54,9 +61,9 @@ def mount(handle: Handle, chain: list[Layer], target: str, *, writable: bool, da
         handle, [layer.id for layer in chain], damaged=damaged,
     ):
         kept = _resume(handle, chain, target, writable)
-        mount_id = kept or _take(handle, chain, target, writable, damaged)
+        mount_id = kept or _take(handle, chain, target, writable, damaged, label)
         try:
-            _attach(handle, mount_id, chain, target, writable)
+            _attach(handle, mount_id, chain, target, writable, label)
         except BaseException:
             if mounting.is_mounted(target):
                 overlay.unmount(target)
@@ -85,7 +92,9 @@ def _resume(handle: Handle, chain: list[Layer], target: str, writable: bool) -> 
     return None
 
 
-def _take(handle: Handle, chain: list[Layer], target: str, writable: bool, damaged: bool) -> str:
+def _take(
+    handle: Handle, chain: list[Layer], target: str, writable: bool, damaged: bool, label: str | None,
+) -> str:
     mount_id = secrets.token_hex(16)
 
     def change(txn: Any) -> None:
@@ -93,14 +102,16 @@ def _take(handle: Handle, chain: list[Layer], target: str, writable: bool, damag
             catalog.layer(txn, layer.id, damaged=damaged)
         fire(txn, Kind.MOUNT, mount_id, Trigger.TAKE, txid=mount_id, payload={
             "target": target, "layers": [layer.id for layer in chain], "writable": writable,
-            **_where(handle),
+            **_where(handle), **_labelled(label),
         })
 
     handle.update("mount", change)
     return mount_id
 
 
-def _attach(handle: Handle, mount_id: str, chain: list[Layer], target: str, writable: bool) -> None:
+def _attach(
+    handle: Handle, mount_id: str, chain: list[Layer], target: str, writable: bool, label: str | None,
+) -> None:
     uppers = os.path.join(handle.root, "uppers", mount_id)
     upper = work = None
     if not fs.exists(handle.dirs["uppers"], mount_id):
@@ -111,16 +122,24 @@ def _attach(handle: Handle, mount_id: str, chain: list[Layer], target: str, writ
             _give_to_containers_root(handle, own)
     if writable:
         upper, work = os.path.join(uppers, "upper"), os.path.join(uppers, "work")
+    if label is None:
+        with handle.read() as view:
+            label = catalog.mount(view, mount_id).label
     lowers = [os.path.join(handle.root, "layers", layer.id, "diff") for layer in reversed(chain)]
     with faults.point("mount.attach"):
         overlay.mount_overlay(
             lowers, target, upper=upper, work=work, overlay_form=handle.overlay_form,
-            empty_dir=os.path.join(uppers, "empty"),
+            empty_dir=os.path.join(uppers, "empty"), label=label,
         )
     handle.update("mounted", lambda txn: fire(
         txn, Kind.MOUNT, mount_id, Trigger.ATTACH, txid=mount_id,
-        payload={**_where(handle), "kept": False},
+        payload={**_where(handle), **_labelled(label), "kept": False},
     ))
+
+
+def _labelled(label: str | None) -> dict[str, str]:
+    """The key of a row that has one: a row without a label is as rows were before there were any."""
+    return {} if label is None else {"label": label}
 
 
 def _where(handle: Handle) -> dict[str, Any]:

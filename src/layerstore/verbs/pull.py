@@ -10,14 +10,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from layerstore.errors import DuplicateNameError, ParentUnavailableError, UnknownLayerError
+from layerstore.errors import (
+    DuplicateNameError,
+    ImageRefusedError,
+    InputError,
+    ParentUnavailableError,
+    UnknownLayerError,
+)
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Image, SourceImage, default_layer_id
 from layerstore.opening.handle import Handle
 from layerstore.opening.reading import ReaderLock
 from layerstore.progress import Progress, Quiet
-from layerstore.sources import open_source
+from layerstore.signatures import OfferedImage, Signature
+from layerstore.sources import ImageSource, open_source
 from layerstore.verbs.apply import LayerSpec, apply_batch, check_name
 from layerstore.verbs.holds import set_name
 from layerstore.verbs.pull_layers import Job, PullOptions, stage_all
@@ -42,10 +49,42 @@ def pull(
             names = [wanted.name] if wanted.name is not None else []
         for name in names:
             check_name(name)
+        wanted = _verified(handle, reference, source, wanted, options)
         for _ in range(_TRIES - 1):
             with suppress(ParentUnavailableError, UnknownLayerError):   # a layer that was there is being deleted meanwhile
                 return _pull(handle, wanted, names, options, progress)
         return _pull(handle, wanted, names, options, progress)
+
+
+def _verified(
+    handle: Handle, reference: str, source: ImageSource, wanted: SourceImage, options: PullOptions,
+) -> SourceImage:
+    """*wanted* with its signatures, where they are of use, once whoever is to verify it has let it pass."""
+    with handle.read() as view:
+        is_new = _known(view, wanted) is None
+    if options.signatures and (is_new or options.verify is not None):
+        wanted = replace(wanted, signatures=_signatures(source, wanted))
+    if options.verify is not None:
+        offered = OfferedImage(
+            reference, wanted.manifest_digest, wanted.manifest_media_type, wanted.manifest, wanted.config, wanted.indexes,
+            wanted.signatures,
+        )
+        try:
+            options.verify(offered)
+        except ImageRefusedError:
+            raise
+        except Exception as error:
+            what = f"{reference}, the manifest {wanted.manifest_digest}, is refused: {error}"
+            raise ImageRefusedError(what, reference=reference, manifest_digest=wanted.manifest_digest) from error
+    return wanted
+
+
+def _signatures(source: ImageSource, wanted: SourceImage) -> tuple[Signature, ...]:
+    try:
+        return source.signatures(wanted)
+    except InputError as error:   # silence must not pass for "unsigned"; but who does not care can go on
+        error.hint += "; or pull without signatures (--no-signatures, PullOptions.signatures)"
+        raise
 
 
 def _pull(

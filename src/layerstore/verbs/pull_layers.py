@@ -22,6 +22,7 @@ from layerstore.lifecycle import catalog
 from layerstore.model import Differ, LayerSource, Limits
 from layerstore.opening.handle import Handle
 from layerstore.progress import Progress
+from layerstore.signatures import OfferedImage
 from layerstore.sources.registry import RegistryOptions
 from layerstore.verbs.begin import Want, begin
 from layerstore.verbs.stage import fill
@@ -41,6 +42,10 @@ class PullOptions:
     on the disk and into the quota; the size of compressed ones is guessed, rather too low (``space``). ``keep_blobs``: each
     new layer's compressed blob is kept, too, so that a push sends the very image that came; it takes its size more, and is
     fetched whole.
+
+    ``verify`` is called with an ``OfferedImage``, whatever of it is here already, before a layer is asked for and before
+    anything is written: what it raises refuses the image (``ImageRefusedError``). ``signatures``: those that the source
+    offers are looked for, shown to it, and kept with an image that is new here.
     """
 
     workers: int = 2
@@ -51,6 +56,8 @@ class PullOptions:
     partial: bool = True
     preflight: bool = True
     keep_blobs: bool = False
+    verify: Callable[[OfferedImage], object] | None = None
+    signatures: bool = True
     registry: RegistryOptions = field(default_factory=RegistryOptions)
 
 

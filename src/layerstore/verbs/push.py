@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from layerstore.errors import InvalidArgumentError
@@ -33,18 +33,23 @@ COMPRESSIONS = ("as-it-came", "none", "gzip", "zstd")
 
 @dataclass(frozen=True, slots=True)
 class PushReport:
-    """What was sent: digests there. ``kept``: whether the manifest is the one that came; None for a format without one."""
+    """What was sent: digests there. ``kept``: whether the manifest is the one that came; None for a format without one.
+
+    ``signatures``: how many are beside it there. Signatures of a manifest that had to be made anew, or that the place has
+    others for, do not go out.
+    """
 
     target: str
     config_digest: str
     manifest_digest: str | None
     kept: bool | None
     blobs: tuple[str, ...]               # of the layers, base first
+    signatures: int = 0
 
 
 def push(
     handle: Handle, reference: str, target: str, compression: str, progress: Callable[[int], None],
-    registry: RegistryOptions | None,
+    registry: RegistryOptions | None, *, signatures: bool = True,
 ) -> PushReport:
     """The verb behind ``Store.push``."""
     handle.check_usable()
@@ -60,11 +65,12 @@ def push(
         layers = [catalog.layer(view, layer_id) for layer_id in image.layers]
     with ReaderLock(handle, image.layers):   # all of it, from the first byte to the last
         outgoing = _outgoing(handle, image, layers, tag, compression, is_list=is_list)
+        outgoing = replace(outgoing, signatures=image.signatures if signatures else ())
         sent = there.send(outgoing, progress)
     return PushReport(
         target, image.config_digest, sent.manifest_digest,
         None if sent.manifest_digest is None else sent.manifest_digest == image.manifest_digest,
-        tuple(blob.digest for blob in sent.blobs),
+        tuple(blob.digest for blob in sent.blobs), sent.signatures,
     )
 
 

@@ -7,12 +7,23 @@ parsed. No document is read beyond ``max_manifest_json`` bytes. Layers are not a
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Collection, Sequence
+from urllib.parse import urljoin
 
-from layerstore.errors import DigestMismatchError, LimitExceededError, SizeMismatchError, UnsupportedMediaTypeError
+from layerstore.errors import (
+    DigestMismatchError,
+    LimitExceededError,
+    SizeMismatchError,
+    SourceError,
+    UnsupportedMediaTypeError,
+)
 from layerstore.model import Descriptor, Limits, SourceImage
 from layerstore.partial import BlobSource
+from layerstore.signatures import Signature
 from layerstore.sources import oci
-from layerstore.sources.documents import INDEX_TYPES, MANIFEST_TYPES, Listed, as_object, parse_json, show
+from layerstore.sources.attached import listed_under, referrers_tag, signatures_of
+from layerstore.sources.documents import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, Listed, as_object, parse_json, show
 from layerstore.sources.platforms import Platform
 from layerstore.sources.reference import usable_name
 from layerstore.sources.registry.blobs import RegistryBlob
@@ -20,10 +31,13 @@ from layerstore.sources.registry.client import Client
 from layerstore.sources.registry.failures import Broken
 from layerstore.sources.registry.transport import Reply
 
-__all__ = ["resolve"]
+__all__ = ["resolve", "signatures"]
 
 _ACCEPT = ", ".join(sorted(INDEX_TYPES | MANIFEST_TYPES))
 _UNTOLD = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
+_NO_REFERRERS = (400, 404, 405, 406, 501)   # what registries of before OCI 1.1 are seen to say
+_NEXT = re.compile(r"<([^<>]*)>\s*;\s*rel=\"?next\"?")
+_MAX_PAGES = 32   # docs/verifying.md
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 
 
@@ -32,6 +46,11 @@ def resolve(client: Client, platform: Platform | None, limits: Limits) -> Source
     documents = _Documents(client, limits)
     name = usable_name(str(client.name))
     return oci.resolve_from(documents, documents.first(), platform, name)
+
+
+def signatures(client: Client, image: SourceImage, limits: Limits) -> tuple[Signature, ...]:
+    """What the registry has beside *image* to vouch for it. Raises as ``signatures_of``."""
+    return signatures_of(_Beside(client, limits), image.subjects, limits)
 
 
 class _Documents:
@@ -90,10 +109,20 @@ class _Documents:
 
     def _fetch(self, path: str, accept: str, what: str, size: int | None = None) -> tuple[bytes, str]:
         """A document of at most *size* bytes (None: of as many as the limit allows), and the type that the server told."""
+        found = self._fetch_if(path, accept, what, size, ())
+        assert found is not None
+        return found[:2]
+
+    def _fetch_if(
+        self, path: str, accept: str, what: str, size: int | None, absent: Collection[int],
+    ) -> tuple[bytes, str, str] | None:
+        """The same, and where it goes on (empty: it does not); None for a status among *absent*."""
         attempts = self._client.attempts()
         most = self._limits.max_manifest_json if size is None else size
         while True:
-            with self._client.get(path, {"Accept": accept}, attempts) as reply:
+            with self._client.get(path, {"Accept": accept}, attempts, (200, *absent)) as reply:
+                if reply.status in absent:
+                    return None
                 if reply.length is not None and reply.length > most:
                     if size is None:
                         raise self._too_long(what)
@@ -105,10 +134,50 @@ class _Documents:
                     continue
                 if len(data) > most and size is None:
                     raise self._too_long(what)
-                return data, reply.header("Content-Type")
+                return data, reply.header("Content-Type"), self._next(reply)
+
+    def _next(self, reply: Reply) -> str:
+        """The path of the next page, below the repository: nowhere else is it looked for (RFC 8288; OCI's "Link")."""
+        link = _NEXT.search(reply.header("Link"))
+        here = f"{self._client.home}{self._client.name.repository}/"
+        try:
+            url = "" if link is None else urljoin(reply.target, link[1])
+        except ValueError:
+            url = ""
+        return url.removeprefix(here) if url.startswith(here) else ""
 
     def _too_long(self, what: str) -> LimitExceededError:
         return LimitExceededError(what, limit="max_manifest_json", maximum=self._limits.max_manifest_json)
+
+
+class _Beside(_Documents):
+    """Implements ``Attachments``."""
+
+    _lists = True   # whether the registry can be asked for referrers; else a tag has them
+
+    def tagged(self, tag: str) -> tuple[bytes, str] | None:
+        what = f"{tag} of {self.label}"
+        found = self._fetch_if(f"manifests/{tag}", _ACCEPT, what, None, (404,))
+        return None if found is None else (found[0], self._type(*found[:2]))
+
+    def referrers(self, subject: str) -> Sequence[Listed]:
+        """What is no list, whatever its status, comes from who does not know the question."""
+        what = f"the referrers of {subject} of {self.label}"
+        listed: list[Listed] = []
+        path, pages = f"referrers/{subject}", 0
+        while self._lists and path:
+            found = self._fetch_if(path, OCI_INDEX, what, None, () if listed else _NO_REFERRERS)
+            self._lists = found is not None and found[1].partition(";")[0].strip().lower() == OCI_INDEX
+            if found is not None and self._lists:
+                listed += listed_under(found[0], what)
+                path, pages = found[2], pages + 1
+            if pages > _MAX_PAGES or (pages and not self._lists):
+                why = "have more than 32 pages" if self._lists else "go on as something else"
+                raise SourceError(f"{what} {why}")
+        if pages:
+            return listed
+        under_tag = self.tagged(referrers_tag(subject))
+        return [] if under_tag is None else listed_under(under_tag[0], what)
 
 
 def _read(reply: Reply, most: int) -> bytes:

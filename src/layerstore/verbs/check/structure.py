@@ -22,6 +22,7 @@ from layerstore.opening.config import unknown_features
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
 from layerstore.recovery import mending
+from layerstore.signatures import indexes_in, signatures_in
 from layerstore.system import fs
 from layerstore.trees.compare import OURS
 from layerstore.verbs.check import history
@@ -122,6 +123,8 @@ def image(handle: Handle, image: Image) -> Iterator[Finding]:
         found = records.read(fs.read_file(handle.dirs["images"], image.id), "the image's side file")
         if any(found[key] != getattr(image, key) for key in ("manifest_digest", "config_digest")):
             yield Finding("image-file-damaged", image.id, "the image's side file is another image's")
+        elif image.signatures and (signatures_in(found), indexes_in(found)) != (image.signatures, image.indexes):
+            yield Finding("image-file-damaged", image.id, "the image's side file has not the signatures that its row has")
     except DamagedError as error:
         if _is_there(handle, image.id):
             yield Finding("image-file-damaged", image.id, str(error))

@@ -14,12 +14,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerstore.errors import BusyError, HostError, LayerstoreError
+from layerstore.errors import BusyError, DamagedError, HostError, LayerstoreError
+from layerstore.formats import records
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Image, Layer
 from layerstore.opening.handle import Handle
 from layerstore.recovery import executor, mending
+from layerstore.signatures import as_record
 from layerstore.system import fs
 from layerstore.system.fs import host_error
 from layerstore.verbs.check import Depth, Finding, layers, structure
@@ -271,6 +273,13 @@ class _Run:
             for record in view.records():
                 if record.entity == f"image:{image.id}" and record.trigger == "promise":
                     return "the log", dict(record.payload)
+        signed = as_record(image.signatures, image.indexes)
+        try:
+            there = records.read(fs.read_file(self._handle.dirs["images"], image.id), "the side file")
+            if there["manifest_digest"] == image.manifest_digest:   # only the signatures are not there
+                return "its row", {**there, **signed}
+        except DamagedError:
+            pass
         if self._source is None or self._source.image.id != image.id:
             return None
         found = self._source.image
@@ -279,6 +288,6 @@ class _Run:
         return f"source {self._source.reference}", {
             "layers": list(image.layers), "names": list(image.names), "manifest": found.manifest, "config": found.config,
             "manifest_media_type": found.manifest_media_type, "manifest_digest": found.manifest_digest,
-            "config_digest": found.config_digest,
+            "config_digest": found.config_digest, **signed,
         }
 
