@@ -16,6 +16,9 @@ from layerjournal.errors import RecordError, UsageError
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 32
+_WALKED_FROM = 1_024                    # bytes; what is shorter cannot claim more than a few MiB
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH}"
+_PLAIN = frozenset({type(None), bool, int, str, bytes})   # exactly these, and not what is derived from them
 
 
 def encode(value: Any) -> bytes:
@@ -37,10 +40,13 @@ def decode(data: bytes) -> Any:
     if len(data) > MAX_BYTES:
         raise RecordError(f"{len(data)} bytes are more than the {MAX_BYTES} that a value may have")
     try:
-        _walk(data)
+        if len(data) >= _WALKED_FROM:
+            _walk(data)
         value = decode_own(data)
-        again = encode(value)
-    except (ValueError, RecursionError, UsageError, msgpack.OutOfData) as error:   # msgpack's own are ValueErrors
+        if type(value) not in _PLAIN:
+            _check(value, 0)
+        again = msgpack.packb(value, use_bin_type=True)   # lengths and integers; a key that is there twice, too
+    except (ValueError, TypeError, RecursionError, msgpack.OutOfData) as error:   # msgpack's own are ValueErrors
         raise RecordError(f"not canonical msgpack: {error or type(error).__name__}") from error
     if again != data:
         raise RecordError("not canonical msgpack: it encodes differently")
@@ -59,10 +65,50 @@ def _walk(data: bytes) -> None:
     unpacker.skip()
 
 
+def _check(value: Any, depth: int) -> None:
+    """ValueError or TypeError unless what was decoded is made of what may be encoded, its keys in order."""
+    if depth >= MAX_DEPTH and value:
+        raise ValueError(_TOO_DEEP)
+    kind = type(value)
+    if kind is list:
+        for each in value:
+            if type(each) not in _PLAIN:
+                _check(each, depth + 1)
+    elif kind is dict:
+        before = None
+        for key, each in value.items():
+            if type(key) is not str or (before is not None and key <= before):   # by code points, as by UTF-8 bytes
+                raise TypeError(f"the map key {key!r} is not a string, or out of order")
+            before = key
+            if type(each) not in _PLAIN:
+                _check(each, depth + 1)
+    else:
+        raise TypeError(_unknown(value))
+
+
 def _canonical(value: Any, depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_DEPTH}")
-    if value is None or isinstance(value, bool | bytes):
+    """*value* as msgpack is to be given it. Written for speed: a journal does little else."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is not dict and kind is not list:
+        return _derived(value, depth)
+    if depth >= MAX_DEPTH and value:
+        raise ValueError(_TOO_DEEP)
+    if kind is dict:
+        ordered = {}
+        for key in sorted(value):            # by code points, which is the order of their UTF-8 bytes
+            if type(key) is not str:
+                return _derived(value, depth)
+            each = value[key]
+            ordered[key] = each if type(each) in _PLAIN else _canonical(each, depth + 1)
+        return ordered
+    return [each if type(each) in _PLAIN else _canonical(each, depth + 1) for each in value]
+
+
+def _derived(value: Any, depth: int) -> Any:
+    """As ``_canonical``, of what is not one of the types that can be encoded, but counts as one."""
+    if isinstance(value, bytes):
         return value
     if isinstance(value, str):
         return str.__str__(value)   # a StrEnum's value, and not what its class prints
@@ -72,7 +118,11 @@ def _canonical(value: Any, depth: int) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"map key {key!r} is not a string")
-        return {str.__str__(k): _canonical(value[k], depth + 1) for k in sorted(value, key=str.encode)}
+        return _canonical({str.__str__(key): value[key] for key in value}, depth)
     if isinstance(value, list | tuple):
-        return [_canonical(v, depth + 1) for v in value]
-    raise TypeError(f"{type(value).__name__} is not among None, bool, int, str, bytes, list, map")
+        return _canonical(list(value), depth)
+    raise TypeError(_unknown(value))
+
+
+def _unknown(value: Any) -> str:
+    return f"{type(value).__name__} is not among None, bool, int, str, bytes, list, map"

@@ -108,6 +108,8 @@ def differences(expected: Mapping[str, Mapping[str, bytes]], actual: Mapping[str
     """Where two sets of tables differ, in words."""
     for name in sorted({*expected, *actual}):
         left, right = expected.get(name, {}), actual.get(name, {})
+        if left == right:
+            continue
         for key in sorted({*left, *right}, key=str.encode):
             if key not in right:
                 yield f"table {name} lacks the row {key!r}"

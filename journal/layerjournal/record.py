@@ -23,6 +23,7 @@ _FIELDS: tuple[tuple[str, type], ...] = (
     ("version", int), ("seq", int), ("group", int), ("txid", str), ("entity", str), ("from", str), ("to", str),
     ("trigger", str), ("payload", dict), ("time_ns", int),
 )
+_KINDS = tuple(kind for _, kind in _FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +92,18 @@ def _record(fields: Any, link: bytes) -> Record:
         raise RecordError(f"record version {fields[0]!r}; this reader knows {VERSION}")
     if len(fields) != len(_FIELDS):
         raise RecordError(f"a record has {len(_FIELDS)} fields, and not {len(fields)}")
-    for value, (name, kind) in zip(fields, _FIELDS, strict=True):
-        if type(value) is not kind:
-            raise RecordError(f"a record's {name} is {type(value).__name__}, not {kind.__name__}")
-        if isinstance(value, int) and value < 0:
-            raise RecordError(f"a record's {name} is negative: {value}")
+    if tuple(map(type, fields)) != _KINDS or min(fields[1], fields[2], fields[-1]) < 0:
+        raise RecordError(_wrong(fields))
     made: list[Any] = [*fields, link]
     return Record(*made)
+
+
+def _wrong(fields: list[Any]) -> str:
+    """What is wrong with *fields*, of which there are as many as there should be."""
+    for value, (name, kind) in zip(fields, _FIELDS, strict=True):
+        if type(value) is not kind:
+            return f"a record's {name} is {type(value).__name__}, not {kind.__name__}"
+    return f"one of a record's numbers is negative: {fields[1]}, {fields[2]}, {fields[-1]}"
 
 
 def jsonable(value: Any) -> Any:

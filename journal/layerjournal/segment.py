@@ -15,8 +15,9 @@ import hashlib
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -76,7 +77,10 @@ class Segment:
 
     def stored_records(self) -> Iterator[tuple[Record, bytes]]:
         """Its records, each with its stored bytes."""
-        link, items = self.prev_link, self._items()
+        return self._records(self._items())
+
+    def _records(self, items: Iterator[bytes]) -> Iterator[tuple[Record, bytes]]:
+        link = self.prev_link
         for seq in range(self.first, self.last + 1):
             stored = next(items)
             record = unseal(stored, link, seq=seq)
@@ -87,24 +91,41 @@ class Segment:
 
     def snapshot(self) -> Bodies:
         """All tables, the journal's own too, as they were after its last record."""
-        bodies: Bodies = {name: {} for name in self.tables}
-        previous = ("", b"")
         items = self._items()
         for _ in range(self.record_count):
             next(items)
+        return self._rows(items, {})
+
+    def both(self) -> tuple[Iterator[Record], Callable[[Bodies], Bodies]]:
+        """Its records and, when all of them were taken, its snapshot, from one reading.
+
+        The snapshot is asked for with the tables as they are expected: rows that are the same bytes are not decoded
+        again, because they were encoded, or decoded, to get there.
+        """
+        items = self._items()
+        return (record for record, _ in self._records(items)), partial(self._rows, items)
+
+    def _rows(self, items: Iterator[bytes], known: Bodies) -> Bodies:
+        bodies: Bodies = {name: {} for name in self.tables}
+        previous = ("", "")
         for item in items:
-            table, key, body = self._row(item)
-            if table not in bodies or (table, key.encode()) <= previous:
+            table, key, body = self._row(item, known)
+            if table not in bodies or (table, key) <= previous:   # code points, which is the order of UTF-8 bytes
                 raise SegmentError(f"{self.name}: the row {key!r} of table {table!r} is out of place in its snapshot")
-            previous = (table, key.encode())
+            previous = (table, key)
             bodies[table][key] = body
         return bodies
 
-    def _row(self, item: bytes) -> tuple[str, str, bytes]:
+    def _row(self, item: bytes, known: Bodies) -> tuple[str, str, bytes]:
         try:
             table, key, body = decode(item)
-            if not (isinstance(table, str) and isinstance(key, str) and isinstance(decode(body), dict)):
-                raise TypeError("not a table, a key and a map")
+            if not (isinstance(table, str) and isinstance(key, str)):
+                raise TypeError("not a table and a key")
+            same = known[table].get(key) if table in known else None
+            if same is not None and same == body:
+                return table, key, same
+            if not isinstance(decode(body), dict):
+                raise TypeError("not a map")
         except (RecordError, ValueError, TypeError) as error:
             raise SegmentError(f"{self.name}: a row of its snapshot cannot be understood: {error}") from error
         return table, key, body
@@ -247,17 +268,21 @@ def _digest(path: str) -> bytes:
 
 def _read_items(path: str) -> Iterator[bytes]:
     name, pending = os.path.basename(path), bytearray()
+    wanted = _LENGTH.size                # bytes until there is one more item
     for chunk in _decompressed(path, name):
         pending += chunk
-        position = 0
-        while position + _LENGTH.size <= len(pending):
-            (length,) = _LENGTH.unpack_from(pending, position)
+        if len(pending) < wanted:
+            continue
+        here, position, wanted = bytes(pending), 0, _LENGTH.size
+        while (start := position + _LENGTH.size) <= len(here):
+            (length,) = _LENGTH.unpack_from(here, position)
             if length > _MAX_ITEM:
                 raise SegmentError(f"{name}: an item of {length} bytes; at most {_MAX_ITEM}")
-            if position + _LENGTH.size + length > len(pending):
+            if start + length > len(here):
+                wanted += length
                 break
-            yield bytes(pending[position + _LENGTH.size:position + _LENGTH.size + length])
-            position += _LENGTH.size + length
+            position = start + length
+            yield here[start:position]
         del pending[:position]
     if pending:
         raise SegmentError(f"{name}: its last item reaches past the end")

@@ -49,7 +49,10 @@ class ReadTxn:
                 if not key.startswith(data):
                     return
                 yield key, bytes(cursor.value())
-                found = cursor.set_range(key + b"\x00")   # sought anew: the table may have changed meanwhile
+                found = self._next(cursor, key)
+
+    def _next(self, cursor: Any, _key: bytes) -> bool:
+        return bool(cursor.next())
 
     def head(self) -> tuple[int, bytes]:
         """The last record's sequence number and link. Export it, to tell later whether history was rewritten."""
@@ -139,6 +142,9 @@ class WriteTxn(ReadTxn):
     def head(self) -> tuple[int, bytes]:
         """The last record's sequence number and link, of what was appended here too."""
         return self._seq, self._link
+
+    def _next(self, cursor: Any, key: bytes) -> bool:
+        return bool(cursor.set_range(key + b"\x00"))   # sought anew: the table may have changed meanwhile
 
     def append(
         self, *, txid: str, entity: str, from_state: str, to_state: str, trigger: str,

@@ -25,7 +25,7 @@ from layerjournal.errors import DamagedError, RowError
 from layerjournal.folding import differences
 from layerjournal.record import Record, genesis
 from layerjournal.segment import Segment
-from layerjournal.views import Bodies, MemoryView, check_row
+from layerjournal.views import MemoryView, check_row, store_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,10 @@ class Verifier:
             self.find("gap", f"{segment.name} does not follow record {self._seq}", segment.first)
             self._view = None
         self._seq, self._link, self._group = segment.first - 1, segment.prev_link, 0
-        for record in segment.records():
+        records, rows = segment.both()
+        for record in records:
             self._step(record)
-        snapshot = segment.snapshot()
+        snapshot = rows(self._view.bodies if self._view is not None else {})
         if self._view is not None:
             for difference in differences(self._view.bodies, snapshot):
                 self.find("snapshot", f"{segment.name}: {difference}", segment.last)
@@ -109,22 +110,31 @@ class Verifier:
 
     def tables(self, rows: Callable[[str], Iterator[tuple[bytes, bytes]]]) -> None:
         """Every table's stored *rows*: their checksums, and, if all of the log is sound, what they hold."""
-        actual: Bodies = {name: {} for name in self._whole.tables}
-        bad: set[tuple[str, str]] = set()
+        expected, others = {}, {}
         for name in self._whole.tables:
-            for key, stored in rows(name):
-                try:
-                    actual[name][key.decode()] = check_row(name, key, stored)
-                except (RowError, UnicodeDecodeError) as error:
-                    self.find("row", str(error))
-                    bad.add((name, key.decode(errors="replace")))
+            expected[name] = dict(self._view.bodies[name]) if self._view is not None else {}
+            others[name] = self._others(name, rows(name), expected[name])
         if self._view is None:
             return
-        expected = self._view.bodies
-        for name, bad_key in bad:   # reported already
-            expected.get(name, {}).pop(bad_key, None)
-        for difference in differences(expected, actual):
+        for difference in differences(expected, others):
             self.find("catalog", difference)
+
+    def _others(self, table: str, rows: Iterator[tuple[bytes, bytes]], expected: dict[str, bytes]) -> dict[str, bytes]:
+        """Those of the stored *rows* that are not what is *expected*; what is, or is reported, is taken out of that."""
+        others: dict[str, bytes] = {}
+        for data, stored in rows:
+            key: str | None = None
+            try:
+                key = data.decode()
+                # as it would be written, checksum and all: there is nothing left to look at
+                if key in expected and stored == store_row(table, data, expected[key]):
+                    del expected[key]
+                else:
+                    others[key] = check_row(table, data, stored)
+            except (RowError, UnicodeDecodeError) as error:
+                self.find("row", str(error))
+                expected.pop(key or "", None)   # reported
+        return others
 
     def _step(self, record: Record) -> None:
         if record.group not in (self._group, record.seq):

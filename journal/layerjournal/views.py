@@ -109,7 +109,7 @@ def check_row(table: str, key: bytes, stored: bytes) -> bytes:
 
 
 def row_body(row: Mapping[str, Any]) -> bytes:
-    if not isinstance(row, Mapping):
+    if type(row) is not dict and not isinstance(row, Mapping):   # the first is quick
         raise UsageError(f"a row is a map, and not {type(row).__name__}")
     return encode(row)
 
@@ -130,7 +130,7 @@ class MemoryView:
     def __init__(self, tables: Sequence[str], bodies: Mapping[str, Mapping[str, bytes]] | None = None) -> None:
         given = bodies or {}
         self.bodies: Bodies = {name: dict(given.get(name, {})) for name in tables}
-        self._sorted = {name: sorted(key.encode() for key in rows) for name, rows in self.bodies.items()}
+        self._sorted: dict[str, list[bytes]] = {}   # of the tables that were scanned: few are, and to keep order costs
 
     def get(self, table: str, key: str) -> Row | None:
         body = self._table(table).get(key)
@@ -141,18 +141,21 @@ class MemoryView:
 
     def put(self, table: str, key: str, row: Mapping[str, Any]) -> None:
         rows, data, body = self._table(table), key_bytes(key), row_body(row)
-        if key not in rows:
+        if key not in rows and table in self._sorted:
             insort(self._sorted[table], data)
         rows[key] = body
 
     def delete(self, table: str, key: str) -> None:
         data = key_bytes(key)
-        if self._table(table).pop(key, None) is not None:
+        if self._table(table).pop(key, None) is not None and table in self._sorted:
             keys = self._sorted[table]
             del keys[bisect_left(keys, data)]
 
     def scan(self, table: str, prefix: str = "") -> Iterator[tuple[str, Row]]:
-        rows, keys, wanted = self._table(table), self._sorted[table], prefix.encode()
+        rows, wanted = self._table(table), prefix.encode()
+        if table not in self._sorted:
+            self._sorted[table] = sorted(key.encode() for key in rows)
+        keys = self._sorted[table]
         position = bisect_left(keys, wanted)
         while position < len(keys) and keys[position].startswith(wanted):
             here = keys[position]

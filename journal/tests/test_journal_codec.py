@@ -63,7 +63,12 @@ def test_any_bytes_decode_to_what_encodes_to_them_or_raise_record_error(data):
     pytest.param(b"\x92\x01", id="an array that is cut off"),
     pytest.param(b"", id="nothing"),
     pytest.param(b"\xc1", id="the unused byte"),
+    pytest.param(b"\x91\x81\xa1a\x82\xa1b\x01\xa1a\x02", id="keys out of order in a map in a map in a list"),
+    pytest.param(b"\x81\xa1a\x91\xcb" + struct.pack(">d", 1.5), id="a float in a list in a map"),
+    pytest.param(b"\x91\x81\xa1a\xd4\x05\x00", id="an extension in a map in a list"),
+    pytest.param(b"\x91\x81\xc4\x01a\x02", id="a key of bytes in a list"),
     pytest.param(b"\x91" * (MAX_DEPTH + 1) + b"\xc0", id="nested too deep"),
+    pytest.param(b"\x81\xa0" * (MAX_DEPTH + 1) + b"\xc0", id="maps nested too deep"),
     pytest.param(b"\x91" * 5000 + b"\xc0", id="nested deeper than the parser's stack"),
 ])
 def test_bytes_that_are_not_canonical_are_refused(data):
@@ -71,9 +76,17 @@ def test_bytes_that_are_not_canonical_are_refused(data):
         decode(data)
 
 
-def test_nesting_up_to_the_limit_is_taken():
-    data = b"\x91" * MAX_DEPTH + b"\xc0"
-    assert encode(decode(data)) == data
+@pytest.mark.parametrize("one", [b"\x91", b"\x81\xa0"], ids=["lists", "maps"])
+def test_nesting_up_to_the_limit_is_taken_and_not_one_level_more(one):
+    value = decode(data := one * MAX_DEPTH + b"\xc0")
+    assert encode(value) == data
+    with pytest.raises(UsageError, match="deeper"):
+        encode([value])
+
+
+@given(st.dictionaries(st.text(max_size=3), st.none(), max_size=10))
+def test_keys_are_in_order_of_their_utf8_bytes(mapping):
+    assert list(decode(encode(mapping))) == sorted(mapping, key=str.encode)
 
 
 def test_a_few_bytes_that_claim_huge_arrays_are_refused_before_memory_is_taken():

@@ -61,8 +61,9 @@ def test_an_undamaged_journal_has_no_findings(written):
     assert (report.records, report.head, report.segments) == (26, 26, 1)
 
 
-def test_a_row_that_was_altered_is_found_and_is_not_read(written):
-    forge(written, "parcels", lambda txn, db: txn.put(b"q", flipped(txn.get(b"q", db=db), 90), db=db))
+@pytest.mark.parametrize("bit", [3, 90], ids=["checksum", "body"])
+def test_a_row_that_was_altered_is_found_and_is_not_read(written, bit):
+    forge(written, "parcels", lambda txn, db: txn.put(b"q", flipped(txn.get(b"q", db=db), bit), db=db))
     assert codes(written) == ["row"]
     with parcels.reopen(written) as journal, journal.read() as view:
         with pytest.raises(RowError, match="b'q'"):
@@ -81,6 +82,20 @@ def test_a_row_whose_key_is_no_text_any_more_is_found_and_is_not_read(written, t
         with pytest.raises(RowError, match="p3"):
             journal.snapshot_to(tmp_path / "snapshot")
     assert "row" in codes(written)
+
+
+def test_a_row_whose_key_only_looks_like_the_one_that_is_expected_is_found(path):
+    with parcels.create(path) as journal:
+        pack(journal, "p\ufffd")
+        with journal.read() as view:
+            (body,) = (stored[8:] for _, stored in view.stored_rows("parcels"))
+
+    def change(txn, db):
+        txn.delete("p\ufffd".encode(), db=db)
+        txn.put(b"p\x8c", store_row("parcels", b"p\x8c", body), db=db)   # which decodes to it where errors are replaced
+
+    forge(path, "parcels", change)
+    assert sorted(codes(path)) == ["catalog", "row"]
 
 
 def test_a_row_that_was_moved_is_as_wrong_as_one_that_was_altered(written):
@@ -229,11 +244,16 @@ def test_a_segment_that_is_missing_is_found(written):
         journal.fold()
 
 
-def test_a_snapshot_that_is_not_what_the_records_say_is_found(written, tmp_path):
+@pytest.mark.parametrize("change", [
+    pytest.param(lambda rows: rows.update(p0=encode({"state": "here"})), id="altered"),
+    pytest.param(lambda rows: rows.update(more=encode({"state": "here"})), id="added"),
+    pytest.param(lambda rows: rows.pop("p0"), id="removed"),
+])
+def test_a_snapshot_that_is_not_what_the_records_say_is_found(written, tmp_path, change):
     from layerjournal import segment
     real = segment.load(str(segment_of(written)))
     bodies = real.snapshot()
-    bodies["parcels"]["p0"] = encode({"state": "here"})
+    change(bodies["parcels"])
     forged = tmp_path / real.name
     forged.write_bytes(b"".join(segment.pack(
         uuid=real.uuid, first=real.first, last=real.last, prev_link=real.prev_link, last_link=real.last_link,

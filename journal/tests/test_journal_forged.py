@@ -86,10 +86,20 @@ def test_a_snapshot_out_of_order_is_refused(sealed):
         segment.load(write(sealed, [*rest, after, last])).snapshot()
 
 
-@pytest.mark.parametrize("row", [encode(["parcels", "z"]), encode(["where", "z", b"\xc1"]), encode(["where", "z", encode(1)]), b"\xc1"])
-def test_a_row_of_a_snapshot_that_is_none_is_refused(sealed, row):
+@pytest.mark.parametrize("expected", [False, True], ids=["of itself", "beside what is expected"])
+@pytest.mark.parametrize("row", [
+    encode(["parcels", "z"]), encode(["where", "z", b"\xc1"]), encode(["where", "z", encode(1)]), encode(["where", "z", None]),
+    encode(["where", ["z"], None]), b"\xc1", None,
+])
+def test_a_row_of_a_snapshot_that_is_none_is_refused(sealed, row, expected):
+    *rest, last = items_of(sealed)
+    known = segment.load(sealed).snapshot() if expected else {}
+    if row is None:
+        row = b"\xdc\x00\x03" + last[1:]   # the same, but for the length of the array, which is longer than it must be
+    records, snapshot = segment.load(write(sealed, [*rest, row])).both()
+    assert list(records)
     with pytest.raises(SegmentError, match="cannot be understood"):
-        segment.load(write(sealed, [*items_of(sealed)[:-1], row])).snapshot()
+        snapshot(known)
 
 
 def test_items_longer_than_may_be_or_cut_off_are_refused(sealed):

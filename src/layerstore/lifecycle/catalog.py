@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from layerstore.errors import InvalidArgumentError, LayerDamagedError, UnknownImageError, UnknownLayerError
@@ -53,14 +53,17 @@ def is_committed(view: Reader, layer_id: str) -> bool:
     return found is not None and found[1]["state"] == State.COMMITTED
 
 
-def layers(view: Reader, *, damaged: bool = True) -> Iterator[Layer]:
-    """Every committed layer, by ID; quarantined ones too, so that a listing shows them."""
+def layers(view: Reader, *, damaged: bool = True, rows: Mapping[str, Row] | None = None) -> Iterator[Layer]:
+    """Every committed layer, by ID; quarantined ones too, so that a listing shows them.
+
+    *rows* is the table ``layers``, from who has read it already.
+    """
     names: dict[str, list[str]] = {}   # read once: most layers have none, and asking for each costs a search
     for key, _ in view.scan("named"):
         owner, _, name = key.partition("/")
         names.setdefault(owner, []).append(name)
     for layer_id, pointer in view.scan("ids"):
-        row = view.get("layers", pointer["txid"])
+        row = view.get("layers", pointer["txid"]) if rows is None else rows.get(pointer["txid"])
         if row is None:
             continue
         if row["state"] == State.COMMITTED or (damaged and row["state"] == State.QUARANTINED):

@@ -357,7 +357,7 @@ def read_txid(tree_fd: int) -> str | None:
     if data is None:
         return None
     text = data.decode("ascii", "replace").strip()
-    return text if len(text) == 32 and all(c in "0123456789abcdef" for c in text) else None
+    return text if len(text) == 32 and not text.strip("0123456789abcdef") else None
 
 
 def txid_at(dir_fd: int, name: str) -> str | None:

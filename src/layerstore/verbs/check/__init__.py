@@ -37,8 +37,8 @@ def check(handle: Handle, options: CheckOptions) -> CheckReport:
     begun = time.monotonic()
     found = list(structure.journal(handle))
     with handle.read() as view:
-        every, images = list(catalog.layers(view)), list(catalog.images(view))
         rows = dict(view.scan("layers"))   # as they are now: who finds anything looks again
+        every, images = list(catalog.layers(view, rows=rows)), list(catalog.images(view))
     run = _Run(handle, options, begun)
     pace = Pace(options.rate)
     with hashing(options.workers or min(8, os.cpu_count() or 1), pace) as hashers:

@@ -53,10 +53,10 @@ def in_order(
     rank: dict[str, tuple[bool, bool, int, str]] = {}
     found = list(layers)
     for layer in found:
-        noted, when = False, 0
-        with suppress(OSError), fs.open_dir(layer.id, dir_fd) as fd:
-            noted = fs.exists(fd, suspects.NAME)
-            when = read(fd).get(depth, 0) if depth is not Depth.STRUCTURE else 0
+        noted, when = fs.has_entry(dir_fd, layer.id, suspects.NAME), 0
+        if depth is not Depth.STRUCTURE:
+            with suppress(OSError), fs.open_dir(layer.id, dir_fd) as fd:
+                when = read(fd).get(depth, 0)
         last[layer.id] = when
         rank[layer.id] = (not noted, layer.id not in at_risk, when, layer.id)
     found.sort(key=lambda layer: rank[layer.id])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,10 +65,15 @@ def begin(
     """Look at everything but content, and hand that out. At most *most* paths are named."""
     look = Look(layer, row, depth, most=most)
     try:
-        look.findings += structure.layer(handle, layer, row)
-        if not any(each.code in structure.MISSING and each.path != tarsplit.NAME for each in look.findings):
-            with fs.open_dir(layer.id, handle.dirs["layers"]) as fd:
-                _tree(handle, fd, look, hashing)
+        tree = structure.tree(handle, layer)
+        if isinstance(tree, Finding):
+            look.findings.append(tree)
+            return look
+        with tree as fd:
+            names = frozenset(os.listdir(fd))
+            look.findings += structure.layer(handle, fd, names, layer, row)
+            if not any(each.code in structure.MISSING and each.path != tarsplit.NAME for each in look.findings):
+                _tree(handle, fd, names, look, hashing)
     except LayerstoreError as error:
         look.findings.append(Finding("manifest-damaged", layer.id, str(error), "manifest"))
     except OSError as error:
@@ -78,10 +83,11 @@ def begin(
     return look
 
 
-def _tree(handle: Handle, fd: int, look: Look, hashing: Hashing) -> None:
+def _tree(handle: Handle, fd: int, names: Collection[str], look: Look, hashing: Hashing) -> None:
     layer, form, ids = look.layer, handle.overlay_form, handle.ids
     if look.depth is Depth.STRUCTURE:
-        _take(look, suspects.problems(fd, layer.manifest_digest, overlay_form=form, ids=ids))
+        if suspects.NAME in names:
+            _take(look, suspects.problems(fd, layer.manifest_digest, overlay_form=form, ids=ids))
         return
     if look.depth is Depth.CONTENT:
         look.findings += _big_data(fd, layer)

@@ -7,7 +7,7 @@ layer that is deleted or repaired meanwhile is no damage.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from layerstore.dedup import suspects
@@ -24,11 +24,12 @@ from layerstore.opening.journaling import journal_errors
 from layerstore.recovery import mending
 from layerstore.signatures import indexes_in, signatures_in
 from layerstore.system import fs
+from layerstore.system.descriptors import Descriptor
 from layerstore.trees.compare import OURS
 from layerstore.verbs.check import history
 from layerstore.verbs.check.findings import Finding
 
-__all__ = ["MISSING", "image", "journal", "layer", "ownerless"]
+__all__ = ["MISSING", "image", "journal", "layer", "ownerless", "tree"]
 
 MISSING = frozenset({"layer-missing", "part-missing"})
 """Codes of a layer of which there is too little to look any closer."""
@@ -47,27 +48,28 @@ def journal(handle: Handle) -> Iterator[Finding]:
         yield Finding(f"journal-{finding.code}", f"record {finding.seq}", finding.message)
 
 
-def layer(handle: Handle, layer: Layer, row: Mapping[str, Any]) -> Iterator[Finding]:
-    """Of one committed layer: whether its tree is in its place, with its parts, and its side file right."""
+def tree(handle: Handle, layer: Layer) -> Descriptor | Finding:
+    """The layer's directory, open."""
     try:
-        tree = fs.open_dir(layer.id, handle.dirs["layers"])
+        return fs.open_dir(layer.id, handle.dirs["layers"])
     except OSError as error:
         if error.errno in OURS:
             raise
-        yield Finding("layer-missing", layer.id, f"the tree of layer {layer.id} cannot be opened: {error.strerror}")
+        return Finding("layer-missing", layer.id, f"the tree of layer {layer.id} cannot be opened: {error.strerror}")
+
+
+def layer(handle: Handle, fd: int, names: Collection[str], layer: Layer, row: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the directory *fd*, that holds *names*, is that of a committed layer, with its parts, its side file right."""
+    found = fs.read_txid(fd)
+    if found is None or (found != layer.txid and _is_nobodys(handle, found)):
+        yield Finding("txid-damaged", layer.id, "the file 'txid' is missing or damaged", fs.TXID_FILE)
+    elif found != layer.txid:
+        what = f"in its place is another tree, {found}, not {layer.txid}"
+        yield Finding("layer-missing", layer.id, f"the tree of layer {layer.id} is not in its place: {what}")
         return
-    with tree as fd:
-        found = fs.read_txid(fd)
-        if found is None or (found != layer.txid and _is_nobodys(handle, found)):
-            yield Finding("txid-damaged", layer.id, "the file 'txid' is missing or damaged", fs.TXID_FILE)
-        elif found != layer.txid:
-            what = f"in its place is another tree, {found}, not {layer.txid}"
-            yield Finding("layer-missing", layer.id, f"the tree of layer {layer.id} is not in its place: {what}")
-            return
-        names = set(os.listdir(fd))
-        yield from _parts(layer, names, all_known=not any(unknown_features(handle.config).values()))
-        yield from _side_file(fd, layer, row)
-        yield from _big_data(fd, layer, names)
+    yield from _parts(handle, layer, names)
+    yield from _side_file(fd, layer, row)
+    yield from _big_data(fd, layer, names)
 
 
 def _is_nobodys(handle: Handle, txid: str) -> bool:
@@ -76,13 +78,13 @@ def _is_nobodys(handle: Handle, txid: str) -> bool:
         return view.get("layers", txid) is None
 
 
-def _parts(layer: Layer, names: set[str], *, all_known: bool) -> Iterator[Finding]:
-    """*all_known*: whether a newer layerstore put nothing into the store that may have parts of its own."""
-    wanted = ["diff", MANIFEST] + ([tarsplit.NAME] if layer.tar_split_digest is not None else [])
-    for name in wanted:
-        if name not in names:
+def _parts(handle: Handle, layer: Layer, names: Collection[str]) -> Iterator[Finding]:
+    """Parts that are missing; and what is none, unless a newer layerstore may have put parts of its own into the store."""
+    for name in ("diff", MANIFEST, tarsplit.NAME):
+        if name not in names and (name != tarsplit.NAME or layer.tar_split_digest is not None):
             yield Finding("part-missing", layer.id, f"{name} is missing", name)
-    for name in sorted(names - _KNOWN) if all_known else ():
+    strange = sorted(name for name in names if name not in _KNOWN)
+    for name in strange if strange and not any(unknown_features(handle.config).values()) else ():
         if not (name.startswith(".") and name.endswith(".new")):   # what an interrupted replacement left
             yield Finding("part-extra", layer.id, f"{name} is no part of a layer", name)
 
@@ -100,7 +102,7 @@ def _side_file(fd: int, layer: Layer, row: Mapping[str, Any]) -> Iterator[Findin
         yield Finding("side-file-wrong", layer.id, "the side file 'layer' does not say what the catalog says", name)
 
 
-def _big_data(fd: int, layer: Layer, names: set[str]) -> Iterator[Finding]:
+def _big_data(fd: int, layer: Layer, names: Collection[str]) -> Iterator[Finding]:
     if not layer.big_data:
         return
     there: dict[str, bool] = {}
