@@ -2,11 +2,14 @@
 
 One has all its content in a second layer, and a tree that something of each kind is wrong with; of another one file is lost
 for good. The ledger knows the damage: until the repair is told of, each of it may be there or not, and nothing else may be.
+``look``: a path that is to be mended is good, or just as bad as it was; and what it was is kept when it is good.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from contextlib import suppress
 
 import layerstore
@@ -30,7 +33,7 @@ DAMAGE = {   # what a check says of it
 
 
 def build() -> dict[str, Workload]:
-    return {NAME: Workload(NAME, _prepare, _run, _again)}
+    return {NAME: Workload(NAME, _prepare, _run, _again, look=_look)}
 
 
 def _prepare(root: str, ledger: Ledger) -> None:
@@ -64,9 +67,9 @@ def _damage(diff: str) -> None:
 def _flip(path: str) -> None:
     status = os.stat(path)
     with open(path, "r+b") as file:
-        first = file.read(1)
+        data = file.read()
         file.seek(0)
-        file.write(bytes([first[0] ^ 1]))
+        file.write(_flipped(data)[:1])
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
@@ -102,6 +105,39 @@ def _again(store: Store) -> None:
     found = [os.path.join(each, name) for each in kept for name in os.listdir(os.path.join(store.root, "quarantine", each))]
     texts = [_text(os.path.join(store.root, "quarantine", each)) for each in found]
     assert b"somebody's" in texts, "what was too many is not kept as evidence"
+
+
+def _look(root: str, _lines: list[bytes]) -> list[str]:
+    """Torn or empty, what took a path's place would be worse than what was there."""
+    own = os.path.join(root, "layers", ILL)
+    good, bad = _data(w.ONE.tar, "only-a1/data"), _flipped(_data(w.ONE.tar, "only-a1/data"))
+    stray = b"somebody's"
+    found = {name: _text(os.path.join(own, "diff", name)) for name in ("only-a1/data", "only-a1/hard", "only-a1/empty", "stray")}
+    allowed = {
+        "only-a1/data": (good, bad), "only-a1/hard": (good, bad), "only-a1/empty": (None, b""), "stray": (None, stray),
+    }
+    wrong = [f"{name} is neither mended nor as it was" for name, data in found.items() if data not in allowed[name]]
+    kept = _everything(os.path.join(own, "mending")) + _everything(os.path.join(root, "quarantine"))
+    if found["only-a1/data"] == good and bad not in kept:
+        wrong.append("what only-a1/data was is not kept")
+    if found["stray"] is None and stray not in kept:
+        wrong.append("what was too many is not kept")
+    return wrong
+
+
+def _data(tar: bytes, name: str) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        file = archive.extractfile(name)
+        assert file is not None
+        return file.read()
+
+
+def _flipped(data: bytes) -> bytes:
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+def _everything(directory: str) -> list[bytes | None]:
+    return [_text(os.path.join(parent, name)) for parent, _, names in os.walk(directory) for name in names]
 
 
 def _text(path: str) -> bytes | None:

@@ -37,13 +37,17 @@ FIRST_ID, SECOND_ID = "1" * 64, "2" * 64
 
 @dataclass(frozen=True)
 class Workload:
-    """A name, and three functions. ``prepare`` and ``run`` get the store's path and the ledger; ``again`` the store."""
+    """A name, and three functions. ``prepare`` and ``run`` get the store's path and the ledger; ``again`` the store.
+
+    ``look`` is what somebody sees who does not open the store, right after the crash: what is wrong with that.
+    """
 
     name: str
     prepare: Callable[[str, Ledger], None]
     run: Callable[[str, Ledger], None]
     again: Callable[[Store], object]
     mend: Callable[[str], object] = lambda _root: None   # by an operator, where a crash leaves what is not opened
+    look: Callable[[str, list[bytes]], list[str]] = lambda _root, _ledger: []
     handle: bool = True   # whether it works by a handle, which is poisoned where a sync fails
 
 

@@ -123,7 +123,7 @@ def _recoveries(scene: Scene, options: argparse.Namespace) -> Iterator[Scene]:
     for _, choice in order([scene], options.seed, draw=False):
         with suppress(NothingRecordedError):
             recovery = recovery_scene(scene, choice, options.work)
-            recovery.expect = lambda _inner, c=choice: scene.expect(c)  # type: ignore[method-assign,misc]
+            recovery.ledger = lambda _inner, c=choice: scene.ledger(c)  # type: ignore[method-assign,misc]
             recovery.name = f"recovery of {scene.name} {choice}"
             yield recovery
 
@@ -160,7 +160,7 @@ def without(names: Sequence[str], scenes: Sequence[Scene], options: argparse.Nam
     wanted = {scene.name: scene.history.durable() for scene in weaker}
     for scene, choice in order(weaker, options.seed, draw=True, wanted=lambda s, c: _new(s, c, wanted[s.name])):
         row.states += 1
-        verdict = judge(scene, scene.image(choice), scene.expect(choice), work)
+        verdict = judge(scene, scene.image(choice), scene.ledger(choice), work)
         if verdict.violations:
             found = re.sub(rf"{re.escape(work)}/[^/]+/", "", verdict.violations[0])
             row.caught_by = f"{scene.name} {choice}: {found[:120]}"
@@ -175,8 +175,8 @@ def _weaken(scene: Scene, names: Sequence[str]) -> Scene | None:
     ignored = {s for n, s in enumerate(scene.history.syncs) if name_of(scene, n) in names}
     if not ignored:
         return None
-    weaker = Scene(scene.name, scene.history, scene.again, scene.start, lambda sync: sync in ignored, scene.store)
-    weaker.expect = scene.expect  # type: ignore[method-assign]
+    weaker = replace(scene, ignore=lambda sync: sync in ignored)
+    weaker.ledger = scene.ledger  # type: ignore[method-assign]
     lost = set()
     for usual, later in zip(scene.history.durable(), scene.history.durable(weaker.ignore), strict=True):
         lost.update(range(usual + 1, min(later, len(scene.history.calls)) + 1) if usual < NEVER else ())
