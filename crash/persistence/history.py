@@ -148,6 +148,8 @@ class _Reader:
                 del stack[stack.index(name):]
 
     def _call(self, at: int, call: Call) -> None:
+        if call.path.endswith(" (deleted)"):     # it has no name, and no power loss leaves it
+            return
         if call.op in ("fsync", "fdatasync", "syncfs"):
             self._sync(at, call)
         elif call.op in NAMES:

@@ -1,5 +1,7 @@
 """Power loss at file level: each workload recorded, and what strict POSIX leaves of it at every point, judged.
 
+What is written beside the store, views and pushed images, is read as another tool would, before the store is opened.
+
 Needs no root and no device. See ``crash/persistence`` for the model. One state in ``EVERY`` is recovered once more
 with the recovery recorded, and the power is lost within that: it must converge to the same catalog.
 
@@ -53,7 +55,7 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
 
 
 def all_workloads(work: str) -> dict[str, Workload]:
-    """The common ones, the creation of a store (the others begin to be cut when that is done), and rebuilding one."""
+    """All that there are; the creation of a store (the others begin to be cut when that is done) is one of its own."""
     images = Images(os.path.join(work, "images"))
     made = workloads.build(images) | repairing.build() | beside.build(images, os.path.join(work, "images"))
     create = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
