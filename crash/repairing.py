@@ -112,10 +112,10 @@ def _look(root: str, _lines: list[bytes]) -> list[str]:
     own = os.path.join(root, "layers", ILL)
     good, bad = _data(w.ONE.tar, "only-a1/data"), _flipped(_data(w.ONE.tar, "only-a1/data"))
     stray = b"somebody's"
-    found = {name: _text(os.path.join(own, "diff", name)) for name in ("only-a1/data", "only-a1/hard", "only-a1/empty", "stray")}
     allowed = {
         "only-a1/data": (good, bad), "only-a1/hard": (good, bad), "only-a1/empty": (None, b""), "stray": (None, stray),
     }
+    found = {name: _text(os.path.join(own, "diff", name)) for name in allowed}
     wrong = [f"{name} is neither mended nor as it was" for name, data in found.items() if data not in allowed[name]]
     kept = _everything(os.path.join(own, "mending")) + _everything(os.path.join(root, "quarantine"))
     if found["only-a1/data"] == good and bad not in kept:

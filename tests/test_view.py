@@ -8,7 +8,7 @@ import tempfile
 import pytest
 
 import layerstore
-from crash import viewreading
+from crash.beside import viewreading
 from layerstore import errors
 from layerstore.cli.commands import run
 from layerstore.formats.containers_storage.names import big_data_file, image_names, link_name

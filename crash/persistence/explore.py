@@ -158,8 +158,8 @@ def recovery_scene(scene: Scene, choice: Choice, work: str) -> Scene:
             layerstore.open(root, clock=still_clock).close()
 
         calls = record(directory, log.name, program, seed=-1 - choice.cut)
-        return Scene(
-            scene.name, read_calls_as(calls, directory, base), scene.again, store=scene.store, mend=scene.mend, look=scene.look)
+        history = read_calls_as(calls, directory, base)
+        return Scene(scene.name, history, scene.again, store=scene.store, mend=scene.mend, look=scene.look)
 
 
 def scene_of(

@@ -10,7 +10,7 @@ from crash.__main__ import RIGS
 
 CRASH = Path(__file__).parent.parent.parent / "crash"
 COMMON = {
-    "content", "remote", "taking", "workloads", "wreck", "lost", "state", "workers", "strace", "persistence", "disk", "shim",
+    "beside", "content", "remote", "repairing", "taking", "workloads", "wreck", "lost", "state", "workers", "strace", "persistence", "disk", "shim",
 }
 TOOLS = {"report": {"state"}, "sabotage": {"__main__", "state"}, "__main__": {"report", "state"}}
 PARTS = sorted({path.relative_to(CRASH).parts[0].removesuffix(".py") for path in CRASH.rglob("*.py")} - {"__init__"})
@@ -22,6 +22,8 @@ def used(part):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("crash."):
                 yield node.module.split(".")[1]
+            elif isinstance(node, ast.ImportFrom) and node.module == "crash":
+                yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.Import):
                 yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("crash."))
 

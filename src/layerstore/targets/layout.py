@@ -1,7 +1,7 @@
 """An OCI layout directory as a target: new, or one that has other images already. ``index.json`` is replaced last.
 
-A crash leaves the index as it was or with the image, whole, and perhaps blobs that it does not list: everything that it is to
-list is on disk before it (``push.settle.sync``), be it of this push or of another that found no time to sync it.
+A crash leaves the index as it was or with the image, whole, and perhaps blobs that it does not list: everything that it is
+to list is on disk before it (``push.settle.sync``), be it of this push or of another that found no time to sync it.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class LayoutTarget:
     def _settle(self) -> None:
         """All names that lead to what is listed next are on disk, whoever gave them; the files themselves are already."""
         for path in (os.path.join(self._path, "blobs", "sha256"), os.path.join(self._path, "blobs"), *self._directories):
-            with suppress(PermissionError), Opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd, faults.point("push.settle.sync"):
-                os.fsync(fd)             # one that may not be read is not ours, and was there before
+            with suppress(PermissionError), Opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+                with faults.point("push.settle.sync"):   # one that may not be read is not ours, and was there before
+                    os.fsync(fd)
 
     def _list(self, manifest: bytes, media_type: str, tag: str | None) -> None:
         path = os.path.join(self._path, "index.json")

@@ -12,7 +12,7 @@ In order, under a lock of the view's directory, and what a crash after each step
 8. what the new generation does not list is removed                            – the new view
 9. txn ``lease``: what is shown is held, and no more                           – the new view
 
-Removing: ``current`` first (an empty view), then the rest, ``view.json`` when all that is off the disk, then the lease. What
+Removing: ``current`` first (an empty view), then the rest, ``view.json`` when that is off the disk, then the lease. What
 there is to show, and how, is decided by ``containers_storage``; here it is carried out.
 """
 

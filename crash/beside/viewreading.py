@@ -1,7 +1,7 @@
 """Reads a directory as containers/storage reads an additional image store, and believes nothing. Knows no layerstore.
 
-``read_view`` gives the names of each image by its ID; whatever podman would stumble over fails an assertion: a document that
-does not parse, a layer that is listed and not there, a link that leads nowhere, a digest that is not right, a tar that
+``read_view`` gives the names of each image by its ID; whatever podman would stumble over fails an assertion: a document
+that does not parse, a layer that is listed and not there, a link that leads nowhere, a digest that is not right, a tar that
 cannot be made again. ``files`` gives everything that lies in a view, for comparing; ``moved`` lets a view that was copied
 together with its store lead to that copy.
 """
@@ -57,9 +57,11 @@ def chain(layer: Document, layers: Mapping[str, Document]) -> list[Document]:
 def read_layer(path: str | os.PathLike[str], layer: Document, layers: Mapping[str, Document], tars: bool) -> None:
     own, below = f"{path}/overlay/{layer['id']}", chain(layer, layers)[1:]
     assert not layer.get("flags")
-    assert os.path.isabs(os.readlink(f"{own}/diff")) and os.path.isdir(f"{own}/diff")
+    assert os.path.isabs(os.readlink(f"{own}/diff"))
+    assert os.path.isdir(f"{own}/diff")
     link = read(f"{own}/link").decode()
-    assert len(link) == 26 and os.path.samefile(f"{path}/overlay/l/{link}", f"{own}/diff")
+    assert len(link) == 26
+    assert os.path.samefile(f"{path}/overlay/l/{link}", f"{own}/diff")
     if below:
         lower = read(f"{own}/lower").decode().split(":")
         assert len(lower) == len(below)
@@ -96,7 +98,8 @@ def read_image(path: str | os.PathLike[str], image: Document, layers: Mapping[st
         data[key] = read(f"{path}/overlay-images/{image['id']}/{name}")
         assert (sha256(data[key]), len(data[key])) == (image["big-data-digests"][key], image["big-data-sizes"][key])
     manifest, config = json.loads(data["manifest"]), data["sha256:" + image["id"]]
-    assert sha256(data["manifest"]) == image["digest"] and data[f"manifest-{image['digest']}"] == data["manifest"]
+    assert sha256(data["manifest"]) == image["digest"]
+    assert data[f"manifest-{image['digest']}"] == data["manifest"]
     assert sha256(config) == manifest["config"]["digest"] == "sha256:" + image["id"]
     stack = chain(layers[image["layer"]], layers)[::-1] if "layer" in image else []
     assert [each["diff-digest"] for each in stack] == json.loads(config)["rootfs"]["diff_ids"]
