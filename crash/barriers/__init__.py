@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations, islice
 from typing import Any
 
-from crash import workloads
+from crash import beside, lost, repairing, workloads
 from crash.barriers.reasons import REASONS, SELDOM
 from crash.persistence.choose import Choice
 from crash.persistence.explore import Scene, judge, order, recovery_scene, scene_of, scratch, spread
@@ -30,8 +30,9 @@ from crash.shim import stream
 from crash.state import State
 from crash.workloads import Images, Workload
 
-# the second process of one passes no marks; the others do what pull does, later, and a spool is never synced
-SKIPPED = ("pair", "everything", "resume")
+# the second process of one passes no marks; others do what pull does, later, and a spool is never synced; after a loss of
+# power nobody rebuilds from the snapshot of the last
+SKIPPED = ("pair", "everything", "resume", "rebuild-from")
 RECOVERIES = 6                      # crash states of each workload whose recovery is recorded, too
 CREATING = "(making the journal's tables)"
 PROBING = "(probing the file system)"
@@ -108,12 +109,16 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
 
 def recorded(options: argparse.Namespace) -> Iterator[Scene]:
     """A scene of the making of a store, of each workload, and of some recoveries."""
-    made = workloads.build(Images(os.path.join(options.work, "images")))
+    images = Images(os.path.join(options.work, "images"))
+    made = workloads.build(images) | repairing.build() | lost.build(images) | beside.build(images, options.work)
     creating = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
     for workload in (creating, *made.values()):
         if workload.name in SKIPPED:
             continue
-        scene = scene_of(workload.name, lambda root, rec, w=workload: _do(w, root, rec), workload.again, options.work)
+        scene = scene_of(
+            workload.name, lambda root, rec, w=workload: _do(w, root, rec), workload.again, options.work,
+            mend=workload.mend, look=workload.look,
+        )
         yield scene
         yield from islice(_recoveries(scene, options), RECOVERIES)
 

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from crash import workloads
+from crash import beside, lost, repairing, workloads
 from crash.block import images, more, plain, workers
 from crash.block.jobs import Job, Settings
 from crash.disk.filesystems import FILESYSTEMS
@@ -52,8 +52,10 @@ def states(options: argparse.Namespace) -> Iterator[State]:
 
 def _states(options: argparse.Namespace, work: str) -> Iterator[State]:
     asked = vars(options)
-    made = more.build(workloads.build(workloads.Images(os.path.join(work, "images"))))
-    usual = list(made)
+    pictures = workloads.Images(os.path.join(work, "images"))
+    others = repairing.build() | lost.build(pictures) | beside.build(pictures, os.path.join(work, "images"))
+    made = more.build(workloads.build(pictures) | others)
+    usual = [name for name in made if name not in more.BY_NAME]
     made[plain.NAME] = plain.WORKLOAD   # the control: only when asked for by name
     settings = Settings(
         work=work, workloads=made, seed=options.seed, unit=asked.get("tear") or images.BLOCK,

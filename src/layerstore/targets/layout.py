@@ -56,9 +56,11 @@ class LayoutTarget:
     def _settle(self) -> None:
         """All names that lead to what is listed next are on disk, whoever gave them; the files themselves are already."""
         for path in (os.path.join(self._path, "blobs", "sha256"), os.path.join(self._path, "blobs"), *self._directories):
-            with suppress(PermissionError), Opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
-                with faults.point("push.settle.sync"):   # one that may not be read is not ours, and was there before
-                    os.fsync(fd)
+            with (
+                suppress(PermissionError),   # one that may not be read is not ours, and was there before
+                Opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd, faults.point("push.settle.sync"),
+            ):
+                os.fsync(fd)
 
     def _list(self, manifest: bytes, media_type: str, tag: str | None) -> None:
         path = os.path.join(self._path, "index.json")
