@@ -16,11 +16,11 @@ import layerstore
 from crash import workloads as w
 from crash.workloads import Workload, put
 from layerstore.store import Store
-from layerstore.system import kernel
 from layerstore.testing import Ledger, layer
+from layerstore.testing.ledger import Facts
 from layerstore.testing.oracle import damages
 
-__all__ = ["NAME", "build"]
+__all__ = ["DAMAGE", "ILL", "LOST", "NAME", "SPARE", "build", "look", "mended", "prepare"]
 
 NAME = "repair"
 ILL, SPARE, LOST = w.FIRST_ID, w.SECOND_ID, w.TOP_ID
@@ -32,20 +32,27 @@ DAMAGE = {   # what a check says of it
 }
 
 
+def mended(layer_id: str) -> Facts:
+    """What a repair of one of the two that are damaged brings about."""
+    return dict.fromkeys(DAMAGE[layer_id], None) | (layer(layer_id, "quarantined") if layer_id == LOST else {})
+
+
 def build() -> dict[str, Workload]:
-    return {NAME: Workload(NAME, _prepare, _run, _again, look=_look)}
+    return {NAME: Workload(NAME, prepare, _run, _again, look=look)}
 
 
-def _prepare(root: str, ledger: Ledger) -> None:
+def prepare(root: str, ledger: Ledger, *, lost: bool = True) -> None:
+    """A store with three layers, two of which are damaged (*lost*: one beyond repair); the ledger knows of it."""
     with layerstore.open(root) as store:
         put(store, ledger, w.ONE, ILL)
         put(store, ledger, w.ONE, SPARE)
         put(store, ledger, w.TWO, LOST)
         _damage(os.path.join(root, "layers", ILL, "diff"))
-        _flip(os.path.join(root, "layers", LOST, "diff", "only-a2", "data"))
-        kernel.syncfs(store._handle.sync_fd)   # what the power is cut of is the repair
+        if lost:
+            _flip(os.path.join(root, "layers", LOST, "diff", "only-a2", "data"))
+        w.settle(root)   # what the power is cut of is the repair
         found = damages(store, content=True)
-        assert sorted(found) == sorted(DAMAGE[ILL] + DAMAGE[LOST]), found
+        assert sorted(found) == sorted(DAMAGE[ILL] + (DAMAGE[LOST] if lost else [])), found
         with ledger.asking(found):
             pass
         # the other name of a file that is bad: it is as bad, and may come apart from it until all is done
@@ -87,8 +94,7 @@ def _run(root: str, ledger: Ledger) -> None:
 def _mend(
     store: Store, ledger: Ledger, layer_id: str, outcome: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> None:
-    facts = layer(layer_id, "quarantined") if outcome[1] else {}
-    with ledger.asking(dict.fromkeys(DAMAGE[layer_id], None), facts):
+    with ledger.asking(mended(layer_id)):
         report = store.repair(layers=[layer_id])
         if (report.mended, report.quarantined) != outcome:   # a call failed: it says so, and is right to go on
             if layer_id in report.quarantined:
@@ -107,7 +113,7 @@ def _again(store: Store) -> None:
     assert b"somebody's" in texts, "what was too many is not kept as evidence"
 
 
-def _look(root: str, _lines: list[bytes]) -> list[str]:
+def look(root: str, _lines: list[bytes]) -> list[str]:
     """Torn or empty, what took a path's place would be worse than what was there."""
     own = os.path.join(root, "layers", ILL)
     good, bad = _data(w.ONE.tar, "only-a1/data"), _flipped(_data(w.ONE.tar, "only-a1/data"))

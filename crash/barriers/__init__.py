@@ -88,7 +88,7 @@ def reasoned(made: Sequence[Row], reasons: dict[str, str]) -> list[Row]:
 
 def preloaded(options: argparse.Namespace) -> Iterator[State]:
     scenes = list(recorded(options))
-    names = sorted({name_of(scene, n) for scene in scenes for n in range(len(scene.history.syncs))})
+    names = sorted({name_of(scene, n) for scene in scenes for n in range(len(scene.history.syncs))} - {workloads.SETTLE})
     chosen = [n for n in names if n in options.only] if options.only else names
     missing = set(options.only or ()) - set(names)
     if missing:
@@ -110,7 +110,8 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
 def recorded(options: argparse.Namespace) -> Iterator[Scene]:
     """A scene of the making of a store, of each workload, and of some recoveries."""
     images = Images(os.path.join(options.work, "images"))
-    made = workloads.build(images) | repairing.build() | lost.build(images) | beside.build(images, options.work)
+    rebuilding = lost.telling(lost.build(images))
+    made = workloads.build(images) | repairing.build() | rebuilding | beside.build(images, options.work)
     creating = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
     for workload in (creating, *made.values()):
         if workload.name in SKIPPED:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 import layerstore
 from crash.content import Picture
-from crash.workloads import pull
-from layerstore.system import faults, kernel
+from crash.workloads import pull, settle
+from layerstore.system import faults
 from layerstore.testing import Ledger, run_child
 from layerstore.testing.ledger import Expectation, Value, expectation
 from layerstore.testing.oracle import compare
@@ -44,7 +44,7 @@ def pulled(one: Picture, two: Picture, root: str, ledger: Ledger) -> None:
     with layerstore.open(root) as store:
         pull(store, ledger, one, "one")
         pull(store, ledger, two, "two")
-        kernel.syncfs(store._handle.sync_fd)   # what the power is cut of is what is made of them
+    settle(root)   # what the power is cut of is what is made of them
 
 
 def killed(fault: str, do: Callable[[], object]) -> None:

@@ -18,7 +18,7 @@ from layerstore.store import Store
 from layerstore.testing import Ledger
 from layerstore.testing.ledger import Value
 
-__all__ = ["build"]
+__all__ = ["OUT", "build", "look_at_layout"]
 
 OUT, TAR, DOCKER, SNAPSHOT = "out", "out.tar", "docker.tar", "snapshot"
 
@@ -26,8 +26,8 @@ OUT, TAR, DOCKER, SNAPSHOT = "out", "out.tar", "docker.tar", "snapshot"
 def build(one: Picture, two: Picture) -> list[Workload]:
     before = partial(pulled, one, two)
     return [
-        Workload("push", before, partial(_push, one, two), _push_again, look=_look_at_layout),
-        Workload("push-killed", before, partial(_push_killed, one), _push_again, look=_look_at_layout),
+        Workload("push", before, partial(_push, one, two), _push_again, look=look_at_layout),
+        Workload("push-killed", before, partial(_push_killed, one), _push_again, look=look_at_layout),
         Workload("push-archives", before, partial(_push_archives, one, two), _push_again, look=_look_at_archives),
         Workload("snapshot", before, _snapshot, _snapshot_again, look=_look_at_snapshot),
     ]
@@ -75,7 +75,7 @@ def _push_again(store: Store) -> None:
     assert found["again"] == image.id, found
 
 
-def _look_at_layout(root: str, lines: list[bytes]) -> list[str]:
+def look_at_layout(root: str, lines: list[bytes]) -> list[str]:
     at = beside(root, OUT)
 
     def facts() -> dict[str, Value]:

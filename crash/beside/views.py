@@ -12,11 +12,10 @@ from crash.beside.common import beside, compared, killed, pulled, told
 from crash.content import Picture
 from crash.workloads import Workload, pull
 from layerstore.store import Store
-from layerstore.system import kernel
 from layerstore.testing import Ledger
 from layerstore.testing.ledger import Value
 
-__all__ = ["VIEW", "build"]
+__all__ = ["broken", "build"]
 
 VIEW = "view"
 
@@ -48,7 +47,7 @@ def _shown(one: Picture, two: Picture, root: str, ledger: Ledger) -> None:
         _view(store, ledger, "one", "two")
         with ledger.asking(w.image(two.id, None), w.name("two", "image", None)):
             store.delete_image(two.id)
-        kernel.syncfs(store._handle.sync_fd)
+    w.settle(root)
 
 
 def _view_first(root: str, ledger: Ledger) -> None:
@@ -101,11 +100,17 @@ def _view_again(store: Store) -> None:
 
 
 def _look(root: str, lines: list[bytes]) -> list[str]:
+    """It shows what it was told to show, whole. It was copied from elsewhere, with its store."""
+    viewreading.moved(beside(root, VIEW), root)
+    return compared(VIEW, lambda: _facts(root), lines)
+
+
+def _facts(root: str) -> dict[str, Value]:
     at = beside(root, VIEW)
-    viewreading.moved(at, root)
+    shown = [name for names in viewreading.read_view(at).values() for name in names] if os.path.isdir(at) else []
+    return told(VIEW, " ".join(sorted(shown)) or None)
 
-    def facts() -> dict[str, Value]:
-        shown = [name for names in viewreading.read_view(at).values() for name in names] if os.path.isdir(at) else []
-        return told(VIEW, " ".join(sorted(shown)) or None)
 
-    return compared(VIEW, facts, lines)
+def broken(root: str, _lines: list[bytes]) -> list[str]:
+    """Whatever it shows, if anything, is whole."""
+    return compared(VIEW, lambda: dict.fromkeys(_facts(root)), [])

@@ -53,7 +53,7 @@ def states(options: argparse.Namespace) -> Iterator[State]:
 def _states(options: argparse.Namespace, work: str) -> Iterator[State]:
     asked = vars(options)
     pictures = workloads.Images(os.path.join(work, "images"))
-    others = repairing.build() | lost.build(pictures) | beside.build(pictures, os.path.join(work, "images"))
+    others = repairing.build() | lost.telling(lost.build(pictures)) | beside.build(pictures, os.path.join(work, "images"))
     made = more.build(workloads.build(pictures) | others)
     usual = [name for name in made if name not in more.BY_NAME]
     made[plain.NAME] = plain.WORKLOAD   # the control: only when asked for by name

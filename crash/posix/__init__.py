@@ -59,7 +59,9 @@ def all_workloads(work: str) -> dict[str, Workload]:
     images = Images(os.path.join(work, "images"))
     made = workloads.build(images) | repairing.build() | beside.build(images, os.path.join(work, "images"))
     create = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
-    return {"create": create, **made, **{name: each for name, each in lost.build(images).items() if name != "rebuild-from"}}
+    rebuilding = lost.telling(lost.build(images))
+    del rebuilding["rebuild-from"]       # after a loss of power nobody goes by the snapshot again
+    return {"create": create, **made, **rebuilding}
 
 
 def record_all(work: str, options: argparse.Namespace) -> list[Scene]:
