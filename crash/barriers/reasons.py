@@ -15,8 +15,8 @@ REASONS: dict[str, str] = {
     "(probing the file system)": "It tries out whether syncfs works here. Nothing rests on what it makes durable.",
     "create.parent.sync": _EMPTY,
     "create.root.sync":
-        "Without it the root's directory may have what was made after `store.json`, the reserve, and not that: neither a store "
-        "nor empty. It takes a long look to see just that.",
+        "Without it the root's directory may have what was made after `store.json`, the reserve, and not that: neither a "
+        "store nor empty. It takes a long look to see just that.",
     "push.blob.parent.sync":
         "`push.settle.sync` makes the names of all blobs durable at once, before the index. It stays because a file is "
         "put in its place by one function, for which an archive's name needs it (`push.archive.parent.sync`).",
