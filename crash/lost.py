@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import layerstore
 from crash import workloads as w
+from crash.beside.common import compared, told
 from crash.workloads import Images, Workload, drop, pull, put
+from layerjournal import pages
 from layerstore.errors import InvalidArgumentError
 from layerstore.store import Store
-from layerstore.system import fs
 from layerstore.testing import Ledger, still_clock
 
 SNAPSHOT = "snapshot"
 WRONG = b"born_nomed"
+DATABASE = "database"
 
 
 def build(images: Images) -> dict[str, Workload]:
@@ -31,9 +34,27 @@ def build(images: Images) -> dict[str, Workload]:
     made = [
         Workload("rebuild", partial(_lost, images), _rebuild, ensure, mend, handle=False),
         Workload("rebuild-from", partial(_lost, images), _rebuild_from, ensure, mend, handle=False),
-        Workload("rebuild-log", partial(_altered, images), _rebuild, kept, mend, handle=False),
+        Workload("rebuild-log", partial(damaged, images), _rebuild, kept, mend, handle=False),
     ]
     return {each.name: each for each in made}
+
+
+def telling(made: dict[str, Workload]) -> dict[str, Workload]:
+    """The same, for rigs that look before the store is opened: whoever was told that it is rebuilt finds it so."""
+    def told_of(workload: Workload) -> Workload:
+        def run(root: str, ledger: Ledger) -> None:
+            with ledger.asking(told(DATABASE, "sound")):
+                workload.run(root, ledger)
+
+        return replace(workload, run=run, look=_look)
+
+    return {name: told_of(each) for name, each in made.items()}
+
+
+def _look(root: str, lines: list[bytes]) -> list[str]:
+    path = os.path.join(root, "journal", "data.mdb")
+    sound = os.path.exists(path) and not pages.damage(path) and WRONG not in _content(path)
+    return compared(DATABASE, lambda: told(DATABASE, "sound" if sound else None), lines)
 
 
 def mend(root: str) -> None:
@@ -64,25 +85,17 @@ def _lost(images: Images, root: str, ledger: Ledger) -> None:
     with open(os.path.join(root, "images", "f" * 64), "wb") as file:
         file.write(b"torn")
     os.unlink(os.path.join(root, "journal", "data.mdb"))
-    _settle(root)
+    w.settle(root)   # what was lost before the rebuild, and the database with it, nothing is left to tell of
 
 
-def _altered(images: Images, root: str, ledger: Ledger) -> None:
+def damaged(images: Images, root: str, ledger: Ledger) -> None:
     """Every row of a layer is wrong, and the log is right."""
     work(images, root, ledger)
     path = os.path.join(root, "journal", "data.mdb")
     data = _content(path)
     with open(path, "wb") as file:
         file.write(data.replace(b"born_named", WRONG))
-    _settle(root)
-
-
-def _settle(root: str) -> None:
-    """All of it is on disk: what a loss of power takes away is the rebuild's. (What it took before that, and the database
-    with it, nothing is left to tell of.)
-    """
-    with fs.open_dir(root) as fd:
-        fs.sync_filesystem(fd, point="lost.settle")
+    w.settle(root)   # what was lost before the rebuild, and the database with it, nothing is left to tell of
 
 
 def _content(path: str) -> bytes:

@@ -24,6 +24,7 @@ from layerstore.dedup import LayerFinder
 from layerstore.errors import SourceError
 from layerstore.model import Descriptor, Image
 from layerstore.store import Store
+from layerstore.system import fs
 from layerstore.testing.children import start_child
 from layerstore.testing.ledger import Ledger, image, layer, name
 
@@ -33,17 +34,22 @@ LARGE = content("large", size=300_000)
 BASE_ID, TOP_ID, DOOMED_ID = "b" * 64, "c" * 64, "d" * 64
 SHARED = content("shared6", size=100_000)   # large enough for its blocks to be shared, where the file system does that
 FIRST_ID, SECOND_ID = "1" * 64, "2" * 64
+SETTLE = "rig.settle"   # a sync of the rigs' own, and no barrier of the product
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A name, and three functions. ``prepare`` and ``run`` get the store's path and the ledger; ``again`` the store."""
+    """A name, and three functions. ``prepare`` and ``run`` get the store's path and the ledger; ``again`` the store.
+
+    ``look`` is what somebody sees who does not open the store, right after the crash: what is wrong with that.
+    """
 
     name: str
     prepare: Callable[[str, Ledger], None]
     run: Callable[[str, Ledger], None]
     again: Callable[[Store], object]
     mend: Callable[[str], object] = lambda _root: None   # by an operator, where a crash leaves what is not opened
+    look: Callable[[str, list[bytes]], list[str]] = lambda _root, _ledger: []
     handle: bool = True   # whether it works by a handle, which is poisoned where a sync fails
 
 
@@ -54,6 +60,12 @@ class Images:
         self.first = picture(os.path.join(directory, "first"), [ONE, TWO, THREE], signed=True)
         self.second = picture(os.path.join(directory, "second"), [ONE, TWO, FIVE])
         self.large = picture(os.path.join(directory, "large"), [LARGE])
+
+
+def settle(root: str) -> None:
+    """All that was done to the store, and beside it, is on disk: what a loss of power takes away is of what comes after."""
+    with fs.open_dir(root) as fd:
+        fs.sync_filesystem(fd, point=SETTLE)
 
 
 def stage(store: Store, what: Content) -> layerstore.StagedLayer:

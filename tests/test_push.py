@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 
@@ -12,7 +13,8 @@ import layerstore
 import treediff
 from layerstore import errors
 from layerstore.cli.commands import run
-from storekit import failing_at, image, killed_at
+from layerstore.testing import kill_at, passings
+from storekit import failing_at, image, killed_at, observed
 
 TARGETS = ["oci:{}/out:tag", "oci-archive:{}/out.tar:tag", "docker-archive:{}/out.tar:example.test/out:tag"]
 
@@ -156,6 +158,35 @@ def test_a_push_killed_before_its_last_step_shows_the_layout_as_it_was(root, sto
     again()
     (listed,) = json.loads((tmp_path / "out/index.json").read_text())["manifests"]
     assert listed["digest"] != before.manifest_digest
+
+
+def test_a_first_push_killed_anywhere_is_done_again(root, store, pulled, tmp_path):
+    """Not even a layout that is only begun keeps the next one away."""
+    store.close()
+    out = tmp_path / "there" / "out"
+
+    def push():
+        with layerstore.open(root) as store:
+            return store.push("one:1", f"oci:{out}:x", compression="none")
+
+    points = [each for each in passings(push) if each.point.startswith("push.") and each.when == "before"]
+    assert {"push.layout.sync", "push.layout.rename", "push.blob.name", "push.settle.sync"} <= {each.point for each in points}
+    for passing in points:
+        shutil.rmtree(out.parent)
+        kill_at(passing, push)
+        listed = json.loads((out / "index.json").read_text())["manifests"] if (out / "index.json").exists() else []
+        assert all((out / "blobs/sha256" / each["digest"][7:]).exists() for each in listed), f"killed at {passing}"
+        report = push()
+        assert (out / "blobs/sha256" / report.manifest_digest[7:]).exists(), f"killed at {passing}"
+
+
+def test_what_an_index_lists_and_its_directories_are_on_disk_before_it(store, pulled, tmp_path):
+    with observed([]) as passed:
+        store.push("one:1", f"oci:{tmp_path}/new/out:x")
+    settled = [n for n, point in enumerate(passed) if point == "push.settle.sync"]
+    assert len(settled) == 5, "blobs/sha256, blobs, out, new, and where new is"
+    assert max(n for n, point in enumerate(passed) if point.startswith(("push.blob", "push.document"))) < settled[0]
+    assert settled[-1] < passed.index("push.index.sync")
 
 
 def test_the_command_prints_the_digest_that_is_there_now(root, store, pulled, tmp_path, capsys):

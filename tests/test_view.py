@@ -8,7 +8,7 @@ import tempfile
 import pytest
 
 import layerstore
-import viewreading
+from crash.beside import viewreading
 from layerstore import errors
 from layerstore.cli.commands import run
 from layerstore.formats.containers_storage.names import big_data_file, image_names, link_name
@@ -142,7 +142,7 @@ def test_a_refresh_without_a_change_writes_nothing(store, tmp_path, at):
     store.view(at)
     with observed([]) as passed:
         assert store.view(at).added == ()
-    assert [point for point in passed if not point.startswith(("reader.", "tree."))] == []
+    assert [point for point in passed if not point.startswith(("reader.", "tree."))] == ["view.current.sync"]
 
 
 def test_a_layer_that_somebody_took_out_of_the_view_is_put_back(store, tmp_path, at):
@@ -166,6 +166,16 @@ def test_everything_is_on_disk_before_the_switch_and_nothing_is_removed_before_i
     order = [passed.index(point) for point in ("view.sync", "view.switch.rename", "view.switch.sync")]
     assert leases[0] < min(made) and max(made) < order[0] and order == sorted(order)
     assert order[-1] < min(removed) and max(removed) < leases[1] and len(leases) == 2
+
+
+@pytest.mark.root
+def test_where_the_store_is_on_another_file_system_that_is_synced_too_before_the_switch(store, tmp_path):
+    pull(store, tmp_path, "one")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        assert os.stat(memory).st_dev != os.stat(store.root).st_dev
+        with observed([]) as passed:
+            store.view(f"{memory}/view")
+        assert passed.index("view.sync") < passed.index("view.store.sync") < passed.index("view.switch.rename")
 
 
 @pytest.mark.parametrize("point", ["view.sync", "view.switch.rename", "view.file", "view.tar-split", "txn.lease"])

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations, islice
 from typing import Any
 
-from crash import workloads
+from crash import beside, lost, repairing, workloads
 from crash.barriers.reasons import REASONS, SELDOM
 from crash.persistence.choose import Choice
 from crash.persistence.explore import Scene, judge, order, recovery_scene, scene_of, scratch, spread
@@ -30,8 +30,9 @@ from crash.shim import stream
 from crash.state import State
 from crash.workloads import Images, Workload
 
-# the second process of one passes no marks; the others do what pull does, later, and a spool is never synced
-SKIPPED = ("pair", "everything", "resume")
+# the second process of one passes no marks; others do what pull does, later, and a spool is never synced; after a loss of
+# power nobody rebuilds from the snapshot of the last
+SKIPPED = ("pair", "everything", "resume", "rebuild-from")
 RECOVERIES = 6                      # crash states of each workload whose recovery is recorded, too
 CREATING = "(making the journal's tables)"
 PROBING = "(probing the file system)"
@@ -87,7 +88,7 @@ def reasoned(made: Sequence[Row], reasons: dict[str, str]) -> list[Row]:
 
 def preloaded(options: argparse.Namespace) -> Iterator[State]:
     scenes = list(recorded(options))
-    names = sorted({name_of(scene, n) for scene in scenes for n in range(len(scene.history.syncs))})
+    names = sorted({name_of(scene, n) for scene in scenes for n in range(len(scene.history.syncs))} - {workloads.SETTLE})
     chosen = [n for n in names if n in options.only] if options.only else names
     missing = set(options.only or ()) - set(names)
     if missing:
@@ -108,12 +109,17 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
 
 def recorded(options: argparse.Namespace) -> Iterator[Scene]:
     """A scene of the making of a store, of each workload, and of some recoveries."""
-    made = workloads.build(Images(os.path.join(options.work, "images")))
+    images = Images(os.path.join(options.work, "images"))
+    rebuilding = lost.telling(lost.build(images))
+    made = workloads.build(images) | repairing.build() | rebuilding | beside.build(images, options.work)
     creating = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
     for workload in (creating, *made.values()):
         if workload.name in SKIPPED:
             continue
-        scene = scene_of(workload.name, lambda root, rec, w=workload: _do(w, root, rec), workload.again, options.work)
+        scene = scene_of(
+            workload.name, lambda root, rec, w=workload: _do(w, root, rec), workload.again, options.work,
+            mend=workload.mend, look=workload.look,
+        )
         yield scene
         yield from islice(_recoveries(scene, options), RECOVERIES)
 
@@ -123,7 +129,7 @@ def _recoveries(scene: Scene, options: argparse.Namespace) -> Iterator[Scene]:
     for _, choice in order([scene], options.seed, draw=False):
         with suppress(NothingRecordedError):
             recovery = recovery_scene(scene, choice, options.work)
-            recovery.expect = lambda _inner, c=choice: scene.expect(c)  # type: ignore[method-assign,misc]
+            recovery.ledger = lambda _inner, c=choice: scene.ledger(c)  # type: ignore[method-assign,misc]
             recovery.name = f"recovery of {scene.name} {choice}"
             yield recovery
 
@@ -160,7 +166,7 @@ def without(names: Sequence[str], scenes: Sequence[Scene], options: argparse.Nam
     wanted = {scene.name: scene.history.durable() for scene in weaker}
     for scene, choice in order(weaker, options.seed, draw=True, wanted=lambda s, c: _new(s, c, wanted[s.name])):
         row.states += 1
-        verdict = judge(scene, scene.image(choice), scene.expect(choice), work)
+        verdict = judge(scene, scene.image(choice), scene.ledger(choice), work)
         if verdict.violations:
             found = re.sub(rf"{re.escape(work)}/[^/]+/", "", verdict.violations[0])
             row.caught_by = f"{scene.name} {choice}: {found[:120]}"
@@ -175,8 +181,8 @@ def _weaken(scene: Scene, names: Sequence[str]) -> Scene | None:
     ignored = {s for n, s in enumerate(scene.history.syncs) if name_of(scene, n) in names}
     if not ignored:
         return None
-    weaker = Scene(scene.name, scene.history, scene.again, scene.start, lambda sync: sync in ignored, scene.store)
-    weaker.expect = scene.expect  # type: ignore[method-assign]
+    weaker = replace(scene, ignore=lambda sync: sync in ignored)
+    weaker.ledger = scene.ledger  # type: ignore[method-assign]
     lost = set()
     for usual, later in zip(scene.history.durable(), scene.history.durable(weaker.ignore), strict=True):
         lost.update(range(usual + 1, min(later, len(scene.history.calls)) + 1) if usual < NEVER else ())

@@ -14,6 +14,15 @@ REASONS: dict[str, str] = {
         "before the journal gets its name; LMDB cannot leave it out but by NOSYNC, which is never set.",
     "(probing the file system)": "It tries out whether syncfs works here. Nothing rests on what it makes durable.",
     "create.parent.sync": _EMPTY,
+    "create.root.sync":
+        "Without it the root's directory may have what was made after `store.json`, the reserve, and not that: neither a "
+        "store nor empty. It takes a long look to see just that.",
+    "push.blob.parent.sync":
+        "`push.settle.sync` makes the names of all blobs durable at once, before the index. It stays because a file is "
+        "put in its place by one function, for which an archive's name needs it (`push.archive.parent.sync`).",
+    "push.document.parent.sync": "As for a blob.",
+    "view.remove.dir.sync":
+        "An empty directory that is back shows nothing, and is removed again, or a view again, when it is asked for.",
     "create.sync":
         "It and `journal.create.parent.sync` stand in for each other, so that only a long look sees it: without both, "
         "`store.json` may be there without its journal (see the pairs); without it alone, the root's own entry may be lost "
@@ -24,4 +33,4 @@ REASONS: dict[str, str] = {
         "`create.sync` stands in for it (see the pairs). It is the promise of the journal's library, whose users need not "
         "be this store: a journal that was created is there.",
 }
-SELDOM = frozenset({"create.sync"})
+SELDOM = frozenset({"create.root.sync", "create.sync"})

@@ -21,11 +21,12 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from crash import workloads
+from crash import beside, lost, repairing, workloads
 from crash.block import images, more, plain, workers
 from crash.block.jobs import Job, Settings
 from crash.disk.filesystems import FILESYSTEMS
 from crash.state import State
+from crash.workloads import Workload
 
 _MEMORY = "/dev/shm"
 AT_MOST = 400   # states of one recording; then the workload is recorded anew, with other timing
@@ -52,8 +53,8 @@ def states(options: argparse.Namespace) -> Iterator[State]:
 
 def _states(options: argparse.Namespace, work: str) -> Iterator[State]:
     asked = vars(options)
-    made = more.build(workloads.build(workloads.Images(os.path.join(work, "images"))))
-    usual = list(made)
+    made = all_workloads(os.path.join(work, "images"))
+    usual = [name for name in made if name not in more.BY_NAME]
     made[plain.NAME] = plain.WORKLOAD   # the control: only when asked for by name
     settings = Settings(
         work=work, workloads=made, seed=options.seed, unit=asked.get("tear") or images.BLOCK,
@@ -69,6 +70,13 @@ def _states(options: argparse.Namespace, work: str) -> Iterator[State]:
         if options.workload or not (FILESYSTEMS[fs].one_writer and name in more.SEVERAL)
     ]
     yield from workers.run(jobs, settings, **_amounts(options, len(jobs)), workers=asked.get("workers") or 2)
+
+
+def all_workloads(directory: str) -> dict[str, Workload]:
+    """All that there are, by name; their images are written to *directory*."""
+    pictures = workloads.Images(directory)
+    others = repairing.build() | lost.telling(lost.build(pictures)) | beside.build(pictures, directory)
+    return more.build(workloads.build(pictures) | others)
 
 
 def _amounts(options: argparse.Namespace, jobs: int) -> dict[str, Any]:

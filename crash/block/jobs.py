@@ -175,6 +175,7 @@ class Series:
             for line in lines:
                 tape.line(line)
             tape.begin()
+            self.workload.mend(root)
             with layerstore.open(root, clock=lambda: CLOCK_NS):
                 pass
 

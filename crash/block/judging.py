@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from crash import content
+from crash.beside import apart
 from crash.block import images, plain
 from crash.block.images import Image
 from crash.block.recording import STORE
@@ -75,8 +76,17 @@ def looking(workload: Workload, ledger: list[bytes], *, again: bool) -> Callable
     """The oracle with the ledger of one state; *again*: with the workload's user, who tries once more."""
     if workload.name == plain.NAME:
         return lambda root: plain.look(root, ledger)
-    expect = expectation(ledger)
-    return lambda root: examine(
-        root, content=False, expect=expect, trees=content.TREES, again=workload.again if again else None,
-        clock=lambda: CLOCK_NS,
-    )
+    expect, _ = apart(expectation(ledger))
+    damaged = any(subject.startswith("damage:") for subject in expect.allowed)   # only a look at the content finds that
+
+    def look(root: str) -> Verdict:
+        seen = workload.look(root, ledger)
+        workload.mend(root)
+        verdict = examine(
+            root, content=damaged, expect=expect, trees=content.TREES, again=workload.again if again else None,
+            clock=lambda: CLOCK_NS,
+        )
+        verdict.violations[:0] = seen
+        return verdict
+
+    return look

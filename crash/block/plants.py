@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
+from layerjournal import engine
+from layerjournal.effects import Effects
 from layerstore.lifecycle.states import State
 from layerstore.recovery import recover
 from layerstore.recovery.planner import Subjects
@@ -28,6 +32,22 @@ def _without_sync(point: str) -> Callable[[], None]:
     return plant
 
 
+def _database_at_once() -> None:
+    """Nothing of the new database is on disk when it takes the name of the old one."""
+    open_ = engine.lmdb.open
+
+    def open_unsynced(path: str, **options: Any) -> Any:
+        return open_(path, **options | {"sync": "/rebuild/" not in path})
+
+    def sync_path(self: Effects, _path: str, *, point: str) -> None:
+        with self.point(point):
+            pass
+
+    engine.lmdb = SimpleNamespace(**{**vars(engine.lmdb), "open": open_unsynced})
+    Effects.sync_path = sync_path  # type: ignore[method-assign]
+    _without_sync("rebuild.sync")()
+
+
 def _trust_committed() -> None:
     """A rename is made durable by nothing but recovery, which does it again; this one believes the row."""
     gather = recover.gather
@@ -45,6 +65,10 @@ def _trust_committed() -> None:
 RECORDED: dict[str, Callable[[], None]] = {
     "staging without its sync": _without_sync("stage.sync"),
     "a checkpoint without its sync": _without_sync("checkpoint.sync"),
+    "a repair that exchanges before it syncs": _without_sync("repair.sync"),
+    "a repair that is told before it syncs": _without_sync("repair.settle"),
+    "a view that is switched before it syncs": _without_sync("view.sync"),
+    "a database that gets its name before it syncs": _database_at_once,
 }
 JUDGED: dict[str, Callable[[], None]] = {
     "recovery does not redo what is committed": _trust_committed,

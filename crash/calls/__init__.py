@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from crash import lost, repairing
+from crash import beside, lost, repairing
 from crash.calls.converging import timeless
 from crash.shim import Calls, Fault, Met, Shim, stream
 from crash.shim.scene import End, NotLandedError, Scene, must_land, place
@@ -31,7 +31,7 @@ from layerstore.testing.oracle import Verdict
 FAULTS = {"kill": Fault.KILL, "tear": Fault.TEAR, "short": Fault.SHORT}
 ONE_PROCESS = (
     "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "everything",
-    "rebuild", "rebuild-log", "repair",
+    "rebuild", "rebuild-log", "repair", "view", "view-removed", "push", "push-archives", "snapshot", "quota",
 )
 
 
@@ -67,7 +67,8 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
     work = tempfile.mkdtemp(prefix="calls-", dir="/dev/shm" if os.path.isdir("/dev/shm") else options.work)
     try:
         images = Images(os.path.join(work, "images"))
-        workloads = build(images) | lost.build(images) | repairing.build()
+        workloads = build(images) | lost.telling(lost.build(images)) | repairing.build()
+        workloads |= beside.build(images, os.path.join(work, "images"))
         yield from in_turn([
             partial(_explore, workloads[name], os.path.join(work, name), shim, options)
             for name in options.workload or ONE_PROCESS if name in ONE_PROCESS

@@ -26,7 +26,7 @@ from crash.workloads import Workload
 from layerstore.testing import ChildDiedError, FaultNotReachedError, Ledger, Verdict, examine, read_ledger, telling
 
 _MEMORY = "/dev/shm"
-_USUAL = (PRESS_ON, "pull", "checkpoint")
+USUAL = (PRESS_ON, "pull", "checkpoint")
 _REAL = ("ext4", "xfs", "btrfs")
 _STORE = "store"
 
@@ -68,7 +68,7 @@ def states(options: argparse.Namespace) -> Iterator[State]:
         made = workloads.build(images) | {PRESS_ON: doing.press_on(images)}
         cases = [
             Case(FILESYSTEMS[fs], made[name], options.seed)
-            for name in options.workload or _USUAL for fs in asked.get("fs") or _REAL
+            for name in options.workload or USUAL for fs in asked.get("fs") or _REAL
         ]
         only = Fault(asked["fail"], asked["nth"], bool(asked.get("sticky"))) if asked.get("fail") else None
         points = _points(options, len(cases))

@@ -15,10 +15,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import layerstore
+from crash.beside import apart
 from crash.content import TREES
 from crash.lines import fresh
 from crash.lines.points import Aim, Census
@@ -26,8 +28,8 @@ from crash.lines.verbs import Verb, probe
 from layerstore.errors import InputError, LayerstoreError, PoisonedError
 from layerstore.store import Store
 from layerstore.testing.children import ChildDiedError, telling
-from layerstore.testing.ledger import Ledger, read_ledger
-from layerstore.testing.oracle import compare, examine, served
+from layerstore.testing.ledger import Expectation, Ledger, read_ledger
+from layerstore.testing.oracle import compare, damages, examine, served
 
 HANG_SECONDS = int(os.environ.get("LINES_HANG", "120"))  # nothing here waits for longer than a few seconds by right
 
@@ -89,13 +91,14 @@ class Trial:
 
     def _run(self) -> None:
         if self._store is None:
-            self._store = layerstore.open(self.root)
+            self._store = self.verb.closed(self.root)
         else:
             self.verb.first(self._store, self.ledger)
 
     # -- afterwards ----------------------------------------------------------------------------------------------
 
     def _after(self, before: Resources) -> None:
+        self._step("look", self._look)
         if not self.verb.handle and self._store is not None:   # it opened after all
             self._store.close()
             self._store = None
@@ -138,7 +141,9 @@ class Trial:
     def _served(self, store: Store) -> None:
         if self.report.raised == "PendingError":   # it is durable, and there after the next recovery
             return
-        found = compare(served(store), read_ledger(self.path))
+        expect = self._expect()
+        damaged = damages(store, content=True) if any(each.startswith("damage:") for each in expect.allowed) else {}
+        found = compare(served(store) | damaged, expect)
         assert not found, "; ".join(found)
 
     def _further(self, store: Store) -> None:
@@ -149,6 +154,14 @@ class Trial:
             self.report.poisoned = True
             return
         assert store._handle.poison is None
+
+    def _expect(self) -> Expectation:
+        return apart(read_ledger(self.path))[0]
+
+    def _look(self) -> None:
+        with suppress(FileNotFoundError), open(self.path, "rb") as file:
+            found = self.verb.look(self.root, list(file))
+            assert not found, "; ".join(found)
 
     def _beside(self) -> None:
         """Another process, while the first still has the store open."""
@@ -161,6 +174,7 @@ class Trial:
     def _other(self) -> str:
         watched(HANG_SECONDS // 2)
         try:
+            self.verb.mend(self.root)
             with layerstore.open(self.root) as store:
                 self.verb.once_more(store, self.ledger.shared())
                 assert not store.recovery.deferred, f"deferred: {store.recovery.deferred}"
@@ -169,7 +183,7 @@ class Trial:
         return ""
 
     def _oracle(self) -> None:
-        verdict = examine(self.root, expect=read_ledger(self.path), trees=TREES, again=self.verb.again)
+        verdict = examine(self.root, expect=self._expect(), trees=TREES, again=self.verb.again)
         self.report.redo, self.report.happened = verdict.redo, verdict.happened
         assert not verdict.violations, "; ".join(verdict.violations[:4])
 

@@ -7,14 +7,21 @@ on the same handle, in another process, and by the oracle; it brings about no mo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import layerstore
+from crash import lost, repairing
 from crash import workloads as w
+from crash.beside import pushes, views
+from crash.beside.common import told
 from crash.content import Content, content, digest, many
 from crash.lines.crashed import crashed
 from layerstore import LayerSpec, PullOptions, StageOptions, TarDiffer
+from layerstore.errors import InvalidArgumentError
 from layerstore.model import Descriptor
 from layerstore.store import Store
 from layerstore.testing.ledger import Facts, Ledger, image, layer, name
@@ -29,7 +36,8 @@ class Verb:
     """``prepare`` makes the store; ``again`` brings ``facts`` about, and must succeed however often it is done.
 
     ``run`` is what is interrupted, if that is not just ``again``. ``handle``: whether there is an open store to
-    begin with; else what is interrupted is the opening, and ``again`` is done on what it gave.
+    begin with; else what is interrupted is ``closed``, which opens it, or brings it to where it can be opened (``mend``:
+    so does an operator afterwards), and ``again`` is done on what that gave. ``look`` is as a workload's.
     """
 
     name: str
@@ -38,6 +46,9 @@ class Verb:
     facts: tuple[Facts, ...] = ()
     run: Callable[[Store, Ledger], object] | None = None
     handle: bool = True
+    closed: Callable[[str], Store | None] = layerstore.open
+    mend: Callable[[str], object] = lambda _root: None
+    look: Callable[[str, list[bytes]], list[str]] = lambda _root, _ledger: []
 
     def first(self, store: Store, ledger: Ledger) -> None:
         if self.run is not None:
@@ -147,6 +158,33 @@ def _name(store: Store) -> None:
         store.drop_name("base")
 
 
+def _repair(store: Store) -> None:
+    report = store.repair(layers=[repairing.ILL])
+    assert not report.steps or report.mended == (repairing.ILL,), report
+
+
+def _snapshot(store: Store) -> None:
+    path = os.path.join(os.path.dirname(store.root), "snapshot")
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    store.snapshot(path)
+
+
+def _view(store: Store) -> None:
+    at = os.path.join(os.path.dirname(store.root), "view")
+    store.view(at)
+    store.remove_view(at)
+
+
+def _push(store: Store) -> None:
+    store.push("app", f"oci:{os.path.join(os.path.dirname(store.root), pushes.OUT)}:a", compression="none")
+
+
+def _rebuild(root: str) -> None:
+    with suppress(InvalidArgumentError):   # it is sound: an earlier one was interrupted when all was done
+        layerstore.rebuild(root)
+
+
 def build(images: w.Images) -> dict[str, Verb]:
     """All verbs, by name."""
     first = images.first
@@ -185,6 +223,12 @@ def build(images: w.Images) -> dict[str, Verb]:
         Verb("checkpoint", _deleted, _checkpoint),
         Verb("gc", _left, _collect, (layer(w.FIRST_ID, None),)),
         Verb("names", w._fresh, _name, (name("other", "layer", w.BASE_ID), name("base", "layer", None)), _each_name),
+        Verb("repair", partial(repairing.prepare, lost=False), _repair, (repairing.mended(repairing.ILL),),
+             look=repairing.look),
+        Verb("snapshot", w._fresh, _snapshot),
+        Verb("view", with_image, _view, look=views.broken),
+        Verb("push", with_image, _push, (told(f"{pushes.OUT}:a", first.id),), look=pushes.look_at_layout),
+        Verb("rebuild", partial(lost.damaged, images), _nothing, handle=False, closed=_rebuild, mend=lost.mend),
         Verb("create", _empty, _nothing, handle=False),
         Verb("open", lambda root, ledger: crashed(root, ledger, images), _nothing, handle=False),
         Verb("close", w._fresh, _nothing, run=lambda store, _ledger: store.close()),

@@ -134,7 +134,7 @@ class Chooser:
 
 
 def _likeness(effect: Effect) -> tuple[str, str]:
-    return ("entry" if effect.kind in NAMES and effect.kind != "rename" else effect.kind), effect.point
+    return ("entry" if effect.kind in NAMES and effect.kind not in ("rename", "exchange") else effect.kind), effect.point
 
 
 __all__ = ["FORMS", "Choice", "Chooser", "parse"]

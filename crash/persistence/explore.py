@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import layerstore
+from crash.beside import apart
 from crash.content import TREES
 from crash.persistence.choose import Choice, Chooser
 from crash.persistence.history import History, Sync, read_calls_as
@@ -25,7 +26,7 @@ from crash.shim import Call
 from crash.state import State, outcome_of
 from layerstore.testing.children import ChildDiedError, in_workers, telling
 from layerstore.testing.explore import still_clock
-from layerstore.testing.ledger import Expectation, expectation
+from layerstore.testing.ledger import expectation
 from layerstore.testing.oracle import Verdict, examine
 
 _GIVE_UP = 3000     # so many drawn states in a row that were seen before
@@ -33,8 +34,8 @@ _GIVE_UP = 3000     # so many drawn states in a row that were seen before
 
 @dataclass
 class Scene:
-    """``again``: what a user does on the recovered store; ``mend``: an operator, before it is opened. ``ignore``: syncs
-    that are taken to have no effect.
+    """``again``: what a user does on the recovered store; ``mend``: an operator, before it is opened; ``look``: what others
+    see before that. ``ignore``: syncs that are taken to have no effect.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Scene:
     ignore: Callable[[Sync], bool] = lambda _sync: False
     store: str = "store"
     mend: Callable[[str], object] = lambda _root: None
+    look: Callable[[str, list[bytes]], list[str]] = lambda _root, _ledger: []
     chooser: Chooser = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,8 +54,8 @@ class Scene:
     def image(self, choice: Choice) -> Image:
         return Image(self.history, choice.cut, *self.chooser.persisted(choice))
 
-    def expect(self, choice: Choice) -> Expectation:
-        return expectation(self.history.ledger(choice.cut))
+    def ledger(self, choice: Choice) -> list[bytes]:
+        return self.history.ledger(choice.cut)
 
 
 @contextmanager
@@ -116,14 +118,18 @@ def materialised(image: Image, work: str) -> Iterator[str]:
         remove(directory)
 
 
-def judge(scene: Scene, image: Image, expect: Expectation, work: str) -> Verdict:
-    """What the oracle says of the store in *image*."""
+def judge(scene: Scene, image: Image, ledger: list[bytes], work: str) -> Verdict:
+    """What the oracle, and who looks at it from outside, say of the store in *image*."""
     with materialised(image, work) as directory:
         root = os.path.join(directory, scene.store)
 
         def look() -> Verdict:
+            seen = scene.look(root, ledger)
             scene.mend(root)
-            return examine(root, expect=expect, trees=TREES, again=scene.again, clock=still_clock)
+            expect, _ = apart(expectation(ledger))
+            verdict = examine(root, expect=expect, trees=TREES, again=scene.again, clock=still_clock)
+            verdict.violations[:0] = seen
+            return verdict
 
         try:
             return telling(look)
@@ -133,7 +139,7 @@ def judge(scene: Scene, image: Image, expect: Expectation, work: str) -> Verdict
 
 def state(scene: Scene, choice: Choice, work: str, *, rig: str, reproduce: str) -> tuple[State, Verdict]:
     """One crash state, judged."""
-    verdict = judge(scene, scene.image(choice), scene.expect(choice), work)
+    verdict = judge(scene, scene.image(choice), scene.ledger(choice), work)
     return State(
         rig, scene.name, f"{scene.chooser.step(choice.cut)} {choice.form}",
         outcome_of(verdict.happened, verdict.violations), verdict.violations, bool(verdict.redo), fs="posix",
@@ -152,16 +158,18 @@ def recovery_scene(scene: Scene, choice: Choice, work: str) -> Scene:
             layerstore.open(root, clock=still_clock).close()
 
         calls = record(directory, log.name, program, seed=-1 - choice.cut)
-        return Scene(scene.name, read_calls_as(calls, directory, base), scene.again, store=scene.store, mend=scene.mend)
+        history = read_calls_as(calls, directory, base)
+        return Scene(scene.name, history, scene.again, store=scene.store, mend=scene.mend, look=scene.look)
 
 
 def scene_of(
     name: str, program: Callable[[str, Recorder], object], again: Callable[[Any], object] | None, work: str, *,
-    seed: int = 1, mend: Callable[[str], object] = lambda _root: None,
+    seed: int = 1, **others: Any,
 ) -> Scene:
     """Record ``program(store, recorder)``, which begins without a store. It is cut from its mark ``run`` on.
 
     What it did before the mark and left pending is pending still. The recording stays in *work* as ``<name>.calls``.
+    *others*: ``mend`` and ``look`` of the scene.
     """
     watched = tempfile.mkdtemp(dir=work)
     log = os.path.join(work, f"{name}.calls")
@@ -169,16 +177,13 @@ def scene_of(
         calls = record(watched, log, lambda recorder: program(os.path.join(watched, "store"), recorder), seed=seed)
     finally:
         remove(watched)
-    return scene_from(name, calls, again, mend)
+    return scene_from(name, calls, again, **others)
 
 
-def scene_from(
-    name: str, calls: Sequence[Call], again: Callable[[Any], object] | None,
-    mend: Callable[[str], object] = lambda _root: None,
-) -> Scene:
+def scene_from(name: str, calls: Sequence[Call], again: Callable[[Any], object] | None, **others: Any) -> Scene:
     """The scene of a recording that began with an empty directory."""
     history = read_calls_as(calls, calls[0].path.removeprefix("watched "), {0: Node("dir", 0o700, 0, 0)})
-    return Scene(name, history, again, start=history.after_mark("run"), mend=mend)
+    return Scene(name, history, again, start=history.after_mark("run"), **others)
 
 
 def spread(share: Callable[[int, int], Iterator[State]], workers: int) -> Iterator[State]:

@@ -20,7 +20,8 @@ from crash.shim import Call
 BLOCK = 4096
 NEVER = 1 << 60
 ROOT = 0
-NAMES = ("create", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename")
+NAMES = ("create", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "exchange")
+_EXCHANGE = 2    # linux/fs.h, RENAME_EXCHANGE
 CONTENT = ("data", "size", "cut")
 ATTRIBUTES = ("chmod", "chown", "utimens", "setxattr", "removexattr")
 _TIMES = struct.Struct("=qqqq")
@@ -147,6 +148,8 @@ class _Reader:
                 del stack[stack.index(name):]
 
     def _call(self, at: int, call: Call) -> None:
+        if call.path.endswith(" (deleted)"):     # it has no name, and no power loss leaves it
+            return
         if call.op in ("fsync", "fdatasync", "syncfs"):
             self._sync(at, call)
         elif call.op in NAMES:
@@ -196,9 +199,15 @@ class _Reader:
             self._add(at, call.op, node, (parent,), name)
         elif call.op == "rename":
             other, target = self._place(call.other)
+            places = tuple({parent: 0, other: 0})
+            if call.offset & _EXCHANGE:
+                node, second = self._entries[parent][name], self._entries[other][target]
+                self._entries[parent][name], self._entries[other][target] = second, node
+                self._add(at, "exchange", node, places, parent, name, other, target, second)
+                return
             node = self._entries[parent].pop(name)
             self._entries[other][target] = node
-            self._add(at, "rename", node, tuple({parent: 0, other: 0}), parent, name, other, target)
+            self._add(at, "rename", node, places, parent, name, other, target)
         elif call.op == "link":
             other, target = self._place(call.other)
             node = self._entries[parent][name]

@@ -60,7 +60,10 @@ class Image:
         if effect.place:
             for directory in effect.place:
                 self._node(directory).mtime = None
-            self._rename(effect) if kind == "rename" else self._entry(effect)
+            if kind in ("rename", "exchange"):
+                self._rename(effect)
+            else:
+                self._entry(effect)
             return
         node = self._node(effect.node)
         if kind in ("data", "size", "cut"):
@@ -86,15 +89,18 @@ class Image:
 
     def _rename(self, effect: Effect) -> None:
         """The old name goes and the new one is there, or nothing. A directory has one place, so it leaves any other."""
-        parent, name, other, target = effect.what
+        parent, name, other, target, *second = effect.what
         entries = self._node(parent).entries
         if entries.get(name) == effect.node:
             del entries[name]
-        if self._node(effect.node).kind == "dir":
-            for node in self._nodes.values():
-                for each in [n for n, child in node.entries.items() if child == effect.node]:
-                    del node.entries[each]
+        for moved in (effect.node, *second):
+            if self._node(moved).kind == "dir":
+                for node in self._nodes.values():
+                    for each in [n for n, child in node.entries.items() if child == moved]:
+                        del node.entries[each]
         self._node(other).entries[target] = effect.node
+        if second:
+            entries[name] = second[0]
 
     # -- content -------------------------------------------------------------------------------------------------
 

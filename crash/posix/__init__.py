@@ -1,5 +1,7 @@
 """Power loss at file level: each workload recorded, and what strict POSIX leaves of it at every point, judged.
 
+What is written beside the store, views and pushed images, is read as another tool would, before the store is opened.
+
 Needs no root and no device. See ``crash/persistence`` for the model. One state in ``EVERY`` is recovered once more
 with the recovery recorded, and the power is lost within that: it must converge to the same catalog.
 
@@ -17,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from itertools import islice
 
-from crash import lost, repairing, workloads
+from crash import beside, lost, repairing, workloads
 from crash.persistence import explore
 from crash.persistence.choose import Choice, parse
 from crash.persistence.explore import Scene, order, recovery_scene, scene_from, scratch, spread, state
@@ -53,11 +55,13 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
 
 
 def all_workloads(work: str) -> dict[str, Workload]:
-    """The common ones, the creation of a store (the others begin to be cut when that is done), and rebuilding one."""
+    """All that there are; the creation of a store (the others begin to be cut when that is done) is one of its own."""
     images = Images(os.path.join(work, "images"))
-    made = workloads.build(images) | repairing.build()
+    made = workloads.build(images) | repairing.build() | beside.build(images, os.path.join(work, "images"))
     create = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
-    return {"create": create, **made, **{name: each for name, each in lost.build(images).items() if name != "rebuild-from"}}
+    rebuilding = lost.telling(lost.build(images))
+    del rebuilding["rebuild-from"]       # after a loss of power nobody goes by the snapshot again
+    return {"create": create, **made, **rebuilding}
 
 
 def record_all(work: str, options: argparse.Namespace) -> list[Scene]:
@@ -72,7 +76,7 @@ def scene_of(workload: Workload, work: str, options: argparse.Namespace) -> Scen
     """Record *workload* (or take the recording that was kept)."""
     mistake = options.mistake
     if options.recording:
-        return scene_from(workload.name, load(options.recording), workload.again, workload.mend)
+        return scene_from(workload.name, load(options.recording), workload.again, mend=workload.mend, look=workload.look)
 
     def program(root: str, recorder: Recorder) -> None:
         if mistake:
@@ -81,7 +85,8 @@ def scene_of(workload: Workload, work: str, options: argparse.Namespace) -> Scen
         recorder.mark("run")
         workload.run(root, recorder.ledger)
 
-    scene = explore.scene_of(workload.name, program, workload.again, work, seed=options.seed, mend=workload.mend)
+    scene = explore.scene_of(
+        workload.name, program, workload.again, work, seed=options.seed, mend=workload.mend, look=workload.look)
     if options.out:
         shutil.copy(_log(work, workload.name), _kept(workload.name, options))
     if mistake:
@@ -123,7 +128,7 @@ def _inner(
 def _nested(
     scene: Scene, choice: Choice, recovery: Scene, inner: Choice, dump: bytes, options: argparse.Namespace, own: str,
 ) -> State:
-    recovery.expect = lambda _inner: scene.expect(choice)  # type: ignore[method-assign]
+    recovery.ledger = lambda _inner: scene.ledger(choice)  # type: ignore[method-assign]
     again = f"{_again(scene, choice, options)} --then {inner}"
     found, verdict = state(recovery, inner, own, rig="posix", reproduce=again)
     found.fault = f"{scene.chooser.step(choice.cut)} {choice.form}, then {found.fault}"

@@ -10,11 +10,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import layerjournal.creating
 from crash.persistence.history import History
 from layerjournal.effects import Effects
 from layerstore.system import faults, fs
+from layerstore.targets import files
+from layerstore.targets.layout import LayoutTarget
 
 
 class NotLandedError(AssertionError):
@@ -28,16 +31,25 @@ class Mistake:
     landed: Callable[[History], bool]
 
 
-def _no_staging_sync() -> None:
-    whole = fs.sync_filesystem
+def _without(left_out: str) -> Callable[[], None]:
+    """One sync left out, of a file system or of a directory."""
+    def leaving_out(sync: Callable[..., None]) -> Callable[..., None]:
+        def skipping(fd: int, *, point: str) -> None:
+            if point == left_out:
+                with faults.point(point):
+                    return
+            sync(fd, point=point)
 
-    def skipping(fd: int, *, point: str) -> None:
-        if point == "stage.sync":
-            with faults.point(point):
-                return
-        whole(fd, point=point)
+        return skipping
 
-    fs.sync_filesystem = skipping
+    def plant() -> None:
+        fs.sync_filesystem, fs.sync_dir = leaving_out(fs.sync_filesystem), leaving_out(fs.sync_dir)
+
+    return plant
+
+
+def _without_sync(workload: str, point: str) -> Mistake:
+    return Mistake(workload, _without(point), lambda h: not [s for s in h.syncs if s.point == point])
 
 
 def _no_directory_sync() -> None:
@@ -67,9 +79,42 @@ def _journal_in_place() -> None:
     layerjournal.creating._publish = lambda aside, _path, effects: effects.sync_path(aside, point="journal.create.sync")
 
 
+def _index_at_once() -> None:
+    LayoutTarget._settle = lambda _self: None  # type: ignore[method-assign]
+
+
+def _archive_at_once() -> None:
+    """What a push writes is renamed as soon as it is written."""
+    whole = os.fsync
+
+    def fsync(fd: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            whole(fd)
+
+    files.os = SimpleNamespace(**{**vars(os), "fsync": fsync})  # type: ignore[assignment]
+
+
+def _in_place() -> None:
+    """A replacement takes the place of what is damaged by a plain rename: that is gone."""
+    def exchange(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+        with faults.point(point):
+            os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
+
+    fs.exchange = exchange
+
+
 MISTAKES = {
-    "no-staging-sync": Mistake(
-        "pull", _no_staging_sync, lambda h: not [s for s in h.syncs if s.point == "stage.sync"]),
+    "no-staging-sync": _without_sync("pull", "stage.sync"),
+    "repaired-before-it-is-on-disk": _without_sync("repair", "repair.sync"),
+    "repair-told-before-it-is-on-disk": _without_sync("repair", "repair.settle"),
+    "view-switched-before-it-is-on-disk": _without_sync("view", "view.sync"),
+    "view-built-on-what-is-not-on-disk": _without_sync("view-killed", "view.current.sync"),
+    "old-database-gone-with-the-new-name": _without_sync("rebuild-log", "rebuild.sync"),
+    "index-before-its-blobs": Mistake(
+        "push", _index_at_once, lambda h: not [s for s in h.syncs if s.point == "push.settle.sync"]),
+    "archive-before-it-is-on-disk": Mistake(
+        "push-archives", _archive_at_once, lambda h: not [s for s in h.syncs if s.point == "push.archive.sync"]),
+    "repaired-in-place": Mistake("repair", _in_place, lambda h: not [e for e in h.effects if e.kind == "exchange"]),
     "no-directory-sync": Mistake(
         "checkpoint", _no_directory_sync, lambda h: not [s for s in h.syncs if s.op == "fsync" and _is_dir(h, s.node)]),
     "journal-in-place": Mistake(

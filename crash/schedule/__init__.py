@@ -118,6 +118,7 @@ class Site:
         )
 
     def _judge(self) -> Verdict:
+        self.scenario.mend(os.path.join(self._home, "store"))
         return examine(
             os.path.join(self._home, "store"), expect=read_ledger(os.path.join(self._home, "ledger")), trees=TREES,
             again=self.scenario.again, clock=still_clock,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import layerstore
+from crash import lost, repairing
 from crash import workloads as w
 from crash.remote import read_first, remotely
 from crash.schedule.controller import Program
@@ -37,11 +38,14 @@ class Scenario:
     errors: frozenset[str] = frozenset()
     opens: frozenset[int] = field(default_factory=frozenset)
     sampled: bool = False   # too many steps to run them all within a bound: random schedules only
+    closed: frozenset[int] = field(default_factory=frozenset)   # parts that rebuild the store, which nobody can open
+    mend: Callable[[str], object] = lambda _root: None           # by an operator, before it is judged
 
     def programs(self, root: str, ledger: Ledger) -> list[Program]:
-        return [
-            partial(_opening if n in self.opens else _opened, root, ledger, part) for n, part in enumerate(self.parts)
-        ]
+        def program(n: int) -> Callable[..., Callable[[], object]]:
+            return _rebuilding if n in self.closed else _opening if n in self.opens else _opened
+
+        return [partial(program(n), root, ledger, part) for n, part in enumerate(self.parts)]
 
 
 def _opened(root: str, ledger: Ledger, part: Part) -> Callable[[], object]:
@@ -62,6 +66,22 @@ def _opening(root: str, ledger: Ledger, part: Part) -> Callable[[], object]:
             part(store, ledger.shared())
 
     return todo
+
+
+def _rebuilding(root: str, _ledger: Ledger, _part: Part) -> Callable[[], object]:
+    return lambda: layerstore.rebuild(root, clock=still_clock)
+
+
+def _repair(store: Store, ledger: Ledger) -> None:
+    with ledger.asking(repairing.mended(repairing.ILL)):
+        report = store.repair(layers=[repairing.ILL])
+        assert report.clean, report
+
+
+def _drop_ill(store: Store, ledger: Ledger) -> None:
+    """With the layer goes what is wrong with it."""
+    with ledger.asking(layer(repairing.ILL, None), repairing.mended(repairing.ILL)):
+        store.delete_layer(repairing.ILL)
 
 
 def _prepared(root: str, ledger: Ledger) -> None:
@@ -130,6 +150,13 @@ def _take(store: Store, ledger: Ledger) -> None:
         store.apply_staged_layer(staged, id=w.FIRST_ID, parent=w.BASE_ID, names=["kept"])
 
 
+def _collect_ill(store: Store, ledger: Ledger) -> None:
+    """No layer has a name, so all of them go."""
+    every = [layer(each, None) for each in (repairing.ILL, repairing.SPARE, repairing.LOST)]
+    with ledger.asking(*every, repairing.mended(repairing.ILL)):
+        store.collect_garbage(retention=0, grace=0)
+
+
 def build(directory: str) -> dict[str, Scenario]:
     """All scenarios, by name; their images are written to *directory*."""
     images = Images(directory)
@@ -161,6 +188,7 @@ def build(directory: str) -> dict[str, Scenario]:
         with read_first(), remotely():
             pull(store, ledger, images.large, "large")
 
+    damaged = partial(repairing.prepare, lost=False)
     both = w.pull_again(first, "app"), w.pull_again(second, "other")
     made = [
         Scenario("pulls", _prepared, [pull_first, pull_second], again=lambda store: [each(store) for each in both]),
@@ -179,6 +207,16 @@ def build(directory: str) -> dict[str, Scenario]:
         Scenario("take-delete", _with_shared, [_drop_doomed, _take]),
         Scenario("resume-gc", cut_off, [_collect, go_on], again=w.fetch_again(images.large, "large")),
         Scenario("resume-twice", cut_off, [go_on, go_on], again=w.fetch_again(images.large, "large")),
+        Scenario("repair-delete", damaged, [_drop_ill, _repair], Store.repair, frozenset({"UnknownLayerError"})),
+        Scenario("repair-open", damaged, [_nothing, _repair], Store.repair, opens=frozenset({0}), sampled=True),
+        Scenario("repair-twice", damaged, [_repair, _repair], Store.repair, sampled=True),
+        Scenario("repair-gc", damaged, [_collect_ill, _repair], Store.repair, frozenset({"UnknownLayerError"}),
+                 sampled=True),
+        Scenario("rebuild-open", partial(lost.damaged, images), [_nothing, _nothing], opens=frozenset({0}),
+                 closed=frozenset({1}), errors=frozenset({"JournalDamagedError", "AlreadyOpenError", "BusyError"}),
+                 mend=lost.mend, sampled=True),
+        Scenario("rebuild-twice", partial(lost.damaged, images), [_nothing, _nothing], closed=frozenset({0, 1}),
+                 errors=frozenset({"InvalidArgumentError"}), mend=lost.mend, sampled=True),
         Scenario("three", _prepared, [_collect, _leave, _stage_and_apply]),
     ]
     return {each.name: each for each in made}

@@ -28,13 +28,14 @@ from typing import Any
 
 import layerstore
 from crash import content
+from crash.beside import apart
 from crash.shim import Calls, Fault, Met, Shim, read_trace
 from crash.workloads import Workload
 from layerstore.errors import LayerstoreError
 from layerstore.store import Store
 from layerstore.testing.children import run_child, telling
 from layerstore.testing.copies import copy_store
-from layerstore.testing.ledger import Ledger, read_ledger
+from layerstore.testing.ledger import Ledger, expectation
 from layerstore.testing.oracle import Verdict, examine
 
 _PHASES = ("prepare", "run", "recovery", "oracle")
@@ -228,10 +229,14 @@ class Scene:
             self.shim.unwatch()
             draw("oracle")
             signal.alarm(PATIENCE_SECONDS)
+            with open(self.ledger, "rb") as file:
+                lines = list(file)
+            seen = self.workload.look(self.store, lines)
             self.workload.mend(self.store)
-            return examine(
-                self.store, expect=read_ledger(self.ledger), trees=content.TREES, again=again or self.workload.again,
-            )
+            expect, _ = apart(expectation(lines))
+            verdict = examine(self.store, expect=expect, trees=content.TREES, again=again or self.workload.again)
+            verdict.violations[:0] = seen
+            return verdict
 
         try:
             return telling(see)

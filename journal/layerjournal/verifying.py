@@ -144,6 +144,8 @@ class Verifier:
             return
         try:
             self._whole.project(self._view, record)
+        except MemoryError:              # of this process, and not the journal's
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a projector raises for a record that was accepted once
             self.find("projection", f"record {record.seq} cannot be projected: {error!r}", record.seq)
             self._view = None

@@ -179,6 +179,15 @@ def test_a_record_that_the_projector_no_longer_takes_is_found(written):
         assert [(f.code, f.seq) for f in journal.verify().findings] == [("projection", 26)]
 
 
+def test_a_projector_that_has_no_memory_left_is_no_damage(written):
+    class Starved(Parcels):
+        def project(self, view, record):
+            raise MemoryError
+
+    with Journal.open(written, Starved()) as journal, pytest.raises(MemoryError):
+        journal.verify()
+
+
 def test_a_projector_that_projects_otherwise_is_found(written):
     class Other(Parcels):
         def project(self, view, record):

@@ -11,7 +11,7 @@ import pytest
 from crash.lines import Bench, Case, judge, plan, state_of, states
 from crash.lines.points import NotReachedError, Point
 from crash.state import collect
-from layerjournal import engine, gate
+from layerjournal import engine, gate, verifying
 from layerstore.system import fs
 from layerstore.verbs import delete
 
@@ -66,6 +66,8 @@ def test_every_tenth_line_of_every_mutating_verb_interrupted(work, record_proper
     ("apply", ("StagedLayer.", "_fresh", "Handle.hold", "Handle.let_go", "Handle.in_use")),
     ("stage", ("has_trusted_xattrs",)),
     ("close", ("Handle.", "Journal.", "Engine.", "Descriptor.")),
+    ("repair", ("ReaderLock.", "Source.close", "Batch.run", "Hashing.problems", "_taken")),
+    ("rebuild", ("Verifier._step",)),
     ("open", ("Handle.__init__", "Handle._open", "Engine.__init__", "Engine._begin", "enter", "Journal.__init__")),
 ])
 def test_what_an_interrupt_once_leaked_from_is_interrupted_at_each_of_its_lines(bench, verb, functions, record_property):
@@ -124,6 +126,35 @@ def test_a_gate_that_counts_and_does_not_count_back_is_seen(bench, monkeypatch):
     monkeypatch.setattr(gate.Gate, "inside", leaking)
     found = aimed(bench, "names", ("ReadTxn.get",), errors=["MemoryError"])
     assert any("stays open" in line for s in found for line in s.violations)
+
+
+def test_a_lock_that_a_repair_keeps_after_an_error_is_seen(bench, monkeypatch):
+    made = fs.TreeLock.__init__
+
+    def keeping(self, *args):
+        KEPT.append(self)
+        made(self, *args)
+
+    bench.points("repair")   # prepared and counted before the mistake is planted
+    monkeypatch.setattr(fs.TreeLock, "__init__", keeping)
+    points = [p for p in sorted(bench.points("repair")) if p.function == "_Run._under_lock"]
+    found = (state_of(bench, Case("repair", each, 1, "MemoryError"), "aimed", SEED) for each in points)
+    assert any("descriptors stay open" in line for s in found for line in s.violations)   # until it is seen: others wait
+
+
+def test_a_rebuild_that_takes_an_error_for_damage_is_seen(bench, monkeypatch):
+    step = verifying.Verifier._step
+
+    def swallowing(self, record):
+        try:
+            step(self, record)
+        except MemoryError as error:
+            self.find("projection", repr(error), record.seq)
+
+    bench.points("rebuild")
+    monkeypatch.setattr(verifying.Verifier, "_step", swallowing)
+    found = aimed(bench, "rebuild", ("Restricted.__init__",), errors=["MemoryError"])
+    assert any("swallowed" in line for s in found for line in s.violations)
 
 
 def test_an_interrupt_that_is_swallowed_is_seen(bench, monkeypatch):

@@ -5,19 +5,27 @@ The model itself is checked first, on programs whose every outcome can be writte
 
 import argparse
 import subprocess
+import tempfile
 
 import pytest
 
-from crash import posix
+from crash import beside, posix
 from crash.persistence.choose import Chooser
 from crash.persistence.history import read_calls_as
 from crash.persistence.image import Image, Node
 from crash.posix.mistakes import MISTAKES, NotLandedError, check
 from crash.shim import Call
 from crash.state import collect
+from crash.workloads import Images
 
 pytestmark = pytest.mark.timeout(3000)
 DIR = {0: Node("dir", 0o700, 0, 0)}
+
+
+@pytest.fixture
+def work():
+    with tempfile.TemporaryDirectory() as directory:
+        yield directory
 
 
 def options(**given):
@@ -133,6 +141,29 @@ def test_what_follows_a_failed_effect_is_not_inside_its_fault_point():
     assert [each.point for each in history.syncs] == [""]
 
 
+def exchanged(*synced):
+    calls_ = calls(("create", "a"), ("write", "a", 0, b"1"), ("mkdir", "d"), ("create", "d/b"), ("write", "d/b", 0, b"2"), ("syncfs", ""),
+                   *(("fsync", each) for each in synced))
+    swap = Call("rename", "/w/a", "/w/d/b", calls_[0].inode, 2, b"", 0, 1)   # 2: RENAME_EXCHANGE
+    at = 6
+    history = read_calls_as([*calls_[:at], swap, *calls_[at:]], "/w", DIR)
+    lost = [n for n, durable in enumerate(history.durable()) if durable > len(history.calls)]
+    sure = set(range(len(history.effects))) - set(lost)
+    return [contents(Image(history, len(history.calls), persisted)) for persisted in (sure, sure | set(lost))]
+
+
+def test_two_names_that_were_exchanged_are_so_both_or_neither():
+    assert exchanged() == [{"a": b"1", "d": None, "d/b": b"2"}, {"a": b"2", "d": None, "d/b": b"1"}]
+    assert exchanged("d")[0]["a"] == b"1", "both directories are to be synced"
+    assert exchanged("d", "")[0] == {"a": b"2", "d": None, "d/b": b"1"}
+
+
+def test_a_file_without_a_name_is_nothing_that_a_power_loss_could_leave():
+    nameless = Call("write", "/w/#17 (deleted)", "", 99, 0, b"x", 1, 1)
+    history = read_calls_as([nameless, *calls(("create", "a"))], "/w", DIR)
+    assert [each.kind for each in history.effects] == ["create"]
+
+
 # -- the store ----------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +185,23 @@ def test_no_power_loss_in_a_rebuild_costs_a_layer_or_the_old_database(record_pro
     record_property("states", tally.states)
     assert [(s.workload, s.fault, s.violations, s.reproduce) for s in tally.bad] == []
     assert tally.states == 120
+
+
+def test_no_power_loss_in_a_repair_leaves_a_path_worse_than_it_was(record_property):
+    tally = collect(posix.states(options(states=80, workload=["repair"])))
+    record_property("states", tally.states)
+    assert [(s.fault, s.violations, s.reproduce) for s in tally.bad] == []
+    assert tally.states == 80
+    assert tally.redo >= 30, "recovery had too little to end"
+
+
+def test_no_power_loss_shows_a_broken_view_a_broken_push_or_a_torn_snapshot(work, record_property):
+    names = sorted(beside.build(Images(str(work)), str(work)))
+    tally = collect(posix.states(options(states=280, workload=names)))
+    record_property("states", tally.states)
+    assert [(s.workload, s.fault, s.violations, s.reproduce) for s in tally.bad] == []
+    assert tally.states == 280
+    assert set(tally.by_workload) == set(names)
 
 
 def test_a_power_loss_in_recovery_is_among_the_states():

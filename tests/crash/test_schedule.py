@@ -6,6 +6,7 @@ transaction that acts on it, and a sweep of what is alive, are found.
 
 import os
 import tempfile
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,9 +28,10 @@ FLOORS = {   # at one preemption, a kill at each step of a schedule that begins 
     "pulls": 280, "same-layer": 130, "same-id": 100, "delete-parent": 100, "delete-pull": 200, "checkpoint": 150, "gc-stage": 100,
     "open-owner": 120, "open-delete": 100, "three": 150,
     "adopt-gc": 55, "two-recover": 9,   # the last: random ones only
+    "repair-delete": 130, "repair-open": 9, "repair-twice": 9, "repair-gc": 9, "rebuild-open": 9, "rebuild-twice": 9,
     "take-delete": 95, "resume-gc": 95, "resume-twice": 95,   # without preemptions but the random ones'
 }
-BOUND = {"take-delete": 0, "resume-gc": 0, "resume-twice": 0}
+BOUND = {"take-delete": 0, "resume-gc": 0, "resume-twice": 0, "repair-delete": 0}
 
 
 @pytest.fixture
@@ -207,3 +209,30 @@ def test_a_collection_of_what_is_staged_and_alive_is_found(work, monkeypatch):
     monkeypatch.setattr(fs, "lock_tree", shared)
     found = caught(work, "gc-stage")
     assert found is not None
+
+
+def shared_for(monkeypatch, *points):
+    """Locks that two may have at once."""
+    lock_tree = fs.lock_tree
+
+    def lock(dir_fd, name, *, shared=False, wait=None, point="tree.lock"):
+        return lock_tree(dir_fd, name, shared=shared or point in points, wait=wait, point=point)
+
+    monkeypatch.setattr(fs, "lock_tree", lock)
+
+
+def first_found(site, name, most):
+    here = site(name)
+    found = (here.judged(plan, run, 1) for plan, run in search.bounded(here.execute, 1))
+    return next((state for state in islice(found, most) if state.violations), None)
+
+
+def test_two_repairs_of_a_layer_that_do_not_exclude_each_other_are_found(site, monkeypatch):
+    shared_for(monkeypatch, "repair.lock")
+    assert first_found(site, "repair-twice", 60) is not None
+
+
+def test_two_rebuilds_that_do_not_exclude_each_other_are_found(site, monkeypatch):
+    lock_root = fs.lock_root
+    monkeypatch.setattr(fs, "lock_root", lambda fd, *, exclusive, wait=60.0: lock_root(fd, exclusive=False, wait=wait))
+    assert first_found(site, "rebuild-twice", 60) is not None

@@ -7,7 +7,7 @@ left; its deletion is deferred meanwhile. One that cannot be held at once is pas
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from layerstore.dedup.candidates import candidates
@@ -67,7 +67,8 @@ class LayerFinder:
     @contextmanager
     def find(self, wanted: Collection[bytes], at: Mapping[bytes, Wanted] | None = None) -> Iterator[Mapping[bytes, Place]]:
         """See ``partial.Finder``."""
-        with ExitStack() as held:
+        held: list[Source] = []          # no ExitStack: what an interrupt raises in one keeps all that it was to leave
+        try:
             search = _Search(self._handle, self._bounds, self._cloning, held, wanted)
             if wanted:
                 with self._handle.read() as view:
@@ -76,11 +77,14 @@ class LayerFinder:
                 search.by_digest(layers)
                 search.by_path(layers, at or {})
             yield search.places
+        finally:
+            while held:
+                held.pop().close()
 
 
 class _Search:
     def __init__(
-        self, handle: Handle, bounds: Bounds, cloning: Cloning, held: ExitStack, wanted: Iterable[bytes],
+        self, handle: Handle, bounds: Bounds, cloning: Cloning, held: list[Source], wanted: Iterable[bytes],
     ) -> None:
         self._handle, self._bounds, self._cloning, self._held = handle, bounds, cloning, held
         self._left = set(wanted)
@@ -157,7 +161,8 @@ class _Search:
             source = None
             if sum(each is not None for each in self._sources.values()) < self._bounds.held:
                 try:
-                    source = self._held.enter_context(Source(self._handle, layer_id, self._cloning))
+                    source = Source(self._handle, layer_id, self._cloning)
+                    self._held.append(source)
                 except (UnknownLayerError, DamagedError, BusyError, OSError):
                     source = None
             self._sources[layer_id] = source

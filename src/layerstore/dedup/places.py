@@ -12,7 +12,6 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 from layerstore.dedup import suspects
 from layerstore.errors import DamagedError, LayerstoreError
@@ -64,17 +63,16 @@ class Source:
         self._handle, self.layer_id = handle, layer_id
         self._guard = threading.Lock()
         self._failures = 0
-        with ExitStack() as stack:
-            stack.enter_context(ReaderLock(handle, [layer_id], wait=0.0))
+        self._lock = ReaderLock(handle, [layer_id], wait=0.0)
+        try:
             with handle.read() as view:
                 self._manifest_digest = catalog.layer(view, layer_id).manifest_digest
             self._tree = Descriptor(layer_id, DIRECTORY, dir_fd=handle.dirs["layers"])
-            stack.callback(self._tree.close)
             self._diff = Descriptor("diff", DIRECTORY, dir_fd=self._tree.fd)
-            stack.callback(self._diff.close)
             self._fds = DirFds(self._diff.fd, capacity=_DIRECTORIES)
-            stack.callback(self._fds.close)
-            self._stack = stack.pop_all()
+        except BaseException:            # the descriptors go with this object
+            self._lock.close()
+            raise
 
     def open(self, path: bytes) -> Descriptor:
         """The regular file *path*, over no symbolic link. OSError; DamagedError if nothing here is believed."""
@@ -110,7 +108,10 @@ class Source:
 
     def close(self) -> None:
         with self._guard:
-            self._stack.close()
+            self._fds.close()
+            self._diff.close()
+            self._tree.close()
+            self._lock.close()
 
     def __enter__(self) -> Source:
         return self

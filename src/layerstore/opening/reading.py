@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 from layerstore.errors import UnknownLayerError
 from layerstore.lifecycle import catalog
@@ -19,25 +18,27 @@ class ReaderLock:
     """
 
     def __init__(self, handle: Handle, layer_ids: Sequence[str], *, damaged: bool = False, wait: float = 30.0) -> None:
-        self._stack, self._wait = ExitStack(), wait
+        self._locks: list[fs.TreeLock] = []   # no ExitStack: what an interrupt raises in one keeps all that it was to leave
+        self._wait = wait
         try:
             for layer_id in layer_ids:
                 self._lock(handle, layer_id, damaged)
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
 
     def _lock(self, handle: Handle, layer_id: str, damaged: bool) -> None:
         lock = fs.lock_tree(handle.dirs["layers"], layer_id, shared=True, wait=self._wait, point="reader.lock")
         if lock is not None:
-            self._stack.enter_context(lock)
+            self._locks.append(lock)
         with handle.read() as view:   # looked at again under the lock: it may have been deleted meanwhile
             here = catalog.layer(view, layer_id, damaged=damaged)
         if lock is None or fs.read_txid(lock.fd) != here.txid:
             raise UnknownLayerError(f"the tree of layer {layer_id} is not in its place", hint="run 'layerstore check'")
 
     def close(self) -> None:
-        self._stack.close()
+        while self._locks:
+            self._locks.pop().close()
 
     def __enter__(self) -> ReaderLock:
         return self

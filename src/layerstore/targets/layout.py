@@ -1,4 +1,8 @@
-"""An OCI layout directory as a target: new, or one that has other images already. ``index.json`` is replaced last."""
+"""An OCI layout directory as a target: new, or one that has other images already. ``index.json`` is replaced last.
+
+A crash leaves the index as it was or with the image, whole, and perhaps blobs that it does not list: everything that it is
+to list is on disk before it (``push.settle.sync``), be it of this push or of another that found no time to sync it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from layerstore.errors import InvalidArgumentError
 from layerstore.model import Descriptor
@@ -19,6 +24,8 @@ from layerstore.targets.manifests import LAYOUT, index_with, manifest_over
 
 __all__ = ["LayoutTarget"]
 
+_BEGUN = "oci-layout.part"               # all that is there of a layout whose first push was killed at once
+
 
 class LayoutTarget:
     """Implements ``Target``. Several processes may send to one layout: its directory is locked for the index."""
@@ -27,15 +34,18 @@ class LayoutTarget:
         """InvalidArgumentError if *path* is something else than a layout, an empty directory or absent."""
         if os.path.exists(path) and not os.path.isdir(path):
             raise InvalidArgumentError(f"{path} is not a directory", hint="for one file write oci-archive:")
-        if os.path.isdir(path) and os.listdir(path) and not os.path.isfile(os.path.join(path, "oci-layout")):
+        is_layout = os.path.isfile(os.path.join(path, "oci-layout"))
+        if os.path.isdir(path) and set(os.listdir(path)) - {_BEGUN} and not is_layout:
             raise InvalidArgumentError(f"{path} is not an OCI layout, and not empty", hint="choose another directory")
         self._path = path
+        self._directories = _up_to_what_is_there(path)
 
     def send(self, image: Outgoing, progress: Callable[[int], None]) -> Sent:
         """As in ``Target``. Blobs that are there already are not written again."""
-        os.makedirs(os.path.join(self._path, "blobs", "sha256"), exist_ok=True)
-        if not os.path.exists(os.path.join(self._path, "oci-layout")):
+        os.makedirs(self._path, exist_ok=True)
+        if not os.path.exists(os.path.join(self._path, "oci-layout")):   # first: it tells whose the rest is
             write_document(os.path.join(self._path, "oci-layout"), LAYOUT, point="push.layout")
+        os.makedirs(os.path.join(self._path, "blobs", "sha256"), exist_ok=True)
         self._put(image.config, image.config_digest)
         blobs = tuple(self._layer(layer, progress) for layer in image.layers)
         manifest, media_type = manifest_over(image.manifest, image.manifest_media_type, blobs)
@@ -46,7 +56,17 @@ class LayoutTarget:
             for name, data in blobs_of(each):
                 self._put(data, name)
             self._put(each.manifest, each.digest)
+        self._settle()
         return Sent(digest, blobs, self._list(manifest, media_type, image.tag, signatures))
+
+    def _settle(self) -> None:
+        """All names that lead to what is listed next are on disk, whoever gave them; the files themselves are already."""
+        for path in (os.path.join(self._path, "blobs", "sha256"), os.path.join(self._path, "blobs"), *self._directories):
+            with (
+                suppress(PermissionError),   # one that may not be read is not ours, and was there before
+                Opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd, faults.point("push.settle.sync"),
+            ):
+                os.fsync(fd)
 
     def _list(self, manifest: bytes, media_type: str, tag: str | None, signatures: Sequence[Signature]) -> int:
         """Show the image, and its signatures, at once; how many of those are there."""
@@ -80,3 +100,10 @@ class LayoutTarget:
     def _blob(self, digest: str) -> str:
         return os.path.join(self._path, "blobs", "sha256", digest.removeprefix("sha256:"))
 
+
+def _up_to_what_is_there(path: str) -> list[str]:
+    """*path*, and the directories above it, up to the first that is there already."""
+    found = [os.path.abspath(path)]
+    while len(found) == 1 or not os.path.isdir(found[-1]):
+        found.append(os.path.dirname(found[-1]))
+    return found

@@ -2,18 +2,18 @@
 
 In order, under a lock of the view's directory, and what a crash after each step leaves:
 
-1. the directory, and in it ``view.json``: whose it is                         – an empty view
-2. what the current generation does not list is removed                        – the view as it was
+1. the directory, and in it ``view.json``: whose it is; synced                 – an empty view
+2. ``current``, whoever turned it, is synced; then what it does not list goes  – the view as it was
 3. txn ``lease``: what is shown and what is to be shown is held                – the same; more is held than need be
 4. directories, locks and links that are always the same                       – the same
 5. new images and layers, then the generation that lists them                  – the same; removed by step 2 of the next
-6. syncfs                                                                      – the same
+6. syncfs, of the store's file system too if that is another                   – the same
 7. ``current`` is turned to the new generation, by rename; synced              – the old view or the new one, whole
 8. what the new generation does not list is removed                            – the new view
 9. txn ``lease``: what is shown is held, and no more                           – the new view
 
-Removing: ``current`` first (an empty view), then the rest, ``view.json`` last, then the lease. What there is to show,
-and how, is decided by ``containers_storage``; here it is carried out.
+Removing: ``current`` first (an empty view), then the rest, ``view.json`` when that is off the disk, then the lease. What
+there is to show, and how, is decided by ``containers_storage``; here it is carried out.
 """
 
 from __future__ import annotations
@@ -64,11 +64,15 @@ def view(handle: Handle, directory: str) -> ViewReport:
     with _opened(path) as at:
         lease = _owned(handle, at, path)
         now = view_files.present(at)
+        if now.name is not None:         # one that was killed may have turned it, and left it in the page cache
+            fs.sync_dir(at, point="view.current.sync")
         view_files.sweep(at, now)
         plan, left_out = _held(handle, at, now, lease)
         if plan.generation != now.name or plan.new_layers:
             view_files.make(handle, at, plan, now)
             fs.sync_filesystem(at, point="view.sync")
+            if os.fstat(at).st_dev != os.fstat(handle.root_fd).st_dev:   # the names that the view's links lead to
+                handle.sync(handle.sync_fd, point="view.store.sync")
             fs.turn_link(at, view_files.CURRENT, f"generations/{plan.generation}", point="view.switch")
             fs.sync_dir(at, point="view.switch.sync")
             view_files.sweep(at, view_files.present(at))
@@ -90,6 +94,7 @@ def remove(handle: Handle, directory: str) -> None:
             if fs.names_in(at):
                 lease = _read_marker(handle, at, path)
                 view_files.clear(at)
+                fs.sync_dir(at, point="view.remove.content.sync")
                 fs.unlink(at, _MARKER, point="view.remove.marker")
         with fs.open_dir(os.path.dirname(path)) as parent:
             fs.remove_if_empty(parent, os.path.basename(path), point="view.remove.dir")
@@ -142,6 +147,7 @@ def _owned(handle: Handle, at: int, path: str) -> str:
                   "root": os.path.realpath(handle.root)}
         text = json.dumps(marker, indent=2, sort_keys=True).encode()
         fs.replace_file(at, _MARKER, text + b"\n", point="view.marker", sync=True)
+        fs.sync_dir(at, point="view.marker.sync")   # before anything that would be a stranger's without it
     return _read_marker(handle, at, path, moved=False)
 
 

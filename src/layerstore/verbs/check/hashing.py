@@ -135,11 +135,20 @@ class Hashing:
             else:
                 break
         if batch.error is not None:
-            raise batch.error
+            raise _taken(batch)          # nobody keeps it: it would keep what it was raised through, and that the batch
         return batch.problems
 
     def _alive(self) -> bool:
         return all(thread.is_alive() for thread in self._threads)
+
+
+def _taken(batch: Batch) -> BaseException:
+    assert batch.error is not None
+    error, batch.error = batch.error, None
+    try:
+        return error
+    finally:
+        del error
 
 
 @contextmanager
