@@ -326,6 +326,23 @@ def test_a_writable_open_imports_every_verb_so_that_none_is_imported_half_way(ro
     assert {verb._name for verb in store._VERBS} <= taken
 
 
+@pytest.mark.parametrize("command", ["apply", "pull"])
+def test_a_command_that_makes_a_layer_imports_what_it_needs_and_no_more_before_it_begins(root, tmp_path, command):
+    made = image(tmp_path)
+    code = ("import sys\nfrom layerstore import store\nfrom layerstore.cli import main\n"
+            "begin = store.open_for\n"
+            "def begun(*args, **more):\n    opened = begin(*args, **more)\n    early.update(sys.modules)\n    return opened\n"
+            "early, store.open_for = set(), begun\nmain(sys.argv[1:])\n"
+            "print('early', *early)\nprint('late', *sys.modules.keys() - early)")
+    what = made.layer_path(0) if command == "apply" else made.reference
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--root", str(root), command, what], capture_output=True, text=True, check=True)
+    early, late = (set(line.split()[1:]) for line in done.stdout.splitlines()[-2:])
+    assert {f"layerstore.verbs.{command}", "layerstore.differs.tar"} <= early
+    assert not {"layerstore.verbs.check", "layerstore.verbs.repair", "layerstore.verbs.push"} & (early | late)
+    assert not {name for name in late if name.startswith("layer")}
+
+
 def test_images_looks_only_at_the_layers_of_images(root, pulled):
     """Its cost is that of the images, however many layers there are beside them."""
     code = ("import sys\nfrom layerstore.cli import main\nfrom layerstore.store import Store\n"

@@ -35,7 +35,7 @@ INSIDE = {   # the same within a package; what has no entry here is free inside
         wear > measure > copying dirfds donors whiteouts > override
     """,
     "formats": """
-        digests manifest records tar tarsplit > packed > containers_storage > compression > crc64
+        digests manifest records tar tarsplit > packed > containers_storage > compression > crc64 zstdblocks
     """,
     "system": """
         threads > filesystem fs > filecaps namespace privilege > rate > kernel faults descriptors idmap

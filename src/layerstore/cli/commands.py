@@ -169,7 +169,7 @@ def pull(
         workers=workers, platform=platform, replace_names=replace, limits=_limits(limits), partial=not whole,
         preflight=preflight, registry=registry, keep_blobs=keep_blobs, verify=hook, signatures=signatures,
     )
-    with settings.open(write=True) as store, terminal.PullProgress(quiet=quiet or as_json) as progress:
+    with settings.open(write=True, verbs=("pull",)) as store, terminal.PullProgress(quiet=quiet or as_json) as progress:
         image = store.pull(source, names=names or None, options=options, progress=progress)
     if as_json:
         output.as_json({**output.image_json(image), "created": image.created, "transfer": progress.tally.as_json()})
@@ -346,18 +346,18 @@ def apply_command(
     settings: Settings, tar: str, parent: str | None, names: tuple[str, ...], limits: tuple[str, ...],
 ) -> None:
     """Stage and apply one layer from a tar file, or from a directory."""
-    from layerstore.differs import DirectoryDiffer, TarDiffer  # noqa: PLC0415
+    from layerstore import differs  # noqa: PLC0415
     from layerstore.model import StageOptions  # noqa: PLC0415
 
     options = StageOptions(limits=_limits(limits))
-    with settings.open(write=True) as store:
+    make = differs.DirectoryDiffer if os.path.isdir(tar) else differs.TarDiffer
+    with settings.open(write=True, verbs=("stage", "apply")) as store:
         owner = None
         if parent is not None:
             kind, owner = store.resolve(parent)
             if kind != "layer":
                 raise InvalidArgumentError(f"{parent!r} names an image, not a layer")
-        differ = DirectoryDiffer(tar) if os.path.isdir(tar) else TarDiffer(tar)
-        with store.stage(differ, options=options) as staged:
+        with store.stage(make(tar), options=options) as staged:
             click.echo(store.apply_staged_layer(staged, parent=owner, names=names).id)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,10 +40,15 @@ class Settings:
             raise click.UsageError("no store: give --root DIR, or set LAYERSTORE_ROOT")
         return self._root
 
-    def open(self, *, write: bool = False) -> Store:
+    def open(self, *, write: bool = False, verbs: Sequence[str] = ()) -> Store:
+        """The store; to *write* by these *verbs* alone, if any are given (``store.open_for``)."""
         from layerstore.store import open as open_store  # noqa: PLC0415
+        from layerstore.store import open_for  # noqa: PLC0415
 
-        store = open_store(self.root, readonly=not write, allow_filesystem=self.allow, observer=self.watcher)
+        if write and verbs:
+            store = open_for(verbs, self.root, allow_filesystem=self.allow, observer=self.watcher)
+        else:
+            store = open_store(self.root, readonly=not write, allow_filesystem=self.allow, observer=self.watcher)
         if write:
             for line in output.recovery_lines(store.recovery):
                 click.echo(line, err=True)

@@ -19,6 +19,7 @@ from typing import Any
 import zstandard
 
 from layerstore.errors import CompressionError, LimitExceededError
+from layerstore.formats.zstdblocks import in_pieces
 from layerstore.model import Limits
 
 inflate: Any
@@ -40,7 +41,6 @@ _MAGIC_LENGTH = 6
 _GZIP_WBITS = 31                        # a gzip wrapper and a 32 KiB window (zlib.h, inflateInit2)
 _GZIP_RESERVED = 0xE0                   # header flags that must be zero (RFC 1952, 2.3.1.2); ISA-L does not look
 _GZIP_SLICE = 32 << 10                  # a member's end copies the rest of what was fed
-_ZSTD_SLICE = 512                       # zstandard has no output limit; 512 bytes make at most 16 MiB
 _ZSTD_HEADER = 18                       # bytes of a frame's header at most (RFC 8878, 3.1.1.1)
 _ZSTD_WINDOW = 1 << 27                  # what zstd(1) takes without --long; larger frames are refused
 _XZ_MEMORY = 1 << 27                    # bytes that decoding may take; xz -9 makes streams that take half of it
@@ -198,7 +198,7 @@ class Decompressed:
         fresh = True
         pending: list[bytes] = []       # joined here: they are many and small
         size = 0
-        for data in _slices(chunks, _ZSTD_SLICE):
+        for data in in_pieces(chunks):   # zstandard has no output limit
             self.bytes_in += len(data)
             rest: bytes = data
             while rest:

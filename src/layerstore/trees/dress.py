@@ -80,9 +80,14 @@ class Dresser:
             return 0
         return 0 if os.fstat(fd).st_mtime_ns == mtime_ns else TIME
 
+    @property
+    def sets_all(self) -> bool:
+        """Whether owner and mode of a file become what is meant, as far as can be known, and nothing needs to say so."""
+        return not self._mapped and not self._says_all and self._powers.reads_all
+
     def leaves(self, born: tuple[int, int, int], mode: int, uid: int, gid: int) -> bool:
         """Whether a file *born* so has that mode and owner already, and needs nothing that would say so."""
-        return born == (uid, gid, mode) and not self._mapped and not self._says_all and self._powers.reads_all
+        return born == (uid, gid, mode) and self.sets_all
 
     def name(self, dir_fd: int, base: bytes, entry: Entry) -> int:
         """What cannot be opened: links and device nodes, just made by us at that name."""

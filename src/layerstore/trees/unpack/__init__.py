@@ -20,13 +20,15 @@ The rules, where archives or the field leave a choice:
   device that cannot be made an empty file stands. It never fails an unpacking.
 
 Directories get owner, attributes, mode and time when all is in place, deepest first: until then they are
-0700. Small files are made by threads of their own, which let go of Python's lock in every system call; what is
-written down of them keeps the archive's order, so tree, manifest and tar-split are the same with and without.
+0700. Small files are made by threads of their own, and where they are many by processes beside them, because Python's
+lock is one for all threads; what is written down of them keeps the archive's order, so tree, manifest and tar-split are
+the same with and without.
 
     entries   what each kind of entry does       tree      where it goes, and what must make room
     regular   by whom a file is made, and when   making    batches of files that threads make
     files     one regular file, made             donated   one that has its content already
-    records   manifest and tar-split, in order
+    records   manifest and tar-split, in order   process   another process that makes a thread's files
+    creating  that process's program
 """
 
 from layerstore.trees.unpack.entries import Unpacked, unpack

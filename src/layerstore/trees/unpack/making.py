@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Protocol
 
 from layerstore.errors import IoError
 from layerstore.system.threads import Channel, Worker
@@ -22,6 +24,7 @@ _FILE_COST = 8 << 10                     # a file (the hand-over of a batch cost
 _DIR_COST = 64 << 10                     # a directory that is kept open,
 _ROW_COST = 2 << 10                      # and what waits to be written down
 _BATCHES = 4                             # handed out and not seen finished
+_ITSELF = 3                              # that a thread makes itself before it wants help: starting that takes as long
 _LOOK_SECONDS = 0.5
 
 
@@ -39,26 +42,58 @@ class Batch:
         self.done: queue.SimpleQueue[None] = queue.SimpleQueue()
 
 
-class Creator(Worker):
-    """A thread that makes the files of one batch after the other, by *make*. What fails is said of the file."""
+class Helper(Protocol):
+    """What makes files for a thread."""
 
-    def __init__(self, batches: Channel[Batch], make: Callable[[NewFile], None]) -> None:
+    def is_ready(self) -> bool:
+        """Whether it can be asked by now."""
+
+    def make(self, files: Sequence[NewFile]) -> list[NewFile]:
+        """Make them; those that it did not make."""
+
+
+class Creator(Worker):
+    """A thread that makes the files of one batch after the other, by *make*. What fails is said of the file.
+
+    After the first few batches *help* is entered, and what that gives, if anything, makes what it can instead.
+    """
+
+    def __init__(
+        self, batches: Channel[Batch], make: Callable[[NewFile], None],
+        help: Callable[[], AbstractContextManager[Helper | None]] = nullcontext,  # noqa: A002 - what it is
+    ) -> None:
         super().__init__("layerstore-create")
-        self._batches, self._make = batches, make
+        self._batches, self._make, self._help = batches, make, help
         self._stopped = False
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
     def _work(self) -> None:
-        while (batch := self._batches.get(self._goes_on)) is not None:
-            try:
-                for file in batch.files:
-                    if not self._one(file):
-                        batch.failed = True
-            finally:
-                batch.done.put(None)
+        helper, left = None, _ITSELF
+        with ExitStack() as stack:
+            while (batch := self._batches.get(self._goes_on)) is not None:
+                try:
+                    if left == 0:
+                        helper = stack.enter_context(self._help())
+                    left -= 1
+                    self._all(batch, helper)
+                finally:
+                    batch.done.put(None)
         self._batches.end()              # passed on: whoever takes the end may not be whom it was meant for
+
+    def _all(self, batch: Batch, helper: Helper | None) -> None:
+        files: Sequence[NewFile] = batch.files
+        if helper is not None and helper.is_ready() and not self._stopped:
+            try:
+                files = helper.make(files)
+            except BaseException as error:  # noqa: BLE001 - as in ``_one``
+                for file in files:
+                    file.error, file.done = error.with_traceback(None), True
+                files, batch.failed = (), True
+        for file in files:
+            if not self._one(file):
+                batch.failed = True
 
     def _one(self, file: NewFile) -> bool:
         if self._stopped:
@@ -156,7 +191,7 @@ class InFlight:
                 self._check_threads()    # one that ended may have had this batch, and nobody else has it now
             else:
                 break
-        if batch.files and not batch.files[-1].done:   # not a file that failed, but the thread
+        if not all(file.done for file in batch.files):   # not a file that failed, but the thread
             self._check_threads()
             raise IoError("a thread that makes files left some out")
 

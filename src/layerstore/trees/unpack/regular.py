@@ -19,6 +19,7 @@ from layerstore.trees.dress import Dresser
 from layerstore.trees.unpack.donated import check_donor, link_in
 from layerstore.trees.unpack.files import Births, NewFile, make, make_from
 from layerstore.trees.unpack.making import Batch, Creator, InFlight
+from layerstore.trees.unpack.process import beside
 from layerstore.trees.unpack.records import Records, record_of
 from layerstore.trees.unpack.tree import Tree
 
@@ -36,7 +37,7 @@ class Files(Tree):
     def __init__(self, target: DiffTarget, records: Records, threads: ExitStack, alone: int | None) -> None:
         super().__init__(target, records)
         self._cancelled, self._donors = target.cancelled, target.donors
-        self._dress, self._births = Dresser(target.ids), Births()
+        self._lock_fd, self._dress, self._births = target.dir_fd, Dresser(target.ids), Births()
         self._threads = threads
         if alone is None:
             alone = _ALONE if len(os.sched_getaffinity(0)) > 1 else sys.maxsize
@@ -96,8 +97,9 @@ class Files(Tree):
     def _start_threads(self) -> None:
         creators = self._in_flight.creators
         while len(creators) < _CREATORS:
-            # not a method of ours: what refers to itself is closed only when Python collects cycles
-            creator = Creator(self._in_flight.batches, partial(make, dress=self._dress, births=self._births))
+            # no methods of ours: what refers to itself is closed only when Python collects cycles
+            creator = Creator(self._in_flight.batches, partial(make, dress=self._dress, births=self._births),
+                              partial(beside, self._lock_fd, self._dress, self._births))
             creators.append(self._threads.enter_context(running(creator)))
 
     def heed_threads(self) -> None:
