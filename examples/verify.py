@@ -2,9 +2,9 @@
 
     verify.py PUBLIC-KEY DIRECTORY
 
-DIRECTORY has the image's documents and signatures (docs/verifying.md). Status 0: one of the signatures is of this image, or of
-an index that lists it, and made with the key (EC or RSA, SHA-256). openssl does the cryptography. What cosign calls keyless,
-certificates and transparency logs are not looked at: for those have a command that calls cosign.
+DIRECTORY has the image's documents and signatures (docs/verifying.md). Status 0: one of the signatures is of this image,
+or of an index that lists it, and made with the key (EC or RSA, SHA-256). openssl does the cryptography. What cosign calls
+keyless, certificates and transparency logs are not looked at: for those have a command that calls cosign.
 """
 
 import base64
