@@ -362,6 +362,7 @@ def test_every_limit_has_a_bomb_here():
     elsewhere = {
         "max_manifest_json": "test_documents_longer_than_the_limit_are_refused_unread",
         "max_toc": "test_chunked.py, test_chunked_lies.py",
+        "max_signature_bytes": "test_signatures_that_are_longer_than_the_limit_are_refused_unread",
     }
     for each in fields(Limits):
         assert f'"{each.name}"' in text or each.name in elsewhere, each.name

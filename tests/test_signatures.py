@@ -459,6 +459,18 @@ def test_a_page_that_is_elsewhere_is_not_asked_for(store, tmp_path, link):
         assert len(fake.asked("/other/")) == 0 and len(fake.asked("/referrers/")) == 1
 
 
+@pytest.mark.parametrize("size", [(1 << 20) + 1, 1 << 62])
+def test_signatures_that_are_longer_than_the_limit_are_refused_unread(store, tmp_path, size):
+    made = image(tmp_path)
+    document = json.loads(attached(made.manifest_digest)[0])
+    document["layers"][0]["size"] = size
+    with Fake(made) as fake:
+        fake.beside[f"{made.manifest_digest.replace(':', '-')}.sig"] = imagemaker.encode(document)
+        with pytest.raises(errors.LimitExceededError, match="max_signature_bytes"):
+            store.pull(fake.reference, options=PullOptions(registry=quick()))
+        assert not fake.asked(document["layers"][0]["digest"]) and not fake.asked(document["config"]["digest"])
+
+
 def test_a_list_of_referrers_without_end_is_refused(store, tmp_path):
     made = image(tmp_path)
     with Fake(made) as fake:

@@ -55,13 +55,19 @@ def with_entries(index: bytes, signatures: Sequence[Signature]) -> tuple[bytes, 
         return index, []
     document, listed = _index(index)
     tags = {each.get("annotations", {}).get(REF_NAME): each["digest"] for each in listed}
-    digests, there = {each["digest"] for each in listed}, []
+    types = {(each.get("artifactType"), each["digest"]) for each in listed}
+    there = []
     for each in signatures:
         entry = entry_of(each)
-        if tags.get(signature_tag(each.subject), each.digest) != each.digest and each.kind == ATTACHED:
-            continue
+        if each.kind == ATTACHED:
+            before = tags.get(signature_tag(each.subject))
+            if before not in (None, each.digest):
+                continue
+            known = before is not None
+        else:
+            known = (entry["artifactType"], each.digest) in types
         there.append(each)
-        if each.digest not in digests:
+        if not known:
             listed.append(entry)
     return _text({**document, "manifests": listed}), there
 
