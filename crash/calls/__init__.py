@@ -31,7 +31,7 @@ from layerstore.testing.oracle import Verdict
 FAULTS = {"kill": Fault.KILL, "tear": Fault.TEAR, "short": Fault.SHORT}
 ONE_PROCESS = (
     "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "everything",
-    "rebuild", "rebuild-log", "repair", "view", "view-removed", "push", "push-archives", "snapshot", "quota",
+    "rebuild", "rebuild-log", "repair", "quota",
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from layerstore.recovery import executor
 from layerstore.store import Store
-from layerstore.system import fs
+from layerstore.system import faults, fs
 
 
 def ignores_short_writes() -> None:
@@ -37,3 +37,12 @@ def deletes_in_place() -> None:
         fs.remove_tree(handle.dirs["layers"], row["layer_id"], point="delete.rename")
 
     executor._move_to_trash = unlink  # type: ignore[assignment]
+
+
+def mends_in_place() -> None:
+    """A replacement is renamed over what is damaged, instead of being exchanged with it: that is lost."""
+    def over(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+        with faults.point(point):
+            os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
+
+    fs.exchange = over

@@ -109,6 +109,7 @@ MISTAKES = {
     "repair-told-before-it-is-on-disk": _without_sync("repair", "repair.settle"),
     "view-switched-before-it-is-on-disk": _without_sync("view", "view.sync"),
     "view-built-on-what-is-not-on-disk": _without_sync("view-killed", "view.current.sync"),
+    "rebuilt-before-it-is-on-disk": _without_sync("rebuild-log", "rebuild.journal.sync"),
     "old-database-gone-with-the-new-name": _without_sync("rebuild-log", "rebuild.sync"),
     "index-before-its-blobs": Mistake(
         "push", _index_at_once, lambda h: not [s for s in h.syncs if s.point == "push.settle.sync"]),

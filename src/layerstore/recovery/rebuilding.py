@@ -10,7 +10,7 @@ In order, and what a crash in each gap leaves:
 5. ``rebuild.keep``: the old database gets a second name, in ``quarantine/`` – the same; the next rebuild finds that name
 6. ``rebuild.sync``: one syncfs, before the old database loses its first name: else a loss of power could take the second
 7. ``rebuild.rename``: the new one over its first name – **the new database**, or after a loss of power the old one
-8. ``rebuild.journal.sync``: ``journal/``, ``segments/``, ``quarantine/`` – the new database
+8. ``rebuild.journal.sync``: where it came from, ``journal/``, ``segments/``, ``quarantine/`` – the new database
 9. ``rebuild.clear``: ``staging/rebuild/`` goes; ``rebuild.set-aside`` of segments that are not good – the same
 
 The new database is not recovered here: the next open does that, as after any crash.
@@ -229,6 +229,7 @@ class _Rebuild:
             kept = self._keep_old()
             fs.sync_filesystem(self._root, point="rebuild.sync")
             fs.put_in_place(made, "data.mdb", self._dirs["journal"], "data.mdb", point="rebuild.rename")
+            fs.sync_dir(made, point="rebuild.journal.sync")   # a rename is of both directories
             for name in ("journal", "segments", "quarantine"):
                 fs.sync_dir(self._dirs[name], point="rebuild.journal.sync")
         self._clear()
