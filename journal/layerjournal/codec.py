@@ -17,6 +17,7 @@ from layerjournal.errors import RecordError, UsageError
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 32
 _WALKED_FROM = 1_024                    # bytes; what is shorter cannot claim more than a few MiB
+_BUFFER = 1_024                         # bytes to begin with: to take the default, 256 KiB, takes longer than to pack
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH}"
 _PLAIN = frozenset({type(None), bool, int, str, bytes})   # exactly these, and not what is derived from them
 
@@ -27,7 +28,7 @@ def encode(value: Any) -> bytes:
     UsageError for anything else, deeper than 32 levels, or longer than 16 MiB.
     """
     try:
-        data: bytes = msgpack.packb(_canonical(value, 0), use_bin_type=True)
+        data = _pack(_canonical(value, 0))
     except (OverflowError, ValueError, TypeError) as error:
         raise UsageError(f"cannot be recorded: {error}") from error
     if len(data) > MAX_BYTES:
@@ -45,7 +46,7 @@ def decode(data: bytes) -> Any:
         value = decode_own(data)
         if type(value) not in _PLAIN:
             _check(value, 0)
-        again = msgpack.packb(value, use_bin_type=True)   # lengths and integers; a key that is there twice, too
+        again = _pack(value)   # lengths and integers; a key that is there twice, too
     except (ValueError, TypeError, RecursionError, msgpack.OutOfData) as error:   # msgpack's own are ValueErrors
         raise RecordError(f"not canonical msgpack: {error or type(error).__name__}") from error
     if again != data:
@@ -56,6 +57,11 @@ def decode(data: bytes) -> Any:
 def decode_own(data: bytes) -> Any:
     """As ``decode``, for bytes that a checksum has just proved to be what ``encode`` wrote: without the proof again."""
     return msgpack.unpackb(data, raw=False, strict_map_key=True, use_list=True, timestamp=0)
+
+
+def _pack(value: Any) -> bytes:
+    packed: bytes = msgpack.Packer(use_bin_type=True, buf_size=_BUFFER).pack(value)
+    return packed
 
 
 def _walk(data: bytes) -> None:
