@@ -1,6 +1,6 @@
 # make demo    the main job on real content, with kills; needs nothing but python3
 # make test    the tests, as many modules at once as there are cores: WORKERS=n, 0: one after the other in one process
-# make fuzz    coverage-guided fuzzing: TARGET=name SECONDS=60 WORKERS=1
+# make fuzz    coverage-guided fuzzing: TARGET=name SECONDS=60 WORKERS=1 UNTIL=executions
 # make crash   the crash rigs: RIG=name (default: all) STATES=n SECONDS=s SEED=n OUT=dir
 # make crash-report   one page of all that is in OUT; FIGURES=file.md
 # make coverage   branches of journal, lifecycle and recovery: 100 %, or it fails
@@ -79,7 +79,8 @@ bench-store: $(VENV)/ready
 
 fuzz: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
-	$(BIN)/python -m fuzz $(or $(TARGET),all) --seconds $(or $(SECONDS),60) --workers $(or $(WORKERS),1)
+	$(BIN)/python -m fuzz $(or $(TARGET),all) --seconds $(or $(SECONDS),60) --workers $(or $(WORKERS),1) \
+		$(if $(UNTIL),--until $(UNTIL))
 
 OUT ?= crash-out
 crash: $(VENV)/ready

@@ -7,8 +7,10 @@
 * ``dictionaries/``  tokens for the coverage-guided engine
 * ``findings/``      inputs that broke something once, by target: they are replayed by the tests for ever
 * ``scratch``        the files and trees in memory that targets write
-* ``__main__``       ``python -m fuzz TARGET``: coverage-guided, by atheris (the extra ``fuzz``); ``supervise`` runs the
-                     ``engine`` in processes of its own, ``figures`` adds up what they did
+* ``packing`` ``pieces`` ``sums``   what targets make of an input before they hand it on
+* ``cheap``          what the product does once a layer, and an engine once
+* ``__main__``       ``python -m fuzz TARGET``: coverage-guided, by atheris (the extra ``fuzz``); ``campaign`` says what
+                     is run next, ``supervise`` runs the ``engine`` in processes of its own, ``figures`` adds up
 
 The product never imports anything of this.
 """

@@ -11,14 +11,19 @@ import importlib
 import os
 import sys
 
+from fuzz import cheap
+from fuzz.targets import TARGETS
+
 _HERE = os.path.dirname(__file__)
 
 
 def main(name: str, out: str, *more: str) -> None:
     import atheris  # noqa: PLC0415 - the extra "fuzz"
 
-    with atheris.instrument_imports(include=["layerstore", "layerjournal"]):   # nothing of these is imported before
+    how = TARGETS[name]
+    with atheris.instrument_imports(include=list(how.followed)):   # nothing of these is imported before
         target = importlib.import_module(f"fuzz.targets.{name}")
+        cheap.apply()
         seeds = importlib.import_module("fuzz.nasties").seeds
     corpus, found = os.path.join(out, name), os.path.join(out, "findings", name)
     os.makedirs(corpus, exist_ok=True)
@@ -28,8 +33,9 @@ def main(name: str, out: str, *more: str) -> None:
             file.write(seed)
     dictionary = os.path.join(_HERE, "dictionaries", f"{name}.dict")
     atheris.Setup([
-        sys.argv[0], *([f"-dict={dictionary}"] if os.path.exists(dictionary) else []), f"-artifact_prefix={found}/",
-        "-max_len=16384", "-rss_limit_mb=2048", "-timeout=30", "-print_final_stats=1", "-reload=30", *more, corpus,
+        sys.argv[0], f"-max_len={how.longest}", *([f"-dict={dictionary}"] if os.path.exists(dictionary) else []),
+        f"-artifact_prefix={found}/", "-rss_limit_mb=2048", "-timeout=120", "-print_final_stats=1", "-reload=30",
+        *more, corpus,
     ], target.check)
     atheris.Fuzz()
 

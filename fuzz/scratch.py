@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 BASE = os.environ.get("LAYERSTORE_FUZZ_SCRATCH") or ("/dev/shm" if os.path.isdir("/dev/shm") else None)
 
@@ -20,36 +19,52 @@ class MemoryFile:
     def __init__(self) -> None:
         self.fd = os.memfd_create("fuzz")
         self.path = f"/proc/self/fd/{self.fd}"
+        self._length = 0
 
     def holding(self, data: bytes) -> MemoryFile:
-        os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, data, 0)
+        if len(data) < self._length:     # to zero first would give its page away every time
+            os.ftruncate(self.fd, len(data))
+        self._length = len(data)
         return self
 
 
 class Layer:
-    """A layer's directory ``name`` in *parent*, empty but for ``diff/``; its descriptors are open."""
+    """A layer's directory ``name`` in *parent*, with ``diff/``; its descriptors are open. It is used again and again."""
 
     def __init__(self, name: str, parent: int) -> None:
         os.mkdir(name, 0o700, dir_fd=parent)
         self.dir_fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=parent)
+        self._names: list[str] | None = None
+        self._make_diff()
+
+    def _make_diff(self) -> None:
         os.mkdir("diff", 0o755, dir_fd=self.dir_fd)
         self.diff_fd = os.open("diff", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.dir_fd)
+        self._first = self._looks()
 
-    def close(self) -> None:
-        os.close(self.diff_fd)
-        os.close(self.dir_fd)
+    def _looks(self) -> tuple[int, ...]:
+        status = os.fstat(self.diff_fd)
+        return status.st_mode, status.st_uid, status.st_gid
 
+    def names(self) -> list[str]:
+        """What is in it now, remembered until it is emptied."""
+        self._names = os.listdir(self.dir_fd)
+        return self._names
 
-@contextmanager
-def layer(name: str, parent: int) -> Iterator[Layer]:
-    """A layer's directory for as long as it is used."""
-    made = Layer(name, parent)
-    try:
-        yield made
-    finally:
-        made.close()
-        remove(name, parent)
+    def emptied(self) -> Layer:
+        """Itself, with nothing in it but ``diff/``, which has nothing in it either and looks as when it was made."""
+        for name in self._names if self._names is not None else self.names():
+            if name == "kept":
+                remove(name, self.dir_fd)
+            elif name != "diff":
+                os.unlink(name, dir_fd=self.dir_fd)
+        if os.listdir(self.diff_fd) or self._looks() != self._first or os.listxattr(self.diff_fd):
+            os.close(self.diff_fd)
+            remove("diff", self.dir_fd)
+            self._make_diff()
+        self._names = None
+        return self
 
 
 def remove(name: str, parent: int) -> None:

@@ -22,6 +22,7 @@ from fuzz import scratch
 _INITED = re.compile(r"#(\d+)\s+INITED")
 _PROGRESS = re.compile(r"#(\d+)\s")
 _FINAL = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
+LONG = 16_384                            # bytes of the longest inputs there are
 _ENVIRONMENT = {
     # an allocation of some megabytes for every input is reused rather than given back and faulted in again
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30), "PYTHONHASHSEED": "0",
@@ -39,15 +40,33 @@ class Ran:
 
 
 def run(name: str, *, seconds: int, runs: int, workers: int, out: str) -> Ran:
-    """Run the target *name*; when one worker finds something, or we are told to stop, the others stop too."""
+    """Run the target *name*, an eighth of the time or runs with long inputs; *runs* -1: as many as there is time for.
+
+    When one worker finds something, or we are told to stop, the others stop too.
+    """
+    many, few = runs - runs // 8, runs // 8
+    ran = _part(name, seconds - seconds // 8, many if runs > 0 else -1, workers, out)
+    if ran.failed or ran.stopped or not (seconds // 8 and few):
+        return ran
+    more = _part(name, seconds // 8, few if runs > 0 else -1, workers, out, f"-max_len={LONG}")
+    return Ran(ran.executions + more.executions, ran.seconds + more.seconds, more.failed, more.stopped)
+
+
+def _part(name: str, seconds: int, runs: int, workers: int, out: str, *more: str) -> Ran:
     began = time.monotonic()
+    replayed = _inputs(os.path.join(out, name)) if runs > 0 else 0
     with tempfile.TemporaryDirectory(prefix="layerstore-fuzz-", dir=scratch.BASE) as base:
         environment = {**os.environ, **_ENVIRONMENT, "LAYERSTORE_FUZZ_SCRATCH": base}
-        options = (f"-max_total_time={seconds}", f"-runs={runs}")
+        options = (f"-max_total_time={seconds}", f"-runs={runs + replayed}", *more)
         engines = [_Engine(name, out, *options, environment=environment) for _ in range(workers)]
         stopped = _wait(engines)
     failed = any(each.failed() for each in engines)
     return Ran(sum(each.executions() for each in engines), time.monotonic() - began, failed, stopped)
+
+
+def _inputs(corpus: str) -> int:
+    """How many the engine replays at first, and counts among its runs; the seeds are among them after the first time."""
+    return len(os.listdir(corpus)) if os.path.isdir(corpus) else 0
 
 
 def _wait(engines: Sequence[_Engine]) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fuzz import mutate, nasties
+from fuzz import mutate, nasties, pieces, scratch, sums
+from fuzz.campaign import Campaign
 from fuzz.targets import TARGETS
 from layerstore.errors import CompressionError
 from layerstore.trees.unpack.tree import Dir
@@ -79,7 +80,70 @@ def test_an_escape_is_seen_by_the_canary(monkeypatch):
         target("unpack").check(escape)
 
 
+def test_what_is_written_in_place_is_seen_by_the_canary():
+    unpack = target("unpack")
+    canary = unpack.Canary()
+    canary.check()
+    fd = os.open("canary/file", os.O_WRONLY, dir_fd=canary.outside.fd)
+    os.write(fd, b"wrong")
+    os.close(fd)
+    with pytest.raises(AssertionError, match="outside"):
+        canary.check()
+
+
+def test_what_is_made_beside_the_tree_is_seen_by_the_canary():
+    canary = target("unpack").Canary()
+    os.mkdir("other", dir_fd=canary.tree.dir_fd)
+    with pytest.raises(AssertionError, match="beside"):
+        canary.check()
+
+
+def test_a_layer_that_is_used_again_is_as_when_it_was_made(tmp_path):
+    parent = os.open(tmp_path, os.O_RDONLY)
+    layer = scratch.Layer("tree", parent)
+    os.mkdir(tmp_path / "tree" / "diff" / "sub")
+    (tmp_path / "tree" / "kept").mkdir()
+    for name in ("manifest", "kept/1", "diff/sub/file"):
+        (tmp_path / "tree" / name).write_bytes(b"x")
+    os.fchmod(layer.diff_fd, 0)
+    assert layer.emptied().names() == ["diff"]
+    assert not os.listdir(layer.diff_fd)
+    assert os.fstat(layer.diff_fd).st_mode & 0o7777 == 0o755
+    os.close(layer.diff_fd)
+    os.close(layer.dir_fd)
+    os.close(parent)
+
+
+def test_sums_are_set_right_wherever_a_header_is():
+    sound = nasties.file(b"one", b"d" * 700) + nasties.pax({"path": b"two"}) + nasties.file(b"short") + nasties.END
+    wrong = bytearray(sound)
+    for at in (0, 1536, 2560):
+        wrong[at + 148 : at + 156] = b"\0" * 8
+    assert sums.with_right_sums(bytes(wrong)) == sound
+
+
+def test_pieces_are_few_and_the_whole():
+    for length in (0, 1, 15, 16, 17, 512, 10_240):
+        data = bytes(range(256)) * 40
+        found = pieces.in_pieces(data[:length], 61)
+        assert b"".join(found) == data[:length]
+        assert len(found) <= 16
+
+
 # -- the runner
+
+
+def test_the_target_that_is_done_soonest_is_next_and_one_with_a_finding_comes_no_more():
+    rows = {"slow": (90, 90), "quick": (50, 10), "done": (100, 1)}
+    figures = {name: {"executions": count, "seconds": seconds} for name, (count, seconds) in rows.items()}
+    plan = Campaign(rows, figures, 100)
+    assert plan.next() == ("slow", 10)       # at one a second; the other lacks fifty, at five
+    plan.ran("slow", 4, 8.0, failed=False)
+    assert plan.next() == ("quick", 50)
+    plan.ran("quick", 5, 1.0, failed=True)
+    assert plan.next() == ("slow", 6)
+    plan.ran("slow", 0, 8.0, failed=False)
+    assert plan.next() is None
 
 
 def test_executions_are_counted_without_the_replay_of_the_corpus():

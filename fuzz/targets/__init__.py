@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
-TARGETS = (
-    "tar_reader", "pax", "decompress", "unpack", "tar_split", "go_tar_split", "journal_record", "journal_segment",
-    "oci_json", "manifest", "side_file", "registry_answer", "chunked_toc", "chunked_lines", "podman_layer",
-)
+from dataclasses import dataclass
+
+_TARS = ("layerstore.formats.tar", "layerstore.trees.unpack")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How the engine drives a target.
+
+    ``followed`` are the modules whose branches guide it: what reads the input, and not what checks the outcome.
+    ``longest`` is the length of nearly all inputs, in bytes: what a format's parts need to meet. Some are longer.
+    """
+
+    followed: tuple[str, ...]
+    longest: int
+
+
+TARGETS = {
+    "tar_reader": Target(("layerstore.formats.tar",), 4096),
+    "pax": Target(("layerstore.formats.tar",), 1024),
+    "decompress": Target(("layerstore.formats.compression",), 1024),
+    "unpack": Target(_TARS, 4096),
+    "tar_split": Target((*_TARS, "layerstore.formats.tarsplit"), 4096),
+    "go_tar_split": Target((*_TARS, "layerstore.trees.gotarsplit"), 4096),
+    "journal_record": Target(("layerjournal",), 1024),
+    "journal_segment": Target(("layerjournal",), 1024),
+    "oci_json": Target(("layerstore.sources",), 1024),
+    "manifest": Target(("layerstore.formats",), 1024),
+    "side_file": Target(("layerjournal", "layerstore.formats.records"), 1024),
+    "registry_answer": Target(("layerstore.sources",), 1024),
+    "chunked_toc": Target(("layerstore.chunked",), 2048),
+    "chunked_lines": Target(("layerstore.chunked.golines",), 1024),
+    "podman_layer": Target(("layerstore.sources.made_again",), 1024),
+}

@@ -1,6 +1,6 @@
 """Any bytes decompress to what the plain library makes of them, or are refused; never to more than the limit.
 
-And the chunks in which they come change nothing. The first byte chooses the decoder: one of four, or detection.
+And the pieces in which they come change nothing. The first byte chooses the decoder: one of four, or detection.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import zlib
 
 import zstandard
 
+from fuzz.pieces import in_pieces
 from layerstore.errors import CompressionError, LimitExceededError
 from layerstore.formats.compression import decompressed
 from layerstore.model import Limits
@@ -22,18 +23,18 @@ _KINDS = ("gzip", "zstd", "auto", "xz", "bzip2")
 
 def check(data: bytes) -> None:
     kind, body = _KINDS[data[0] % 5] if data else "auto", data[1:]
-    one, other = _ours(body, kind, len(body) or 1), _ours(body, kind, 1 + len(body) % 97)
-    assert one == other, "the chunks made a difference"
+    one, other = _ours([body], kind), _ours(in_pieces(body, 97), kind)
+    assert one == other, "the pieces made a difference"
     if one is None or kind == "auto":
         return
     theirs = {"gzip": _gunzip, "zstd": _unzstd, "xz": lzma.decompress, "bzip2": bz2.decompress}[kind](body)
     assert one == theirs, f"{kind}: {len(one)} bytes, and by the library itself {len(theirs)}"
 
 
-def _ours(data: bytes, kind: str, step: int) -> bytes | None:
+def _ours(pieces: list[bytes], kind: str) -> bytes | None:
     out, size = [], 0
     try:
-        for piece in decompressed((data[i : i + step] for i in range(0, len(data), step)), limits=LIMITS, compression=kind):
+        for piece in decompressed(iter(pieces), limits=LIMITS, compression=kind):
             out.append(piece)
             size += len(piece)
             assert size <= LIMITS.max_bytes, "more came out than the limit allows"

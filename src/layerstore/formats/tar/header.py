@@ -56,7 +56,7 @@ def verify_checksum(block: bytes, offset: int) -> None:
     claimed = number(stored, "checksum", offset)
     if claimed == total:
         return
-    signed = sum(byte - 256 if byte > 127 else byte for byte in block[:148] + block[156:]) + 256
+    signed = sum(memoryview(block[:148] + block[156:]).cast("b")) + 256
     if claimed != signed:                # historic tars summed signed bytes
         raise ArchiveError(f"a header's checksum is {claimed} but should be {total}", offset=offset)
 
