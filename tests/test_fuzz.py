@@ -17,8 +17,8 @@ from layerstore.errors import CompressionError
 from layerstore.trees.unpack.tree import Dir
 
 FINDINGS = Path(__file__).parent.parent / "fuzz" / "findings"
-MUTATIONS = {"unpack": 3_000, "tar_split": 3_000, "journal_segment": 3_000, "manifest": 6_000, "chunked_toc": 3_000,
-             "chunked_lines": 5_000, "podman_layer": 5_000}
+MUTATIONS = {"unpack": 3_000, "tar_split": 3_000, "go_tar_split": 3_000, "journal_segment": 3_000, "manifest": 6_000,
+             "chunked_toc": 3_000, "chunked_lines": 5_000, "podman_layer": 5_000}
 
 
 def target(name):
