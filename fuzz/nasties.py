@@ -194,7 +194,7 @@ def _records() -> Seeds:
 
 
 def _segments() -> Seeds:
-    """Without magic and digest: the target puts those around it."""
+    """Frames, and what they hold: the target puts the rest around it."""
     stored = seal(
         genesis("fuzz"), seq=1, group=1, txid="t", entity="e", from_state="a", to_state="b", trigger="c", payload={}, time_ns=0,
     )
@@ -203,9 +203,12 @@ def _segments() -> Seeds:
         tables={"t": {"k": layerjournal.encode({"a": 1})}},
     ))
     body = made[8:-32]
+    items = zstandard.ZstdDecompressor().decompressobj().decompress(body)
+    row = items[items.rindex(b"\0\0\0") :]   # the last item is the row, with its length before it
     empty = zstandard.ZstdCompressor().compress(b"")
     return [body, body[:-1], body + b"x", b"", empty, zstandard.ZstdCompressor().compress(b"\xff\xff\xff\xff" + b"x"),
-            zstandard.ZstdCompressor().compress(b"\0\0\0\1\x80")]
+            zstandard.ZstdCompressor().compress(b"\0\0\0\1\x80"),
+            items, items[:-1], items + row, items[: -len(row)], items + b"\0" * 4]
 
 
 def _documents() -> Seeds:

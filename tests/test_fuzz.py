@@ -4,6 +4,7 @@ Coverage-guided and long: ``make fuzz``.
 """
 
 import importlib
+import itertools
 import os
 import zlib
 from pathlib import Path
@@ -78,6 +79,42 @@ def test_an_escape_is_seen_by_the_canary(monkeypatch):
     escape = nasties.header(b"out", b"2", link=b"../../../canary") + nasties.file(b"out/evil") + nasties.END
     with pytest.raises(AssertionError, match="outside"):
         target("unpack").check(escape)
+
+
+def test_what_is_lost_at_a_seam_is_seen(monkeypatch):
+    def forgetful(pieces):
+        for piece in pieces:
+            yield from piece.split(b"\n")
+
+    monkeypatch.setattr("layerstore.chunked.golines._lines", forgetful)
+    with pytest.raises(AssertionError, match="pieces"):
+        for data in nasties.seeds("chunked_lines"):
+            target("chunked_lines").check(data)
+
+
+def test_a_segment_with_more_rows_than_it_promises_is_seen_when_it_is_taken(monkeypatch):
+    from layerjournal.segment import Segment, _read_items
+
+    monkeypatch.setattr(Segment, "_items", lambda self: itertools.islice(_read_items(self.path), 1, None))
+    with pytest.raises(AssertionError):
+        for data in nasties.seeds("journal_segment"):
+            target("journal_segment").check(data)
+
+
+def test_a_file_from_outside_of_a_layer_of_podmans_is_seen(monkeypatch):
+    monkeypatch.setattr("layerstore.sources.made_again._WAY", 0)   # links lead anywhere
+    with pytest.raises(AssertionError, match="outside"):
+        for data in nasties.seeds("podman_layer"):
+            target("podman_layer").check(data)
+
+
+def test_a_tar_that_comes_out_shorter_is_seen(monkeypatch):
+    from layerstore.trees.assemble import assembled
+
+    monkeypatch.setattr("fuzz.targets.tar_split.assembled", lambda fd: (piece[:1_023] for piece in assembled(fd)))
+    with pytest.raises(AssertionError, match="another tar"):
+        for data in nasties.seeds("tar_split"):
+            target("tar_split").check(data)
 
 
 def test_what_is_written_in_place_is_seen_by_the_canary():

@@ -1,7 +1,7 @@
 """Any bytes are refused as a segment by a typed error, or give all the records and rows that their header promises.
 
-They are what is between magic and digest; as the whole file they are looked at if they begin like one, and for one input
-of 16.
+They are what its frame holds. As the frame, or as the whole file, they are looked at if they begin like one, and for one
+input of 16.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 
 from fuzz import scratch
+from fuzz.packing import MAGIC, packed
 from fuzz.pieces import one_of
 from layerjournal import segment
 from layerjournal.errors import RecordError, SegmentError
@@ -17,10 +18,17 @@ _file = scratch.MemoryFile()
 
 
 def check(data: bytes) -> None:
-    if data.startswith(segment.MAGIC) or one_of(data, 16):
+    _try(_sealed(packed(data)))
+    also = one_of(data, 16)
+    if also or data.startswith(MAGIC):
+        _try(_sealed(data))
+    if also or data.startswith(segment.MAGIC):
         _try(data)
-    body = segment.MAGIC + data
-    _try(body + hashlib.sha256(body).digest())   # magic and digest fit
+
+
+def _sealed(frame: bytes) -> bytes:
+    body = segment.MAGIC + frame
+    return body + hashlib.sha256(body).digest()
 
 
 def _try(data: bytes) -> None:
