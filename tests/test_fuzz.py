@@ -4,6 +4,7 @@ Coverage-guided and long: ``make fuzz``.
 """
 
 import importlib
+import importlib.util
 import itertools
 import os
 import zlib
@@ -221,3 +222,17 @@ def test_the_readme_has_the_figures_that_the_runs_wrote():
 
     text = (FINDINGS.parent / "README.md").read_text()
     assert figures.table(figures.read()) in text, "run: python -m fuzz table"
+
+
+def test_only_what_reads_the_input_guides_the_engine():
+    from fuzz.engine import others
+
+    left_out = set(others(("layerstore.formats.tar", "layerstore.errors")))
+    assert {"layerstore.store", "layerstore.formats", "layerstore.formats.tarsplit", "layerjournal.segment"} <= left_out
+    assert not {"layerstore.formats.tar", "layerstore.formats.tar.reader", "layerstore.errors"} & left_out
+
+
+def test_what_guides_the_engine_is_there():
+    for name, how in TARGETS.items():
+        for module in how.followed:
+            assert importlib.util.find_spec(module) is not None, (name, module)

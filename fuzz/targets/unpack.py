@@ -1,5 +1,5 @@
 """Any bytes, unpacked, change nothing outside of their tree, and end in a tree that is what its manifest says, or in
-a typed error. The same bytes give the same manifest (looked at for one input of 32, with threads: it takes as long again).
+a typed error. The same bytes give the same manifest (looked at for one input of 64, with threads: it takes as long again).
 
 Of seven inputs of eight the headers' sums are set right first.
 """
@@ -61,7 +61,7 @@ def check(data: bytes) -> None:
     canary, tar = _canary[0], with_right_sums(data)
     try:
         first = _unpack(tar, canary)
-        if one_of(data, 32):
+        if one_of(data, 64):
             assert first == _unpack(tar, canary, alone=0), "the same bytes gave two different layers"
     except AssertionError:
         _canary.clear()   # the next one begins with what is whole
