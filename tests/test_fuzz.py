@@ -236,3 +236,24 @@ def test_what_guides_the_engine_is_there():
     for name, how in TARGETS.items():
         for module in how.followed:
             assert importlib.util.find_spec(module) is not None, (name, module)
+
+
+@pytest.mark.parametrize(
+    ("runs", "failed", "parts"),
+    [(800, False, [(70, 700, ()), (10, 100, ("-max_len=16384",))]), (-1, False, [(70, -1, ()), (10, -1, ("-max_len=16384",))]),
+     (800, True, [(70, 700, ())]), (7, False, [(70, 7, ())])],
+    ids=["so many runs", "so many seconds", "a finding", "a few runs"],
+)
+def test_an_eighth_of_a_run_has_long_inputs_unless_something_was_found(monkeypatch, runs, failed, parts):
+    from fuzz import supervise
+
+    ran = []
+
+    def part(_name, seconds, runs, _workers, _out, *more):
+        ran.append((seconds, runs, more))
+        return supervise.Ran(5, 1.0, failed)
+
+    monkeypatch.setattr(supervise, "_part", part)
+    told = supervise.run("pax", seconds=80, runs=runs, workers=1, out="nowhere")
+    assert ran == parts
+    assert told == supervise.Ran(5 * len(parts), 1.0 * len(parts), failed)
