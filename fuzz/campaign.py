@@ -14,7 +14,7 @@ class Campaign:
 
     def __init__(self, names: Iterable[str], figures: Mapping[str, Any], until: int) -> None:
         self._lacking = {name: until - figures.get(name, {}).get("executions", 0) for name in names}
-        self._rates = {name: row["executions"] / row["seconds"] for name, row in figures.items() if row["seconds"]}
+        self._rates = {name: float(row["rate"]) for name, row in figures.items() if row.get("rate")}
         self._over: set[str] = set()
 
     def next(self) -> tuple[str, int] | None:

@@ -30,6 +30,7 @@ def add(name: str, executions: int, seconds: float) -> None:
         row = figures.setdefault(name, {"executions": 0, "seconds": 0, "open": 0, "revisions": {}})
         row["executions"] += executions
         row["seconds"] = round(row["seconds"] + seconds)
+        row["rate"] = round(executions / max(seconds, 1.0))   # a second, in this run: what a campaign plans with
         row["revisions"][revision] = row["revisions"].pop(revision, 0) + executions   # the last one stands last
         file.truncate(0)
         file.write(json.dumps(figures, indent=1) + "\n")

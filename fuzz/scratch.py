@@ -60,6 +60,7 @@ class Layer:
             elif name != "diff":
                 os.unlink(name, dir_fd=self.dir_fd)
         if os.listdir(self.diff_fd) or self._looks() != self._first or os.listxattr(self.diff_fd):
+            os.fchmod(self.diff_fd, 0o700)   # it may have got any mode
             os.close(self.diff_fd)
             remove("diff", self.dir_fd)
             self._make_diff()

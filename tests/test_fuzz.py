@@ -172,8 +172,8 @@ def test_pieces_are_few_and_the_whole():
 
 
 def test_the_target_that_is_done_soonest_is_next_and_one_with_a_finding_comes_no_more():
-    rows = {"slow": (90, 90), "quick": (50, 10), "done": (100, 1)}
-    figures = {name: {"executions": count, "seconds": seconds} for name, (count, seconds) in rows.items()}
+    rows = {"slow": (90, 1), "quick": (50, 5), "done": (100, 100)}
+    figures = {name: {"executions": count, "rate": rate} for name, (count, rate) in rows.items()}
     plan = Campaign(rows, figures, 100)
     assert plan.next() == ("slow", 10)       # at one a second; the other lacks fifty, at five
     plan.ran("slow", 4, 8.0, failed=False)
@@ -212,7 +212,7 @@ def test_figures_add_up_and_keep_the_last_revision_last(monkeypatch, tmp_path):
         monkeypatch.setattr(figures, "_revision", lambda revision=revision: revision)
         figures.add("pax", count, 2.0)
     row = figures.read()["pax"]
-    assert (row["executions"], row["seconds"]) == (13, 6)
+    assert (row["executions"], row["seconds"], row["rate"]) == (13, 6, 0)   # a second, in the last run
     assert list(row["revisions"].items()) == [("two", 7), ("one", 6)]
     assert "| `pax` | 13 | 0.0 | one | 0 |" in figures.table(figures.read())
 
