@@ -6,7 +6,8 @@
 * ``mutate``         small seeded mutations, for the ordinary test run, where no instrumentation is at hand
 * ``dictionaries/``  tokens for the coverage-guided engine
 * ``findings/``      inputs that broke something once, by target: they are replayed by the tests for ever
-* ``scratch``        the files and trees in memory that targets write
+* ``scratch``        the files and trees in memory that targets write; ``canary``, what is around them
+* ``golines``        a reader of what the Go tools read, to compare with
 * ``packing`` ``pieces`` ``sums``   what targets make of an input before they hand it on
 * ``cheap``          what the product does once a layer, and an engine once
 * ``__main__``       ``python -m fuzz TARGET``: coverage-guided, by atheris (the extra ``fuzz``); ``campaign`` says what

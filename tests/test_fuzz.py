@@ -14,12 +14,13 @@ import pytest
 
 from fuzz import mutate, nasties, pieces, scratch, sums
 from fuzz.campaign import Campaign
+from fuzz.canary import Canary
 from fuzz.targets import TARGETS
 from layerstore.errors import CompressionError
 from layerstore.trees.unpack.tree import Dir
 
 FINDINGS = Path(__file__).parent.parent / "fuzz" / "findings"
-MUTATIONS = {"unpack": 3_000, "tar_split": 3_000, "go_tar_split": 3_000, "journal_segment": 3_000, "manifest": 6_000,
+MUTATIONS = {"unpack": 3_000, "tar_split": 6_000, "journal_segment": 3_000, "manifest": 6_000,
              "chunked_toc": 3_000, "chunked_lines": 5_000, "podman_layer": 5_000}
 
 
@@ -112,15 +113,23 @@ def test_a_file_from_outside_of_a_layer_of_podmans_is_seen(monkeypatch):
 def test_a_tar_that_comes_out_shorter_is_seen(monkeypatch):
     from layerstore.trees.assemble import assembled
 
-    monkeypatch.setattr("fuzz.targets.tar_split.assembled", lambda fd: (piece[:1_023] for piece in assembled(fd)))
-    with pytest.raises(AssertionError, match="another tar"):
-        for data in nasties.seeds("tar_split"):
-            target("tar_split").check(data)
+    monkeypatch.setattr("fuzz.targets.unpack.assembled", lambda fd: (piece[:1_023] for piece in assembled(fd)))
+    with pytest.raises(AssertionError, match="another tar came out$"):
+        for data in nasties.seeds("unpack"):
+            target("unpack").check(data)
+
+
+def test_lines_for_the_go_tools_that_lack_the_end_are_seen(monkeypatch):
+    from layerstore.trees.gotarsplit import lines
+
+    monkeypatch.setattr("fuzz.targets.unpack.lines", lambda fd: list(lines(fd))[:-1])
+    with pytest.raises(AssertionError, match="Go tools"):
+        for data in nasties.seeds("unpack"):
+            target("unpack").check(data)
 
 
 def test_what_is_written_in_place_is_seen_by_the_canary():
-    unpack = target("unpack")
-    canary = unpack.Canary()
+    canary = Canary()
     canary.check()
     fd = os.open("canary/file", os.O_WRONLY, dir_fd=canary.outside.fd)
     os.write(fd, b"wrong")
@@ -130,7 +139,7 @@ def test_what_is_written_in_place_is_seen_by_the_canary():
 
 
 def test_what_is_made_beside_the_tree_is_seen_by_the_canary():
-    canary = target("unpack").Canary()
+    canary = Canary()
     os.mkdir("other", dir_fd=canary.tree.dir_fd)
     with pytest.raises(AssertionError, match="beside"):
         canary.check()

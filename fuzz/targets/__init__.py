@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_TARS = ("layerstore.formats.tar", "layerstore.trees.unpack")
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -23,9 +21,8 @@ TARGETS = {
     "tar_reader": Target(("layerstore.formats.tar",), 4096),
     "pax": Target(("layerstore.formats.tar",), 1024),
     "decompress": Target(("layerstore.formats.compression",), 1024),
-    "unpack": Target(_TARS, 3072),
-    "tar_split": Target((*_TARS, "layerstore.formats.tarsplit"), 3072),
-    "go_tar_split": Target((*_TARS, "layerstore.trees.gotarsplit"), 3072),
+    "unpack": Target(("layerstore.formats.tar", "layerstore.trees.unpack", "layerstore.trees.gotarsplit"), 3072),
+    "tar_split": Target(("layerstore.formats.tarsplit", "layerstore.formats.packed"), 1024),
     "journal_record": Target(("layerjournal",), 1024),
     "journal_segment": Target(("layerjournal",), 1024),
     "oci_json": Target(("layerstore.sources",), 1024),
