@@ -7,6 +7,8 @@ from layerstore.sources import attached, documents
 
 _parse_json = documents.parse_json
 
+_parse_json = documents.parse_json
+
 
 def check(data: bytes) -> None:
     try:
