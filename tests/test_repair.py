@@ -350,3 +350,17 @@ def test_a_quarantined_layer_is_served_to_who_asks_for_it_and_its_image_says_so(
     assert (tmp_path / "out" / "layer2").exists()
     with store.layer_paths(bad, damaged=True) as paths:
         assert len(paths) == 2
+
+
+@pytest.mark.parametrize("content", [b"1", b"content" * 2000], ids=["too small for an index", "the index is damaged"])
+def test_what_no_index_has_is_found_in_another_layer_by_its_manifest(store, content):
+    layer = add(store, {"file": content, "twice": content})
+    spare = add(store, {"elsewhere": content})
+    for name in ("file", "twice"):
+        flip(tree(store, layer, "diff", name))
+    with open(tree(store, spare, "digests"), "wb"):
+        pass
+    report = store.repair()
+    assert (report.mended, report.clean) == ((layer.id,), True)
+    assert {step.source for step in report.steps if step.do is Do.RESTORE} == {f"layer {spare.id}"}
+    assert store.check(content=True).sound

@@ -1,7 +1,8 @@
 """Repair: what ``check`` finds is put right from the nearest good copy; what cannot be is quarantined. Nothing is deleted.
 
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
-    making    the steps, carried out in ``mending``'s order            this module   one layer after the other
+    making    the steps, carried out in ``mending``'s order            listed    it by the manifests of other layers
+    this module   one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
