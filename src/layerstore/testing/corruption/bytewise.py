@@ -1,4 +1,4 @@
-"""What is done to a file of the journal: bits, bytes, sectors, pages, lengths. Planned from a seed, by number; nothing else is changed.
+"""What is done to a file of the journal: bits, bytes, sectors, pages, lengths. By seed and number; nothing else changes.
 
 A number means the same damage to the same bytes, whichever others are tried. What is changed is drawn from the bytes
 that are not zero, as a rule: in a database most others are free space, where nothing has an effect.

@@ -174,6 +174,7 @@ def _facts(root: str, path: str, mark: Mark, names: Mapping[int, list[str]]) -> 
         return (kind, content)
     if stat.S_ISCHR(kind) and status.st_rdev == 0:   # a whiteout: nothing else of it counts
         return (kind, content)
-    attributes = [(n, os.getxattr(where, n, follow_symlinks=False)) for n in sorted(os.listxattr(where, follow_symlinks=False))]
+    given = sorted(os.listxattr(where, follow_symlinks=False))
+    attributes = tuple((each, os.getxattr(where, each, follow_symlinks=False)) for each in given)
     others = tuple(sorted(each for each in names.get(mark[0], ()) if each != path))
-    return (kind, content, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, tuple(attributes), others)
+    return (kind, content, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, attributes, others)
