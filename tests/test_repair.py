@@ -185,19 +185,37 @@ def test_a_donor_that_is_rotten_itself_is_passed_over(store):
     assert store.check(content=True).sound and good
 
 
-def test_an_images_side_file_is_written_again_from_the_log_or_from_the_source(store, tmp_path):
+def test_an_images_side_file_is_written_again_from_the_log_its_archive_or_the_source(store, tmp_path):
     made = image(tmp_path)
-    pulled = store.pull(made.reference)
+    pulled = store.pull(made.reference, names=["first"])
     path = os.path.join(store.root, "images", pulled.id)
     before = open(path, "rb").read()
     flip(path, at=10)
     assert store.repair().mended == (pulled.id,)
     assert open(path, "rb").read() == before
+    store.set_name("second", pulled.id)
     store.checkpoint(archive=True)
+    os.unlink(path)
+    assert store.repair().mended == (pulled.id,)
+    assert open(path, "rb").read() == before
+    segments = os.path.join(store.root, "journal", "segments")
+    for each in os.listdir(segments):
+        os.unlink(os.path.join(segments, each))
     os.unlink(path)
     assert [step.do for step in store.repair().steps] == [Do.LEAVE]
     assert store.repair(source=made.reference).mended == (pulled.id,)
-    assert store.check().sound
+    assert {each.code for each in store.check().findings} == {"journal-segment"}
+
+
+def test_an_image_that_was_deleted_and_came_again_gets_the_side_file_of_its_last_promise(store, tmp_path):
+    made = image(tmp_path)
+    store.delete_image(store.pull(made.reference, names=["before"]).id)
+    pulled = store.pull(made.reference, names=["after"])
+    path = os.path.join(store.root, "images", pulled.id)
+    data = open(path, "rb").read()
+    os.unlink(path)
+    assert store.repair().mended == (pulled.id,)
+    assert open(path, "rb").read() == data
 
 
 def test_a_tree_that_nobody_owns_is_set_aside(store):
