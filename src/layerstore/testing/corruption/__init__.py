@@ -35,8 +35,8 @@ from layerstore.testing.copies import copy_store
 from layerstore.testing.corruption.bytewise import damage
 from layerstore.testing.corruption.damages import KINDS, suits
 from layerstore.testing.corruption.journaling import Catalog, catalog_of, judge_journal
-from layerstore.testing.corruption.judging import Judge, Result, is_advice
-from layerstore.testing.corruption.keeping import Kept
+from layerstore.testing.corruption.judging import Judge, Result, compare, is_advice
+from layerstore.testing.corruption.keeping import Changes, Kept
 from layerstore.testing.corruption.places import JOURNAL, Places, owner_of
 
 __all__ = ["KINDS", "Campaign", "Result"]
@@ -108,7 +108,7 @@ def _prepare(whole: str, sources: Sequence[str]) -> _Sound:
     has: dict[str, str] = {}
     with layerstore.open(whole) as store:
         for each in sources:
-            image = store.pull(each)
+            image = store.pull(each, names=())
             assert not image.created, f"the store does not have the image of {each}"
             has |= dict.fromkeys((*image.layers, image.id), each)
         if not os.listdir(os.path.join(whole, "journal", "segments")):
@@ -150,7 +150,8 @@ class _Bench:
             done = damage(file.read(), seed, 0)
         done.apply(f"{self.kept.root}/{path}")
         result = Result(seed, purpose, done.kind, path)
-        return self._told(result, partial(judge_journal, result, self.kept, self.sound.catalog, whole=_is_whole(seed)))
+        judge = partial(judge_journal, result, self.kept, self.sound.catalog, whole=_is_whole(seed))
+        return self._told(result, judge, {})
 
     def _hit_tree(self, seed: int, purpose: str, draw: random.Random) -> Result:
         kind, path = self._draw(purpose, draw)
@@ -160,12 +161,12 @@ class _Bench:
         result = Result(seed, purpose, kind, path)
         done = KINDS[kind](f"{self.kept.root}/{path}", draw)
         top = f"layers/{owner_of(path)}" if path.startswith("layers/") else path.split("/")[0]
-        hit = {each: what for each, what in self.kept.changed([top]).items() if not each.endswith("/checked")}
+        hit = {each: what for each, what in self.kept.changed(top).items() if not each.endswith("/checked")}
         if not done or not hit or all(is_advice(each) for each in hit):
             result.outcome = "no effect"
             result.why = ("nothing was changed" if not done else "nothing that counts: attributes of a whiteout" if not hit
                           else "it is advice: nothing rests on it that is promised")
-        return self._told(result, partial(self.judge.judge, result, hit, whole=_is_whole(seed)))
+        return self._told(result, partial(self.judge.judge, result, hit, whole=_is_whole(seed)), hit)
 
     def _draw(self, purpose: str, draw: random.Random) -> tuple[str, str]:
         while True:
@@ -174,13 +175,14 @@ class _Bench:
             if suited:
                 return kind, draw.choice(suited)
 
-    @staticmethod
-    def _told(result: Result, judge: partial[Result]) -> Result:
+    def _told(self, result: Result, judge: partial[Result], hit: Changes) -> Result:
+        """What *judge* says, in a child, and what is on the disk then."""
         try:
-            return telling(judge)
+            result = telling(judge)
         except ChildDiedError as error:
             result.violations.append(f"the process died: {error}")
-            return result
+        compare(result, hit, self.kept.changed())
+        return result
 
 
 def _is_whole(seed: int) -> bool:

@@ -7,6 +7,7 @@ Not here: damage to the journal (``journaling``).
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -14,13 +15,14 @@ from typing import TypedDict
 
 import layerstore
 from layerstore.store import Store
-from layerstore.testing.corruption.keeping import Facts, Kept
+from layerstore.testing.corruption.keeping import Changes, Facts, Kept
 from layerstore.testing.corruption.places import ADVICE, owner_of
+from layerstore.verbs.check import Finding
 from layerstore.verbs.repair import RepairReport
+from layerstore.verbs.repair.plan import path_of
 
-__all__ = ["Changes", "Judge", "Result", "is_advice"]
+__all__ = ["Judge", "Result", "compare", "is_advice"]
 
-Changes = Mapping[str, tuple[Facts | None, Facts | None]]
 _DEPTHS = ("structure", "metadata", "content")
 _EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"   # sha256 of nothing
 
@@ -64,8 +66,9 @@ def is_advice(path: str) -> bool:
 class Judge:
     """Of one copy of a store. *sources*: of layers and images (by ID) those that a source has, and which.
 
-    *whole*: look at every layer at every depth, and let the repair do so. Else the damaged layer alone is looked at more
-    closely than at its structure: the others' bytes are shown to be what they were, and were found sound.
+    *whole*: look at every layer at every depth, before and after the repair, and let it look at all, too. Else only the
+    damaged layer is looked at more closely than at its structure, and only until the damage is found, for all others are,
+    and after the repair this one is, to the byte what was found sound at the beginning: ``compare`` shows it.
     """
 
     def __init__(self, kept: Kept, sources: Mapping[str, str]) -> None:
@@ -84,7 +87,7 @@ class Judge:
                     result.depth = "recovery"   # what no checkpoint covers is redone at any open
                 if result.outcome == "no effect":
                     self._expect_sound(store, result, whole=whole)
-                elif self._find(store, result, owners, whole=whole) or result.depth:
+                elif self._find(store, result, hit, whole=whole) or result.depth:
                     self._repair(store, result, owners, hit, whole=whole)
                 else:
                     result.violations.append("not found at any depth")
@@ -92,19 +95,20 @@ class Judge:
             result.violations.append(f"it raised {error!r}")
         return result
 
-    def _find(self, store: Store, result: Result, owners: Collection[str], *, whole: bool) -> bool:
+    def _find(self, store: Store, result: Result, hit: Changes, *, whole: bool) -> bool:
         found = False
+        owners = {owner_of(path) for path in (*hit, result.path)} - {""}
+        theirs = owners | {f"layers/{each}" for each in owners} | _dependants(store, owners)
         for depth in _DEPTHS:
-            if found and depth == "metadata" and not whole:
-                continue                 # content looks at all that metadata looks at
             findings = store.check(depth=depth, workers=1, **_closely(whole=whole)).findings
-            theirs = {f"layers/{each}" for each in owners} | set(owners) | _dependants(store, owners)
-            strangers = {each.subject for each in findings} - theirs
-            if strangers:
-                result.violations.append(f"a false alarm at {depth}: {sorted(strangers)}")
+            wrong = [each for each in findings if each.subject not in theirs or not _is_hit(each, hit)]
+            if wrong:
+                result.violations.append(f"a false alarm at {depth}: {wrong[:3]}")
             if findings and not found:
                 found = True
                 result.depth = result.depth or depth
+            if found and not whole:
+                break
         return found
 
     def _repair(self, store: Store, result: Result, owners: Collection[str], hit: Changes, *, whole: bool) -> None:
@@ -119,12 +123,8 @@ class Judge:
             if is_all_here(hit, self._places):
                 result.violations.append(f"all of it is in the store, and it was not restored: {report.steps}")
             if not self._repair_from_source(store, result, owners, hit, only):
-                self._expect_untouched(result, hit)
                 return
         result.outcome = "mended"
-        changed = {path: what for path, what in self._kept.changed().items() if not is_advice(path)}
-        for path, (before, now) in sorted(changed.items())[:3]:
-            result.violations.append(f"mended otherwise than it was: {path}: {before} {now}")
         self._expect_sound(store, result, whole=whole)
 
     def _repair_from_source(
@@ -158,16 +158,30 @@ class Judge:
             if served == (layer.id in quarantined):
                 result.violations.append(f"layer {layer.id[:12]} is {'' if served else 'not '}served")
 
-    def _expect_untouched(self, result: Result, hit: Changes) -> None:
-        """A repair that could not mend it has not changed anything but what was damaged."""
-        wrong = [path for path in self._kept.changed() if path not in hit and not is_advice(path)]
-        if wrong:
-            result.violations.append(f"never damaged, and changed by the repair: {sorted(wrong)[:3]}")
-
     def _expect_sound(self, store: Store, result: Result, *, whole: bool) -> None:
-        findings = store.check(content=True, workers=1, **_closely(whole=whole)).findings
+        findings = store.check(depth="content" if whole else "structure", workers=1).findings
         if findings:
             result.violations.append(f"a false alarm: {findings[0]}")
+
+
+def compare(result: Result, hit: Changes, now: Changes) -> None:
+    """What is mended is what it was, and what is not damaged as well: *now* is what is another than before the damage."""
+    wrong = {path: what for path, what in now.items() if not is_advice(path)}
+    if result.outcome != "mended":
+        wrong = {path: what for path, what in wrong.items() if path not in hit}
+    for path, (before, after) in sorted(wrong.items())[:3]:
+        said = "mended otherwise than it was" if path in hit else "never damaged, and changed"
+        result.violations.append(f"{said}: {path}: {before} {after}")
+
+
+def _is_hit(finding: Finding, hit: Changes) -> bool:
+    """Whether what it is about was damaged, or what that is in."""
+    if not finding.path or finding.subject.startswith("layers/"):
+        return True
+    path = f"layers/{finding.subject}/{os.fsdecode(path_of(finding))}"
+    while path not in hit and "/" in path:
+        path = os.path.dirname(path)
+    return path in hit
 
 
 def _closely(*, whole: bool) -> _Closely:

@@ -11,13 +11,14 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from layerstore.testing.copies import copy_entry, copy_store, dress
 
-__all__ = ["Facts", "Kept"]
+__all__ = ["Changes", "Facts", "Kept"]
 
 Facts = tuple[object, ...]
+Changes = Mapping[str, tuple[Facts | None, Facts | None]]
 Mark = tuple[int, int, int]              # inode, change time, type
 _COARSE = 5                              # CLOCK_REALTIME_COARSE of clock_gettime(2): what change times are taken from
 
@@ -30,6 +31,7 @@ class Kept:
 
     def __init__(self, whole: str, root: str) -> None:
         self.whole, self.root = whole, root
+        self._now: dict[str, Mark] | None = None
         copy_store(whole, root)
         self._marks = _marks(root)
         names = _names(self._marks)
@@ -45,24 +47,29 @@ class Kept:
         """All that there was, relative to the root."""
         return iter(self._marks)
 
-    def changed(self, within: Iterable[str] = ("layers", "images")) -> dict[str, tuple[Facts | None, Facts | None]]:
-        """What is another than it was beneath *within*: path → what it was and what it is; None: not there."""
+    def changed(self, top: str = "") -> Changes:
+        """What is another than it was in layers and images: path → what it was and what it is; None: not there.
+
+        *top*: only beneath it. Without it, ``restore`` goes by what was seen here.
+        """
+        now = _marks(self.root, top)
+        if not top:
+            self._now = now
+        names = _names(now)
+        there = {p for p in self._marks if p == top or p.startswith(f"{top}/")} if top else self._marks.keys()
         found: dict[str, tuple[Facts | None, Facts | None]] = {}
-        for top in within:
-            now = _marks(self.root, top)
-            names = _names(now)
-            inside = {path: mark for path, mark in self._marks.items() if path == top or path.startswith(f"{top}/")}
-            for path in now.keys() | inside.keys():
-                if now.get(path) != inside.get(path):
-                    before = self.facts.get(path)
-                    after = _facts(self.root, path, now[path], names) if path in now else None
-                    if before != after:
-                        found[path] = (before, after)
+        for path in now.keys() | there:
+            if now.get(path) != self._marks.get(path) and _is_kept(path):
+                before = self.facts.get(path)
+                after = _facts(self.root, path, now[path], names) if path in now else None
+                if before != after:
+                    found[path] = (before, after)
         return found
 
     def restore(self) -> None:
-        """Make it what it was: only what is another is touched."""
-        now = _marks(self.root)
+        """Make it what it was: only what is another is touched. Nobody changed it since ``changed``, if that was asked."""
+        now = self._now if self._now is not None else _marks(self.root)
+        self._now = None
         wrong = {path for path in now.keys() | self._marks.keys() if now.get(path) != self._marks.get(path)}
         wrong |= {other for path in wrong for other in self._linked(path)}
         for path in sorted(wrong & now.keys(), reverse=True):
@@ -136,10 +143,13 @@ def _mark(status: os.stat_result) -> Mark:
 
 
 def _names(marks: Mapping[str, Mark]) -> dict[int, list[str]]:
-    """All names of each file, by its inode."""
+    """All names of each file in layers and images, by its inode.
+
+    Not those in ``quarantine/``, which what was taken out has.
+    """
     found: dict[int, list[str]] = {}
     for path, mark in marks.items():
-        if mark[2] == stat.S_IFREG:
+        if mark[2] == stat.S_IFREG and _is_kept(path):
             found.setdefault(mark[0], []).append(path)
     return found
 
