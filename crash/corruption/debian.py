@@ -1,8 +1,9 @@
 """Two images of Debian's packages, and a store of them. By debootstrap, from where this machine's apt gets its packages.
 
-``first``: a base system without its documentation, as in Debian's own slim image; packages on it; and a layer of everything
-awkward that a layer may hold. ``second``: the same base system and packages in one layer, as a squashed build has it, and
-others on it: so most content is in two layers, and some in one. Needs root.
+``first``: a base system without its documentation, in two layers; packages on it; and a layer of everything awkward that a
+layer may hold. ``second``: the same libraries and packages in one layer, as a build of few layers has them, and other
+packages on it. So some content is in two layers, and the source of the first has it; some in one of these; some in neither.
+Needs root.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ __all__ = ["made_store"]
 
 _PACKAGES = ("python3-minimal", "libpython3.*-minimal", "python3.*-minimal", "libexpat1", "media-types")
 _OTHERS = ("vim-tiny", "vim-common", "less", "openssh-client", "ca-certificates", "xz-utils")
-_NOT_SLIM = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian", "var/cache/apt",
-             "var/lib/apt/lists", "var/log")
+_NOT_SLIM = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian",
+             "usr/share/zoneinfo", "var/cache/apt", "var/lib/apt/lists", "var/log")
 _IMAGES = ("first", "second")
 
 
@@ -43,7 +44,7 @@ def made_store(work: str, images: str) -> tuple[str, list[str]]:
         store.pull(first, names=["debian:slim"])
         doomed = _put(store, Content("doomed", _tar_of(work, lambda top: _write(top, "gone", b"deleted before"))))
         store.checkpoint(archive=True)
-        store.pull(second, names=["debian:squashed"])
+        store.pull(second, names=["debian:few"])
         kept = _tar_of(work, lambda top: _write(top, "own", os.urandom(20_000)))
         _put(store, Content("own", kept), big_data={"notes": b"beside the layer"}, names=["own"])
         store.delete_layer(doomed)
@@ -62,20 +63,27 @@ def _put(store: layerstore.Store, what: Content, **options: object) -> str:
 def _make_images(work: str, images: str) -> None:
     if os.geteuid() != 0 or shutil.which("debootstrap", path=_path()) is None:
         raise SystemExit("real images are made as root, with debootstrap; or give a store: --store ROOT --source …")
-    base, packages, others = (os.path.join(work, each) for each in ("base", "packages", "others"))
+    base, libraries, packages, others = (os.path.join(work, each) for each in ("base", "libraries", "packages", "others"))
     suite = platform.freedesktop_os_release().get("VERSION_CODENAME", "bookworm")
     _run("debootstrap", "--variant=minbase", suite, base, *_mirror())
     for each in _NOT_SLIM:
         shutil.rmtree(os.path.join(base, each), ignore_errors=True)
         os.makedirs(os.path.join(base, each))
+    os.makedirs(os.path.join(libraries, "usr"))
+    os.rename(os.path.join(base, "usr/lib"), os.path.join(libraries, "usr/lib"))
     _unpack(packages, _PACKAGES)
     _unpack(others, _OTHERS)
-    layers = [Content(os.path.basename(each), _tar(each)) for each in (base, packages)]
-    picture(os.path.join(images, "first"), [*layers, Content("awkward", _tar_of(work, _awkward))])
-    _run("tar", "--keep-directory-symlink", "-C", base, "-x", given=layers[1].tar)
-    picture(os.path.join(images, "second"), [Content("squashed", _tar(base)), Content("others", _tar(others))])
-    for each in (base, packages, others):
+    _write_images(work, images, base, libraries, packages, others)
+    for each in (base, libraries, packages, others):
         shutil.rmtree(each)
+
+
+def _write_images(work: str, images: str, base: str, libraries: str, packages: str, others: str) -> None:
+    """From the directories that are to be their layers; *libraries* gets what is in *packages*, too."""
+    layers = [Content(os.path.basename(each), _tar(each)) for each in (base, libraries, packages)]
+    picture(os.path.join(images, "first"), [*layers, Content("awkward", _tar_of(work, _awkward))])
+    _run("tar", "--keep-directory-symlink", "-C", libraries, "-x", given=layers[2].tar)
+    picture(os.path.join(images, "second"), [Content("few", _tar(libraries)), Content("others", _tar(others))])
 
 
 def _mirror() -> list[str]:
@@ -104,7 +112,7 @@ def _named(pattern: str) -> list[str]:
 
 def _awkward(top: str) -> None:
     """Whiteouts, an opaque directory, links of both kinds, nodes, attributes, odd owners, modes and names, a hole."""
-    for name in ("usr/bin/.wh.perl", "usr/share/zoneinfo/.wh..wh..opq", "opt/empty"):
+    for name in ("usr/bin/.wh.perl", "usr/share/debconf/.wh..wh..opq", "opt/empty"):
         _write(top, name, b"")
     for number in range(20):
         path = _write(top, f"opt/t/x{number}", b"%d" % number * number * 50)

@@ -41,7 +41,7 @@ from layerstore.testing.corruption.places import JOURNAL, Places, owner_of
 
 __all__ = ["KINDS", "Campaign", "Result"]
 
-WHOLE_EVERY = 10
+WHOLE_EVERY = 20
 """Of so many seeds one has every layer looked at, at every depth; see ``Judge``."""
 
 

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 
 import layerstore
-from layerstore.errors import DamagedError, InvalidArgumentError
+from layerstore.errors import CallerError, DamagedError, InvalidArgumentError
 from layerstore.store import Store
 from layerstore.testing.corruption.judging import Result
 from layerstore.testing.corruption.keeping import Kept
@@ -77,12 +77,15 @@ def _look(result: Result, kept: Kept, wanted: Catalog, *, whole: bool) -> set[st
     """The codes of what is found; nothing found is a violation where the catalog is another."""
     try:
         with layerstore.open(kept.root, create=False) as store:
-            served = _served(store)
+            try:
+                served: Served | str = _served(store)
+            except CallerError as error:   # a row is not under its key any more: whoever asks hears that there is none
+                served = str(error)
             findings = store.check(depth="content" if whole else "structure", workers=1).findings
             result.depth = "structure" if findings else ""
             if strangers := [each for each in findings if not each.code.startswith("journal-")]:
                 result.violations.append(f"a false alarm: {strangers[0]}")
-            if served != wanted.served or (not findings and dump(store) != wanted.dump):
+            if not findings and (served != wanted.served or dump(store) != wanted.dump):
                 result.violations.append("the catalog is another, and nobody says so")
             return {each.code for each in findings}
     except DamagedError:
