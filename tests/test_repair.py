@@ -382,3 +382,25 @@ def test_what_no_index_has_is_found_in_another_layer_by_its_manifest(store, cont
     assert (report.mended, report.clean) == ((layer.id,), True)
     assert {step.source for step in report.steps if step.do is Do.RESTORE} == {f"layer {spare.id}"}
     assert store.check(content=True).sound
+
+
+def directory_at(path):
+    os.unlink(path)
+    os.mkdir(path)
+
+
+def test_a_link_is_made_after_its_file_however_deep_that_lies(store):
+    layer, _ = pair(store)
+    directory_at(tree(store, layer, "diff", "d", "sub", "deep"))
+    report = store.repair()
+    assert (report.mended, report.failed) == ((layer.id,), {})
+    assert [step.do for step in report.steps if step.path in ("diff/hard", "diff/d/sub/deep")] == [Do.RESTORE, Do.LINK]
+    assert os.path.samefile(tree(store, layer, "diff", "hard"), tree(store, layer, "diff", "d", "sub", "deep"))
+
+
+def test_a_link_to_what_nobody_has_is_quarantined_and_no_failure(store):
+    layer = add(store, {"file": b"only here" * 20, "link": imagemaker.Hardlink("file")})
+    directory_at(tree(store, layer, "diff", "file"))
+    flip(tree(store, layer, "diff", "link"))
+    report = store.repair()
+    assert (report.quarantined, report.failed) == ((layer.id,), {})
