@@ -27,6 +27,7 @@ from crash.state import collect
 RIGS: dict[str, str] = {   # name: module
     "block": "crash.block",
     "calls": "crash.calls",
+    "corruption": "crash.corruption",
     "database": "crash.database",
     "device": "crash.device",
     "failing": "crash.failing",

@@ -185,19 +185,37 @@ def test_a_donor_that_is_rotten_itself_is_passed_over(store):
     assert store.check(content=True).sound and good
 
 
-def test_an_images_side_file_is_written_again_from_the_log_or_from_the_source(store, tmp_path):
+def test_an_images_side_file_is_written_again_from_the_log_its_archive_or_the_source(store, tmp_path):
     made = image(tmp_path)
-    pulled = store.pull(made.reference)
+    pulled = store.pull(made.reference, names=["first"])
     path = os.path.join(store.root, "images", pulled.id)
     before = open(path, "rb").read()
     flip(path, at=10)
     assert store.repair().mended == (pulled.id,)
     assert open(path, "rb").read() == before
+    store.set_name("second", pulled.id)
     store.checkpoint(archive=True)
+    os.unlink(path)
+    assert store.repair().mended == (pulled.id,)
+    assert open(path, "rb").read() == before
+    segments = os.path.join(store.root, "journal", "segments")
+    for each in os.listdir(segments):
+        os.unlink(os.path.join(segments, each))
     os.unlink(path)
     assert [step.do for step in store.repair().steps] == [Do.LEAVE]
     assert store.repair(source=made.reference).mended == (pulled.id,)
-    assert store.check().sound
+    assert {each.code for each in store.check().findings} == {"journal-segment"}
+
+
+def test_an_image_that_was_deleted_and_came_again_gets_the_side_file_of_its_last_promise(store, tmp_path):
+    made = image(tmp_path)
+    store.delete_image(store.pull(made.reference, names=["before"]).id)
+    pulled = store.pull(made.reference, names=["after"])
+    path = os.path.join(store.root, "images", pulled.id)
+    data = open(path, "rb").read()
+    os.unlink(path)
+    assert store.repair().mended == (pulled.id,)
+    assert open(path, "rb").read() == data
 
 
 def test_a_tree_that_nobody_owns_is_set_aside(store):
@@ -350,3 +368,39 @@ def test_a_quarantined_layer_is_served_to_who_asks_for_it_and_its_image_says_so(
     assert (tmp_path / "out" / "layer2").exists()
     with store.layer_paths(bad, damaged=True) as paths:
         assert len(paths) == 2
+
+
+@pytest.mark.parametrize("content", [b"1", b"content" * 2000], ids=["too small for an index", "the index is damaged"])
+def test_what_no_index_has_is_found_in_another_layer_by_its_manifest(store, content):
+    layer = add(store, {"file": content, "twice": content})
+    spare = add(store, {"elsewhere": content})
+    for name in ("file", "twice"):
+        flip(tree(store, layer, "diff", name))
+    with open(tree(store, spare, "digests"), "wb"):
+        pass
+    report = store.repair()
+    assert (report.mended, report.clean) == ((layer.id,), True)
+    assert {step.source for step in report.steps if step.do is Do.RESTORE} == {f"layer {spare.id}"}
+    assert store.check(content=True).sound
+
+
+def directory_at(path):
+    os.unlink(path)
+    os.mkdir(path)
+
+
+def test_a_link_is_made_after_its_file_however_deep_that_lies(store):
+    layer, _ = pair(store)
+    directory_at(tree(store, layer, "diff", "d", "sub", "deep"))
+    report = store.repair()
+    assert (report.mended, report.failed) == ((layer.id,), {})
+    assert [step.do for step in report.steps if step.path in ("diff/hard", "diff/d/sub/deep")] == [Do.RESTORE, Do.LINK]
+    assert os.path.samefile(tree(store, layer, "diff", "hard"), tree(store, layer, "diff", "d", "sub", "deep"))
+
+
+def test_a_link_to_what_nobody_has_is_quarantined_and_no_failure(store):
+    layer = add(store, {"file": b"only here" * 20, "link": imagemaker.Hardlink("file")})
+    directory_at(tree(store, layer, "diff", "file"))
+    flip(tree(store, layer, "diff", "link"))
+    report = store.repair()
+    assert (report.quarantined, report.failed) == ((layer.id,), {})

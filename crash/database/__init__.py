@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from itertools import count, islice
 
 from crash import lost
-from crash.database.damage import Damage, damage
 from crash.database.judging import DATABASE, Judgement, Truth, judge, truth
 from crash.shim.scene import draw
 from crash.state import State, filesystem
 from crash.workers import in_order
 from crash.workloads import Images, Workload
 from layerstore.testing import Ledger, copy_store, run_child, telling
+from layerstore.testing.corruption.bytewise import Damage, damage
 
 TARGETS = ("database", "segment", "both")
 _TURN = ("database", "database", "database", "segment", "both")

@@ -10,7 +10,7 @@ import pytest
 import layerjournal
 from crash import database
 from crash.database import judging
-from crash.database.damage import KINDS, PAGE, damage
+from layerstore.testing.corruption.bytewise import KINDS, PAGE, damage
 from crash.state import collect
 from layerjournal import pages
 from layerstore.recovery import readopt, rebuilding

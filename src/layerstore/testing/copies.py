@@ -30,6 +30,11 @@ def copy_store(source: str, target: str) -> None:
     _copy(source, target, os.lstat(source), {})
 
 
+def copy_entry(source: str, target: str) -> None:
+    """Copy one file, link or node of a store, as ``copy_store`` does: *target* is a file of its own. Nothing is synced."""
+    _copy(source, target, os.lstat(source), {})
+
+
 def _copy(source: str, target: str, status: os.stat_result, linked: dict[tuple[int, int], str]) -> None:
     kind = stat.S_IFMT(status.st_mode)
     if status.st_nlink > 1 and kind != stat.S_IFDIR:
@@ -48,11 +53,14 @@ def _copy(source: str, target: str, status: os.stat_result, linked: dict[tuple[i
         os.symlink(os.readlink(source), target)
     else:
         os.mknod(target, status.st_mode, status.st_rdev)
-    _dress(source, target, status)
+    dress(source, target, status)
 
 
-def _dress(source: str, target: str, status: os.stat_result) -> None:
-    """The owner first, as that takes set-user-ID bits and capabilities away; xattrs while the file can be written to."""
+def dress(source: str, target: str, status: os.stat_result) -> None:
+    """Give *target* the attributes of *source*, whose *status* is known.
+
+    The owner first, as that takes set-user-ID bits and capabilities away; xattrs while the file can be written to.
+    """
     os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
     for name in os.listxattr(source, follow_symlinks=False):
         if name != "security.selinux":   # the host's own affair
@@ -142,4 +150,4 @@ def _print_file(path: str, size: int, digest: hashlib._Hash) -> None:
         os.close(fd)
 
 
-__all__ = ["copy_store", "disk_print"]
+__all__ = ["copy_entry", "copy_store", "disk_print", "dress"]

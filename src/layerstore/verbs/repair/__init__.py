@@ -1,7 +1,8 @@
 """Repair: what ``check`` finds is put right from the nearest good copy; what cannot be is quarantined. Nothing is deleted.
 
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
-    making    the steps, carried out in ``mending``'s order            this module   one layer after the other
+    making    the steps, carried out in ``mending``'s order            listed    it by the manifests of other layers
+    promises  what an image's side file is made of                     this module   one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
@@ -14,20 +15,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerstore.errors import BusyError, DamagedError, HostError, LayerstoreError
-from layerstore.formats import records
+from layerstore.errors import BusyError, HostError, LayerstoreError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Image, Layer
 from layerstore.opening.handle import Handle
 from layerstore.recovery import executor, mending
-from layerstore.signatures import as_record
 from layerstore.system import fs
 from layerstore.system.fs import host_error
 from layerstore.verbs.check import Depth, Finding, layers, structure
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
-from layerstore.verbs.repair import making
+from layerstore.verbs.repair import making, promises
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
 from layerstore.verbs.repair.supply import Source, Supply, entries_of, kept_of
 
@@ -260,34 +259,9 @@ class _Run:
         findings = [each for each in structure.image(self._handle, image) if each.code == "image-file-damaged"]
         if not findings:
             return
-        promise = self._promise(image)
+        promise = promises.of(self._handle, image, self._source)
         parts = {} if promise is None else {"image": promise[0]}
         self._steps += plan(findings, Known(parts=parts))
         if promise is not None and not self._options.dry_run:
             executor.write_image_file(self._handle, image.id, promise[1])
             self._mended.append(image.id)
-
-    def _promise(self, image: Image) -> tuple[str, dict[str, Any]] | None:
-        """What the side file is made of: from the log, as long as it is there, or from the source."""
-        with self._handle.read() as view:
-            for record in view.records():
-                if record.entity == f"image:{image.id}" and record.trigger == "promise":
-                    return "the log", dict(record.payload)
-        signed = as_record(image.signatures, image.indexes)
-        try:
-            there = records.read(fs.read_file(self._handle.dirs["images"], image.id), "the side file")
-            if there["manifest_digest"] == image.manifest_digest:   # only the signatures are not there
-                return "its row", {**there, **signed}
-        except DamagedError:
-            pass
-        if self._source is None or self._source.image.id != image.id:
-            return None
-        found = self._source.image
-        if found.manifest_digest != image.manifest_digest:
-            return None
-        return f"source {self._source.reference}", {
-            "layers": list(image.layers), "names": list(image.names), "manifest": found.manifest, "config": found.config,
-            "manifest_media_type": found.manifest_media_type, "manifest_digest": found.manifest_digest,
-            "config_digest": found.config_digest, **signed,
-        }
-

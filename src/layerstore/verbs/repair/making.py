@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
@@ -122,6 +123,8 @@ class _Making:
             return
         try:
             with self._parent(_DIFF + target) as (dir_fd, base):
+                if stat.S_ISDIR(os.stat(base, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+                    raise _CannotError   # it could not be restored
                 fs.keep_as(dir_fd, base, own, name, point="repair.write")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _CannotError from error

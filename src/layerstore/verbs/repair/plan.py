@@ -94,7 +94,8 @@ def plan(findings: Iterable[Finding], known: Known) -> tuple[Step, ...]:
             worn[os.fsencode(finding.path)] = finding
         else:
             steps.append(_other(finding, known))
-    steps += [_path(finding, known) for _, finding in sorted(anew.items(), key=lambda item: _depth(item[0]))]
+    made = [_path(finding, known) for _, finding in sorted(anew.items(), key=lambda item: _depth(item[0]))]
+    steps += sorted(made, key=lambda step: step.do is Do.LINK)   # links when what they lead to is made, however deep it is
     steps += _links(anew, known)
     steps += [
         Step(Do.WEAR, finding.subject, os.fsdecode(path_of(finding)), "the manifest", finding.message)

@@ -28,6 +28,7 @@ from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
 from layerstore.trees.dirfds import DirFds
 from layerstore.verbs.pull_layers import PullOptions, differ_of
+from layerstore.verbs.repair.listed import Listed
 from layerstore.verbs.stage import StagedLayer, stage
 
 __all__ = ["Pieces", "Source", "Supply", "entries_of", "kept_of"]
@@ -116,17 +117,24 @@ class Supply:
     def __init__(self, handle: Handle, layer: Layer, tree_fd: int, source: Source | None) -> None:
         self._handle, self._layer, self._tree_fd = handle, layer, tree_fd
         self._source = source if source is not None and source.has(layer) else None
+        self._listed = Listed(handle, layer.id)
 
     def locate(self, digests: Collection[bytes], entries: Mapping[bytes, ManifestEntry]) -> dict[bytes, str]:
         """Who has it, by digest: read and compared, but for the source, which is only asked when it is needed."""
-        found = {}
-        for digest in digests:
-            label = next((label for label, pieces in self._here(digest, entries) if _is_good(pieces)), None)
-            if label is not None:
-                found[digest] = label
-            elif self._source is not None:
-                found[digest] = f"source {self._source.reference}"
+        found = self._labels(digests, lambda digest: self._here(digest, entries))
+        self._listed.look_for(set(digests) - found.keys())
+        found |= self._labels(set(digests) - found.keys(), self._listed_here)
+        if self._source is not None:
+            found |= dict.fromkeys(set(digests) - found.keys(), f"source {self._source.reference}")
         return found
+
+    @staticmethod
+    def _labels(
+        digests: Collection[bytes], look: Callable[[bytes], Iterator[tuple[str, Pieces]]],
+    ) -> dict[bytes, str]:
+        """Who has each of *digests*, of those where *look* finds it: the first whose content is right."""
+        found = {digest: next((label for label, pieces in look(digest) if _is_good(pieces)), None) for digest in digests}
+        return {digest: label for digest, label in found.items() if label is not None}
 
     def parts(self) -> dict[str, str]:
         """Files of the layer's directory that the source may have."""
@@ -137,6 +145,8 @@ class Supply:
     def contents(self, digest: bytes, entries: Mapping[bytes, ManifestEntry]) -> Iterator[Pieces]:
         """Content that is said to have *digest*, the nearest first; to be compared."""
         for _, pieces in self._here(digest, entries):
+            yield pieces
+        for _, pieces in self._listed_here(digest):
             yield pieces
         tree = self._source.tree(self._layer) if self._source is not None else None
         if tree is not None:
@@ -160,6 +170,16 @@ class Supply:
                     return
                 without.append(place.layer_id)
                 yield f"layer {place.layer_id}", place.read
+
+    def _listed_here(self, digest: bytes) -> Iterator[tuple[str, Pieces]]:
+        """In other layers, where their manifests say that it is: what was asked for with ``locate``."""
+        for layer_id, entry in self._listed.places(digest):
+            try:
+                with fs.open_dir(layer_id, self._handle.dirs["layers"]) as tree_fd:
+                    if _has(tree_fd, entry.path, entry):
+                        yield f"layer {layer_id}", partial(_file, tree_fd, entry.path)
+            except OSError:
+                continue                 # deleted meanwhile
 
     def part(self, name: str) -> Pieces | None:
         """A file of the layer's directory, from the source."""

@@ -1,4 +1,4 @@
-"""What is done to a file: bits, bytes, sectors, pages, lengths. Planned from a seed, by number; nothing else is changed.
+"""What is done to a file of the journal: bits, bytes, sectors, pages, lengths. By seed and number; nothing else changes.
 
 A number means the same damage to the same bytes, whichever others are tried. What is changed is drawn from the bytes
 that are not zero, as a rule: in a database most others are free space, where nothing has an effect.
@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PAGE, SECTOR = 4096, 512
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """*what* was done to the file, in words, and what is left of it; None: it is not there any more."""
+    """*what* was done to the file, in words, and what is left of it; None: it is not there any more. *kind*: in a word."""
 
     what: str
     data: bytes | None
+    kind: str = ""
 
     def apply(self, path: str) -> None:
         if self.data is None:
@@ -32,11 +33,13 @@ class Damage:
 
 def damage(data: bytes, seed: int, number: int) -> Damage:
     """The damage *number* of *seed* to a file that holds *data*. Something is always another byte than before."""
-    draw = random.Random(f"{seed}:{number}")
+    draw = random.Random(f"{seed}:{number}")  # noqa: S311 - a draw that can be made again
     kinds = [kind for kind, weight in KINDS.items() for _ in range(weight)]
-    while (made := draw.choice(kinds)(data, draw)).data == data:
-        pass
-    return made
+    while True:
+        kind = draw.choice(kinds)
+        made = kind(data, draw)
+        if made.data != data:
+            return replace(made, kind=kind.__name__.strip("_").replace("_", " "))
 
 
 def _used(data: bytes, draw: random.Random) -> int:

@@ -1,0 +1,66 @@
+"""What an image's side file is made of: its promise in the log or archive, else the image's source. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from layerjournal import Record
+from layerstore.errors import DamagedError, LayerstoreError
+from layerstore.formats import records
+from layerstore.model import Image
+from layerstore.opening.handle import Handle
+from layerstore.opening.journaling import journal_errors
+from layerstore.signatures import as_record
+from layerstore.system import fs
+from layerstore.verbs.repair.supply import Source
+
+__all__ = ["of"]
+
+
+def of(handle: Handle, image: Image, source: Source | None) -> tuple[str, dict[str, Any]] | None:
+    """Where from, and what; None: nobody has it. From the log it is what it was, to the byte."""
+    promised = _promised(handle, image)
+    if promised is not None:
+        return "the log", promised
+    kept = _but_for_signatures(handle, image)
+    if kept is not None:
+        return "its row", kept
+    if source is None or source.image.id != image.id or source.image.manifest_digest != image.manifest_digest:
+        return None
+    found = source.image
+    return f"source {source.reference}", {
+        "layers": list(image.layers), "names": list(image.names), "manifest": found.manifest, "config": found.config,
+        "manifest_media_type": found.manifest_media_type, "manifest_digest": found.manifest_digest,
+        "config_digest": found.config_digest, **as_record(image.signatures, image.indexes),
+    }
+
+
+def _but_for_signatures(handle: Handle, image: Image) -> dict[str, Any] | None:
+    """The side file with the signatures that the row has, if those are all that it lacks."""
+    try:
+        there = records.read(fs.read_file(handle.dirs["images"], image.id), "the side file")
+    except DamagedError:
+        return None
+    if there["manifest_digest"] != image.manifest_digest:
+        return None
+    return {**there, **as_record(image.signatures, image.indexes)}
+
+
+def _promised(handle: Handle, image: Image) -> dict[str, Any] | None:
+    """Its last promise: it may have been deleted in between. What is not archived is asked first."""
+    with handle.read() as view:
+        found = _last(view.records(), image)
+    if found is None:
+        with suppress(LayerstoreError), journal_errors(None):   # the archive may be damaged: check says so
+            found = _last(handle.journal.records(), image)
+    return found
+
+
+def _last(records: Iterable[Record], image: Image) -> dict[str, Any] | None:
+    found = None
+    for each in records:
+        if each.entity == f"image:{image.id}" and each.trigger == "promise":
+            found = dict(each.payload)
+    return found
