@@ -18,6 +18,7 @@ from layerstore.errors import BusyError, HostError, LayerstoreError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Image, Layer
+from layerstore.opening.beneath import only_own
 from layerstore.opening.handle import Handle
 from layerstore.recovery import executor, mending
 from layerstore.system import fs
@@ -106,6 +107,8 @@ class _Run:
         self._evidence: list[str] = []
 
     def every(self) -> list[Layer]:
+        for each in self._options.layers:
+            only_own(self._handle, "layer", each)
         with self._handle.read() as view:
             if self._options.layers:
                 return [catalog.layer(view, each, damaged=True) for each in self._options.layers]
@@ -268,6 +271,7 @@ class _Run:
     def _promise(self, image: Image) -> tuple[str, dict[str, Any]] | None:
         """What the side file is made of: from the log, as long as it is there, or from the source."""
         with self._handle.read() as view:
+            row: Any = view.get("images", image.id) or {}
             for record in view.records():
                 if record.entity == f"image:{image.id}" and record.trigger == "promise":
                     return "the log", dict(record.payload)
@@ -279,6 +283,6 @@ class _Run:
         return f"source {self._source.reference}", {
             "layers": list(image.layers), "names": list(image.names), "manifest": found.manifest, "config": found.config,
             "manifest_media_type": found.manifest_media_type, "manifest_digest": found.manifest_digest,
-            "config_digest": found.config_digest,
+            "config_digest": found.config_digest, **({"beneath": row["beneath"]} if "beneath" in row else {}),
         }
 
