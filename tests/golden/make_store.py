@@ -28,7 +28,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 import layerjournal  # noqa: E402
 import layerstore  # noqa: E402
 from crash.content import content, picture  # noqa: E402
-from layerstore import TarDiffer, faults  # noqa: E402
+from layerstore import TarDiffer  # noqa: E402
+from layerstore.system import faults  # noqa: E402
 from layerstore.model import Descriptor  # noqa: E402
 from layerstore.testing.children import run_child, start_child  # noqa: E402
 
