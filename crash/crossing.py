@@ -1,7 +1,7 @@
 """What crosses stores: one beneath, made once and only read, and what is done in the one above that stands on it.
 
-A workload of ``points`` alone. The store beneath is outside of what is killed and copied, so all states share it; the oracle
-looks at what is the upper store's own, and that the layers of its images are to be had.
+A workload of ``points`` alone. The store beneath is outside of what is killed and copied, so all states share it; the
+oracle looks at what is the upper store's own, and that the layers of its images are to be had.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import layerstore
 from crash import workloads as w
 from crash.content import Picture
-from crash.workloads import Images, Workload, drop, facts_of, pull_again, put
+from crash.workloads import Images, Workload, facts_of, pull_again, put
 from layerstore import PullOptions
 from layerstore.store import Store
 from layerstore.testing import Ledger
@@ -33,8 +33,6 @@ def build(images: Images, directory: str) -> dict[str, Workload]:
         with layerstore.open(root, beneath=[below]) as store:
             put(store, ledger, w.TOP, w.TOP_ID, parent=images.first.layer_ids()[-1], names=("top",))
             _pull(store, ledger, pulled, images.first)
-            drop(store, ledger, w.TOP_ID, "top")
-            put(store, ledger, w.LEFT, w.SECOND_ID, parent=w.BASE_ID)
 
     def again(store: Store) -> None:
         pull_again(pulled, "crossing")(store)

@@ -470,6 +470,17 @@ def test_what_cannot_be_beneath_is_refused(both):
         layerstore.open(both.home / "user", beneath=[both.below])
 
 
+def test_a_store_beneath_that_may_not_be_opened_is_a_typed_error(both, monkeypatch):
+    from layerstore.opening import beneath
+
+    def denied(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(beneath.fs, "open_dir", denied)
+    with pytest.raises(errors.HostError):
+        layerstore.open(both.above, beneath=[both.below])
+
+
 def test_a_new_store_has_the_overlay_form_of_the_one_beneath(both):
     with layerstore.open(both.home / "user", overlay_form="user"):
         pass

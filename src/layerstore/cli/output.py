@@ -83,6 +83,7 @@ def layer_json(layer: Layer) -> dict[str, Any]:
         "blob_size": layer.blob_size, "toc_digest": layer.toc_digest, "compression": layer.compression,
         "entries": layer.entries, "unset": layer.unset, "created_ns": layer.created_ns,
         "big_data": dict(layer.big_data), "damaged_files": list(layer.damaged_files), "store": layer.store,
+        "parent_store": layer.parent_beneath.store if layer.parent_beneath is not None else None,
     }
 
 

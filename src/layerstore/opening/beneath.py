@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from layerstore.errors import AlreadyOpenError, BeneathError, InvalidArgumentError, LayerstoreError
 from layerstore.lifecycle import catalog
@@ -20,7 +22,10 @@ from layerstore.opening.handle import Handle
 from layerstore.system import filesystem, fs
 from layerstore.system.descriptors import Descriptor
 
-__all__ = ["attach", "diff_path", "found_at", "home", "looking", "only_own", "open_tree", "over", "record", "store_of"]
+__all__ = [
+    "attach", "diff_path", "form_of", "found_at", "home", "home_of_image", "looking", "only_own", "open_tree", "over",
+    "record",
+]
 
 
 # -- the path --------------------------------------------------------------------------------------------------------
@@ -47,6 +52,14 @@ def over(handle: Handle, own: catalog.Reader) -> Iterator[catalog.Reader]:
 def store_of(handle: Handle, uuid: str | None) -> Handle:
     """Whoever has what says that it is of the store *uuid* (None: the store's own)."""
     return handle if uuid is None else next(each for each in handle.beneath if each.config["uuid"] == uuid)
+
+
+def home_of_image(handle: Handle, image_id: str) -> Handle:
+    """In which store a committed image's side file is."""
+    if not handle.beneath:
+        return handle
+    with looking(handle) as view:
+        return store_of(handle, catalog.image(view, image_id).store)
 
 
 def home(handle: Handle, layer_id: str) -> Handle:
@@ -81,15 +94,8 @@ def only_own(handle: Handle, kind: str, key: str) -> None:
 
 
 def found_at(paths: Sequence[str | os.PathLike[str]]) -> list[StoreBeneath]:
-    """The stores at *paths*. InvalidArgumentError if there is none, or one twice."""
-    found = []
-    for each in paths:
-        path = os.path.realpath(each)
-        try:
-            with fs.open_dir(path) as root_fd:
-                found.append(StoreBeneath(read_config(root_fd, path, readonly=True)["uuid"], path))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise InvalidArgumentError(f"there is no store at {path}", hint="a store beneath must be there") from error
+    """The stores at *paths*. InvalidArgumentError if there is none, or one twice; HostError if one cannot be read."""
+    found = [StoreBeneath(_config_at(path)["uuid"], path) for path in map(os.path.realpath, paths)]
     if len({each.uuid for each in found}) != len(found):
         raise InvalidArgumentError("of the stores beneath two are the same, or copies of one", hint="name each once")
     return found
@@ -97,10 +103,17 @@ def found_at(paths: Sequence[str | os.PathLike[str]]) -> list[StoreBeneath]:
 
 def form_of(found: Sequence[StoreBeneath]) -> str | None:
     """The overlay form that a new store has to have above them; None: any."""
-    for each in found:
-        with fs.open_dir(each.path) as root_fd:
-            return str(read_config(root_fd, each.path, readonly=True)["overlay_form"])
-    return None
+    return str(_config_at(found[0].path)["overlay_form"]) if found else None
+
+
+def _config_at(path: str) -> dict[str, Any]:
+    try:
+        with fs.open_dir(path) as root_fd:
+            return read_config(root_fd, path, readonly=True)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InvalidArgumentError(f"there is no store at {path}", hint="a store beneath must be there") from error
+    except OSError as error:
+        raise fs.host_error(error, f"opening the store at {path} beneath") from error
 
 
 def record(root: str, found: Sequence[StoreBeneath]) -> None:
@@ -130,15 +143,20 @@ def attach(handle: Handle, given: Sequence[StoreBeneath] | None) -> None:
 
 
 class _Beneath(Handle):
-    """A store that is open read-only beneath one store of this process, or several."""
+    """A store that is open read-only beneath one store of this process, or several: ``above``.
 
-    users = 0
+    Weakly, so that an opening that was interrupted keeps none open; what it left is taken up by the next one.
+    """
 
-    def close(self) -> None:
+    def __init__(self, path: str, allow: tuple[str, ...], *, locks: bool) -> None:
+        self.above: weakref.WeakSet[Handle] = weakref.WeakSet()
+        super().__init__(path, readonly=True, allow_filesystem=allow, observer=None, clock=lambda: 0, locks=locks)
+
+    def let_go_by(self, above: Handle) -> None:
         with _guard:
-            self.users -= 1
-            if self.users <= 0:
-                super().close()
+            self.above.discard(above)
+            if not self.above:
+                self.close()
 
 
 _guard = threading.RLock()
@@ -160,11 +178,11 @@ def _opened(above: Handle, wanted: StoreBeneath) -> Handle:
         known = _shared.get(wanted.path)
         if known is None or known.closed or known.pid != os.getpid() or not _is_still_there(known):
             known = _shared[wanted.path] = _open(wanted.path)
-        known.users += 1
+        known.above.add(above)
     try:
         _check_fits(above, known, wanted)
     except BaseException:
-        known.close()
+        known.let_go_by(above)
         raise
     return known
 
@@ -172,10 +190,7 @@ def _opened(above: Handle, wanted: StoreBeneath) -> Handle:
 def _open(path: str) -> _Beneath:
     with fs.open_dir(path) as root_fd:
         name = filesystem.identify(root_fd)
-    return _Beneath(
-        path, readonly=True, allow_filesystem=(name,), observer=None, clock=lambda: 0,
-        locks=name not in filesystem.REFUSED.values(),
-    )
+    return _Beneath(path, (name,), locks=name not in filesystem.REFUSED.values())
 
 
 def _is_still_there(known: Handle) -> bool:

@@ -270,13 +270,17 @@ class Handle:
                 self._give_back()   # it goes on where it was
                 raise
 
+    def let_go_by(self, _above: Handle) -> None:
+        """It is no longer needed beneath another one."""
+        self.close()
+
     def _give_back(self) -> None:
         self.closed = True
         try:
             for lock in self._held():
                 lock.close()
-            while self.beneath:
-                self.beneath.pop().close()
+            for store in self.beneath:
+                store.let_go_by(self)
             if hasattr(self, "journal"):
                 with journal_errors(None):
                     self.journal.close()

@@ -16,7 +16,7 @@ from layerstore.formats.packed import file_digest, open_regular, read_chunks
 from layerstore.formats.tarsplit import NAME
 from layerstore.lifecycle import catalog
 from layerstore.model import BLOB_KEY, Layer, check_id
-from layerstore.opening.beneath import looking, open_tree, store_of
+from layerstore.opening.beneath import home_of_image, looking, open_tree
 from layerstore.opening.handle import Handle
 from layerstore.opening.reading import ReaderLock
 from layerstore.system import fs
@@ -50,9 +50,8 @@ def kept_blob(handle: Handle, layer_id: str) -> Iterator[Iterator[bytes]]:
 
 def image_documents(handle: Handle, image_id: str) -> tuple[bytes, bytes]:
     """The exact bytes of a committed image's manifest and config. DamagedError if its side file is."""
-    with looking(handle) as view:
-        store = store_of(handle, catalog.image(view, image_id).store)
-    record = records.read(fs.read_file(store.dirs["images"], image_id), f"the side file of image {image_id}")
+    at = home_of_image(handle, image_id).dirs["images"]
+    record = records.read(fs.read_file(at, image_id), f"the side file of image {image_id}")
     return record["manifest"], record["config"]
 
 
