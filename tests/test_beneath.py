@@ -501,6 +501,20 @@ def test_another_store_where_the_recorded_one_was_is_not_taken_for_it(both):
             store.layer(other.id)
 
 
+def test_a_link_is_followed_to_where_it_leads_when_the_store_is_opened(both):
+    link = both.home / "link"
+    link.symlink_to(both.below)
+    with layerstore.open(both.above, beneath=[link]) as store:
+        assert store.layer(both.base.id)
+    copy_store(str(both.below), str(both.home / "next"))
+    with layerstore.open(both.home / "next") as store:
+        later = add(store, {"later": b"1"})
+    link.unlink()
+    link.symlink_to(both.home / "next")
+    with layerstore.open(both.above) as store:
+        assert store.layer(later.id).store == both.uuid
+
+
 def test_a_child_of_a_process_with_a_store_beneath_opens_both_itself(both):
     def child():
         with both.open() as store:

@@ -95,7 +95,7 @@ def only_own(handle: Handle, kind: str, key: str) -> None:
 
 def found_at(paths: Sequence[str | os.PathLike[str]]) -> list[StoreBeneath]:
     """The stores at *paths*. InvalidArgumentError if there is none, or one twice; HostError if one cannot be read."""
-    found = [StoreBeneath(_config_at(path)["uuid"], path) for path in map(os.path.realpath, paths)]
+    found = [StoreBeneath(_config_at(path)["uuid"], path) for path in map(os.path.abspath, paths)]
     if len({each.uuid for each in found}) != len(found):
         raise InvalidArgumentError("of the stores beneath two are the same, or copies of one", hint="name each once")
     return found
@@ -108,7 +108,7 @@ def form_of(found: Sequence[StoreBeneath]) -> str | None:
 
 def _config_at(path: str) -> dict[str, Any]:
     try:
-        with fs.open_dir(path) as root_fd:
+        with fs.open_dir(os.path.realpath(path)) as root_fd:
             return read_config(root_fd, path, readonly=True)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InvalidArgumentError(f"there is no store at {path}", hint="a store beneath must be there") from error
@@ -174,10 +174,11 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def _opened(above: Handle, wanted: StoreBeneath) -> Handle:
     """The store *wanted*, if it fits beneath *above*."""
+    path = os.path.realpath(wanted.path)   # now: a link may have been turned since it was recorded
     with _guard:
-        known = _shared.get(wanted.path)
+        known = _shared.get(path)
         if known is None or known.closed or known.pid != os.getpid() or not _is_still_there(known):
-            known = _shared[wanted.path] = _open(wanted.path)
+            known = _shared[path] = _open(path)
         known.above.add(above)
     try:
         _check_fits(above, known, wanted)
