@@ -25,10 +25,10 @@ INSIDE = {   # the same within a package; what has no entry here is free inside
         rebuilding recover > executor mounting readopt > mending > planner > remains
     """,
     "opening": """
-        reading > create > handle > journaling > config reserve > form
+        reading > beneath create > handle > journaling > config reserve > form
     """,
     "lifecycle": """
-        catalog > projection > machine > states timeline
+        catalog > stacked > projection > machine > states timeline
     """,
     "trees": """
         overlay extract > spooled > left redress spool > unpack pack verify gotarsplit meant > compare > assemble dress

@@ -19,7 +19,7 @@ import layerstore
 import signing
 
 ROOT = Path(__file__).parent.parent
-HOWTOS = ("use-it", "debug-a-crash", "wiped-podman-store", "verifying")
+HOWTOS = ("use-it", "debug-a-crash", "wiped-podman-store", "verifying", "beneath")
 
 
 def blocks(page):
@@ -60,7 +60,7 @@ def test_what_a_howto_shows_runs(page, place):
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (text, done.stdout, done.stderr)
         ran += 1
-    assert ran == {"use-it": 1, "debug-a-crash": 5, "wiped-podman-store": 3, "verifying": 3}[page]
+    assert ran == {"use-it": 1, "debug-a-crash": 5, "wiped-podman-store": 3, "verifying": 3, "beneath": 3}[page]
 
 
 def sitepages():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import subprocess
 import tarfile
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 import layerstore
 import namespaces
 import treediff
-from layerstore.testing import kill_at, passings
+from crash.disk.kernel_calls import own_mounts
+from layerstore.testing import kill_at, passings, telling
 from podmanrun import CREATE, RUN, SAYS, Podman, program, says_image
 from test_view import Scene
 
@@ -124,3 +126,23 @@ def test_wherever_a_view_is_killed_podman_runs_each_image_that_it_shows(says, tm
         ran = {line for line in out.splitlines() if not line.startswith(("gone", "owner"))}
         assert ran == (old if n <= switch else new), f"killed at {points[n]}"
     record_property("states", len(sample))
+
+
+def test_podman_runs_images_whose_layers_are_on_a_squashfs_beneath(says, tmp_path):
+    """One that is all there, and one whose upper layer is the store's own."""
+    def work():
+        own_mounts()
+        made, below = tmp_path / "made", tmp_path / "below"
+        with layerstore.open(made) as store:
+            store.pull(says_image(tmp_path, says, name="says").reference, names=["says:1"])
+        below.mkdir()
+        subprocess.run(["mksquashfs", made, tmp_path / "file", "-quiet", "-no-progress"], check=True)
+        subprocess.run(["mount", "-t", "squashfs", "-o", "loop,ro", tmp_path / "file", below], check=True)
+        with layerstore.open(tmp_path / "store", beneath=[below]) as store:
+            newer = says_image(tmp_path, says, name="newer", motd="from the newer layer\n")
+            own = set(store.pull(newer.reference, names=["newer:1"]).layers) - set(os.listdir(below / "layers"))
+            store.view(tmp_path / "view")
+        with Podman(tmp_path / "podman", tmp_path / "view") as podman:
+            return len(own), podman.script(f"{RUN} says:1\n{RUN} newer:1")
+
+    assert telling(work) == (1, SAYS + SAYS.replace("upper", "newer"))

@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 
-from crash import lost, repairing
+from crash import crossing, lost, repairing
 from crash.content import TREES
 from crash.points import mounts, wrecks
 from crash.state import State, outcome_of
@@ -22,6 +22,7 @@ LEVELS = (1.0, 1.0, 0.02)
 # their steps are those of others, or their recovery is long and does the same at each: it is sampled
 COMPOSITE = {
     "everything": 0.1, "take": 0.1, "rebuild": 0.1, "rebuild-from": 0.1, "rebuild-log": 0.1, "repair": 0.05,
+    "beneath": 0.1,
 }
 NOT_HERE = {"pair"}               # two processes: killed in ``crash.schedule``
 
@@ -34,8 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def workloads(directory: str) -> dict[str, Workload]:
     """All that this rig kills, by name. Their images are written to *directory*."""
-    common = {name: each for name, each in build(Images(directory)).items() if name not in NOT_HERE}
-    return common | wrecks.build() | lost.build(Images(directory)) | repairing.build()
+    images = Images(directory)
+    common = {name: each for name, each in build(images).items() if name not in NOT_HERE}
+    return common | wrecks.build() | lost.build(images) | repairing.build() | crossing.build(images, directory)
 
 
 def states(options: argparse.Namespace) -> Iterator[State]:

@@ -64,7 +64,7 @@ class Journal:
 
     def __init__(
         self, path: str, projector: Projector, *, readonly: bool, clock: Callable[[], int], hook: FaultHook | None,
-        map_size: int,
+        map_size: int, locks: bool = True,
     ) -> None:
         self.path, self.projector, self.readonly = path, projector, readonly
         self._whole = Whole(projector, projector.tables)
@@ -73,11 +73,12 @@ class Journal:
         self._segments = os.path.join(path, creating.SEGMENTS_DIR)
         self._namespace: namespace.Membership | None = None
         inside, data = os.path.join(path, "pidns"), os.path.join(path, DATA_FILE)
-        if not readonly or is_writable(path):
+        locking = not readonly or (locks and is_writable(path))
+        if locking:
             self._namespace = namespace.enter(inside, data)
         vouched = self._namespace.vouched if self._namespace is not None else namespace.vouched_for(inside, data)
         try:
-            self._engine = Engine(path, OWN_TABLES, readonly=readonly, map_size=map_size, look=not vouched)
+            self._engine = Engine(path, OWN_TABLES, readonly=readonly, map_size=map_size, lock=locking, look=not vouched)
             if self._namespace is not None:
                 self._namespace.using()
             self._begin()
@@ -178,11 +179,13 @@ class Journal:
     def open(
         cls, path: str | os.PathLike[str], projector: Projector, *, readonly: bool = False,
         clock: Callable[[], int] = time.time_ns, hook: FaultHook | None = None, map_size: int = DEFAULT_MAP_BYTES,
+        locks: bool = True,
     ) -> Journal:
         """Open the journal at *path*. Costs the same however long it is.
 
-        Read-only on a directory that cannot be written it takes no lock: nothing protects such a reader from
-        writers elsewhere (a row torn by them is a RowError, never wrong data).
+        Read-only on a directory that cannot be written, or without *locks* (where those of its file system prove
+        nothing), it takes none and writes nothing: nothing protects such a reader from writers elsewhere (a row torn
+        by them is a RowError, never wrong data).
         Raises MissingError; DamagedError when the file is shorter than it says (which would otherwise kill the
         process); AlreadyOpenError, ForkedError, PidNamespaceError, UsageError for another projector, HostError.
         """
@@ -190,7 +193,7 @@ class Journal:
         if not os.path.isdir(path):
             raise MissingError(f"there is no journal at {path}")
         with host_errors(f"opening the journal at {path}"):
-            return cls(path, projector, readonly=readonly, clock=clock, hook=hook, map_size=map_size)
+            return cls(path, projector, readonly=readonly, clock=clock, hook=hook, map_size=map_size, locks=locks)
 
     # -- using -------------------------------------------------------------------------------------------------------
 

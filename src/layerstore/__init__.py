@@ -25,6 +25,7 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.differs import DirectoryDiffer as DirectoryDiffer
     from layerstore.differs import TarDiffer as TarDiffer
     from layerstore.errors import LayerstoreError as LayerstoreError
+    from layerstore.model import Beneath as Beneath
     from layerstore.model import Descriptor as Descriptor
     from layerstore.model import Differ as Differ
     from layerstore.model import DiffOutput as DiffOutput
@@ -35,6 +36,7 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.model import Limits as Limits
     from layerstore.model import Mount as Mount
     from layerstore.model import StageOptions as StageOptions
+    from layerstore.model import StoreBeneath as StoreBeneath
     from layerstore.model import default_layer_id as default_layer_id
     from layerstore.observe import Observer as Observer
     from layerstore.progress import LayerTally as LayerTally
@@ -63,8 +65,8 @@ _PUBLIC = {
     "PullOptions": "verbs.pull", "CommitOptions": "verbs.commit", "Progress": "progress", "Quiet": "progress",
     "Tally": "progress", "LayerTally": "progress", "Differ": "model", "DiffOutput": "model", "DiffTarget": "model",
     "Descriptor": "model", "Limits": "model", "StageOptions": "model", "Layer": "model", "Image": "model",
-    "Lease": "model", "Mount": "model", "default_layer_id": "model", "TarDiffer": "differs",
-    "DirectoryDiffer": "differs", "ChunkedDiffer": "differs", "RecoveryReport": "recovery.recover",
+    "Lease": "model", "Mount": "model", "Beneath": "model", "StoreBeneath": "model", "default_layer_id": "model",
+    "TarDiffer": "differs", "DirectoryDiffer": "differs", "ChunkedDiffer": "differs", "RecoveryReport": "recovery.recover",
     "rebuild": "recovery.rebuilding", "RebuildReport": "recovery.rebuilding", "Credentials": "sources.registry",
     "RegistryOptions": "sources.registry", "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
     "OfferedImage": "signatures", "Signature": "signatures",

@@ -11,6 +11,7 @@
     │   ├── ParentUnavailableError     the parent is missing or not committed
     │   ├── DuplicateLayerError        the ID exists, or is claimed, with other content
     │   ├── DuplicateNameError         the name belongs to something else
+    │   ├── BeneathError               it is in a store beneath, which is only read
     │   ├── InUseError                 a child, image, lease, mount or reader still needs it
     │   ├── StagedHandleError          a staged handle that was used up, discarded or is foreign
     │   ├── ClosedError                the store handle is closed
@@ -36,6 +37,7 @@
     │   └── LayerDamagedError          a layer is quarantined; names the bad files
     ├── HostError                   the machine does not let us
     │   ├── UnsafeFilesystemError      the file system cannot keep the promises
+    │   ├── BeneathMissingError        a layer of a store beneath is not there; names store and layer
     │   ├── UnsupportedFormatError     the store was written by a newer layerstore
     │   ├── ReadOnlyError              the store is open, or mounted, read-only
     │   ├── NoSpaceError               the disk or a quota of its file system is full
@@ -57,8 +59,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
-    "AlreadyOpenError", "ArchiveError", "BusyError", "CallerError", "ClosedError", "CompressionError",
-    "DamagedError", "DigestMismatchError", "DuplicateLayerError", "DuplicateNameError", "ForkedError",
+    "AlreadyOpenError", "ArchiveError", "BeneathError", "BeneathMissingError", "BusyError", "CallerError", "ClosedError",
+    "CompressionError", "DamagedError", "DigestMismatchError", "DuplicateLayerError", "DuplicateNameError", "ForkedError",
     "HostError", "ImageRefusedError", "InUseError", "InputError", "InvalidArgumentError", "IoError", "JournalDamagedError",
     "LayerDamagedError", "LayerstoreError", "LimitExceededError", "NoMatchingPlatformError", "NoSpaceError",
     "OutcomeError", "OutcomeUnknownError", "ParentUnavailableError", "PendingError", "PidNamespaceError",
@@ -109,6 +111,12 @@ class DuplicateLayerError(CallerError):
 
 class DuplicateNameError(CallerError):
     default_hint = "choose another name, or ask for the name to be moved (replace_names=True, --replace)"
+
+
+class BeneathError(CallerError):
+    """What is in a store beneath can be neither deleted nor changed by way of the one above."""
+
+    default_hint = "open that store itself; or give the name to something else"
 
 
 class InUseError(CallerError):
@@ -256,6 +264,16 @@ class HostError(LayerstoreError):
 
 class UnsafeFilesystemError(HostError):
     default_hint = "use ext4, xfs or btrfs; or name the file system as acceptable (allow_filesystem=…)"
+
+
+class BeneathMissingError(HostError):
+    """A layer that something stands on is not to be found: ``layer_id``, which was in the store with the uuid ``store``."""
+
+    default_hint = "mount that store where it was, or say where it is (beneath=…, --beneath DIR); or pull the image again"
+
+    def __init__(self, what: str, *, store: str, layer_id: str, hint: str | None = None) -> None:
+        super().__init__(what, hint=hint)
+        self.store, self.layer_id = store, layer_id
 
 
 class UnsupportedFormatError(HostError):

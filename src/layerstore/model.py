@@ -183,8 +183,29 @@ class SourceImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Beneath:
+    """What is recorded of a layer in a store beneath: the uuid of that store, and the layer's diffID."""
+
+    store: str
+    diff_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreBeneath:
+    """A store beneath: its uuid, where it is looked for, and (None: it is open) why nothing of it can be seen."""
+
+    uuid: str
+    path: str
+    missing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
-    """A committed (or quarantined) layer as the catalog has it. ``txid`` is the tree's own name inside the store."""
+    """A committed (or quarantined) layer as the catalog has it. ``txid`` is the tree's own name inside the store.
+
+    ``store`` is the uuid of the store beneath that has it; None for one of the store's own. ``parent_beneath``: where the
+    parent was when the layer was applied, if that was in a store beneath.
+    """
 
     id: str
     parent: str | None
@@ -207,6 +228,8 @@ class Layer:
     txid: str
     damaged_files: tuple[str, ...] = ()
     created: bool = True   # False: an apply found it already committed with the same content
+    store: str | None = None
+    parent_beneath: Beneath | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +237,8 @@ class Image:
     """A committed image: its ID (the config digest's hex), names and layer IDs, base first.
 
     ``damaged``: those of its layers that are quarantined: it is served only to who asks for damaged content. ``signatures``
-    are as they came with it, ``indexes`` what some of them are of; neither says that anybody verified them.
+    are as they came with it, ``indexes`` what some of them are of; neither says that anybody verified them. ``store`` is
+    the uuid of the store beneath that has it, or None; ``beneath``: those of its layers that were in one when it came.
     """
 
     id: str
@@ -228,6 +252,8 @@ class Image:
     damaged: tuple[str, ...] = ()
     signatures: tuple[Signature, ...] = ()
     indexes: tuple[bytes, ...] = ()
+    store: str | None = None
+    beneath: Mapping[str, Beneath] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

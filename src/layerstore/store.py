@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,19 @@ from typing import TYPE_CHECKING, Any
 from layerstore.calling import as_verb
 from layerstore.errors import InvalidArgumentError, LayerstoreError, UnknownImageError
 from layerstore.lifecycle import catalog
-from layerstore.model import Differ, Image, Layer, Lease, Mount, StageOptions, check_digest, check_id
+from layerstore.model import (
+    Differ,
+    Image,
+    Layer,
+    Lease,
+    Mount,
+    StageOptions,
+    StoreBeneath,
+    check_digest,
+    check_id,
+)
 from layerstore.observe import Observer, verb, watching
+from layerstore.opening import beneath as stores_beneath
 from layerstore.opening.form import Form
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
@@ -82,7 +94,7 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
     root: str | os.PathLike[str], *, readonly: bool = False, create: bool = True,
     allow_filesystem: Sequence[str] = (), overlay_form: str | None = None, observer: Observer | None = None,
     clock: Callable[[], int] = time.time_ns, uid_map: Sequence[tuple[int, int, int]] | None = None,
-    gid_map: Sequence[tuple[int, int, int]] | None = None,
+    gid_map: Sequence[tuple[int, int, int]] | None = None, beneath: Sequence[str | os.PathLike[str]] | None = None,
 ) -> Store:
     """Open the store at *root*, making it if it is not there (unless *create* is false), and recover it.
 
@@ -100,6 +112,9 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
             size), as in /etc/subuid. For a store that root runs for containers in user namespaces. By default ids are
             the same; in a user namespace the store records that namespace's map, and so is understood from outside.
         gid_map: the same for groups; by default *uid_map*.
+        beneath: directories of stores that are only read: what is committed in them is looked up after what is here, in
+            their order, and layers may stand on it. A writable opening records them; None: those that are recorded.
+            Of these one that is not there is left out: ``Store.beneath`` says why (docs/beneath.md).
 
     Returns:
         The open store; use it as a context manager. ``Store.recovery`` is the report.
@@ -108,7 +123,8 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
         LayerstoreError: InvalidArgumentError, AlreadyOpenError, UnsafeFilesystemError, UnsupportedFormatError,
             PidNamespaceError, ReadOnlyError, JournalDamagedError, BusyError.
 
-    Durability: creating and recovering are durable when this returns. A crash inside is finished by the next open.
+    Durability: creating, recording *beneath* and recovering are durable when this returns. A crash inside is finished by
+    the next open.
 
     """
     if not readonly:
@@ -118,13 +134,13 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
     with verb(watcher, "open"):
         return _open(
             path, readonly, Form(overlay_form, uid_map, gid_map) if create and not readonly else None,
-            tuple(allow_filesystem), watcher, clock,
+            tuple(allow_filesystem), watcher, clock, _found(beneath),
         )
 
 
 def open_for(
     verbs: Sequence[str], root: str | os.PathLike[str], *, allow_filesystem: Sequence[str] = (),
-    observer: Observer | None = None,
+    observer: Observer | None = None, beneath: Sequence[str | os.PathLike[str]] | None = None,
 ) -> Store:
     """Open the store writable, as ``open`` does, for a process that uses these *verbs*, by their modules' names, only.
 
@@ -134,22 +150,31 @@ def open_for(
         next(each for each in _VERBS if each.name == name).load()
     path, watcher = os.path.abspath(os.fspath(root)), watching(observer)
     with verb(watcher, "open"):
-        return _open(path, False, Form(), tuple(allow_filesystem), watcher, time.time_ns)
+        return _open(path, False, Form(), tuple(allow_filesystem), watcher, time.time_ns, _found(beneath))
+
+
+def _found(beneath: Sequence[str | os.PathLike[str]] | None) -> list[StoreBeneath] | None:
+    return None if beneath is None else stores_beneath.found_at(beneath)
 
 
 def _open(
     path: str, readonly: bool, form: Form | None, allow_filesystem: tuple[str, ...], observer: Observer,
-    clock: Callable[[], int],
+    clock: Callable[[], int], beneath: list[StoreBeneath] | None,
 ) -> Store:
     if form is not None:
+        if beneath and form.overlay is None:
+            form = replace(form, overlay=stores_beneath.form_of(beneath))
         create.create(path, form=form, allow_filesystem=allow_filesystem, clock=clock)
     try:
+        if beneath is not None and not readonly:
+            stores_beneath.record(path, beneath)
         handle = Handle(path, readonly=readonly, allow_filesystem=allow_filesystem, observer=observer, clock=clock)
     except FileNotFoundError as error:
         raise UnknownStoreError(path) from error
     except OSError as error:
         raise host_error(error, f"opening the store at {path}") from error
     try:
+        stores_beneath.attach(handle, beneath)
         report = recover.dry_run(handle) if readonly else recover.recover(handle)
     except BaseException as error:
         handle.close()
@@ -188,6 +213,12 @@ class Store:
     @property
     def uuid(self) -> str:
         return str(self._handle.config["uuid"])
+
+    @property
+    def beneath(self) -> list[StoreBeneath]:
+        """The stores beneath, in the order in which they are looked through; then those that are missing, and why."""
+        handle = self._handle
+        return [*(StoreBeneath(each.config["uuid"], each.root) for each in handle.beneath), *handle.absent]
 
     @property
     def durability(self) -> str:
@@ -297,22 +328,22 @@ class Store:
 
     @as_verb
     def layers(self) -> list[Layer]:
-        """Every committed and quarantined layer, by ID. Never waits for a writer."""
-        with self._handle.read() as view:
+        """Every committed and quarantined layer, by ID, and what is committed beneath. Never waits for a writer."""
+        with stores_beneath.looking(self._handle) as view:
             return list(catalog.layers(view))
 
     @as_verb
     def layer(self, layer_id: str, *, damaged: bool = False) -> Layer:
         """One layer by its exact ID. UnknownLayerError; LayerDamagedError if it is quarantined and not *damaged*."""
         check_id(layer_id)
-        with self._handle.read() as view:
+        with stores_beneath.looking(self._handle) as view:
             return catalog.layer(view, layer_id, damaged=damaged)
 
     @as_verb
     def layers_by_digest(self, digest: str, *, kind: str = "diff") -> list[Layer]:
         """Committed layers with that diffID (``kind="diff"``), blob digest (``"blob"``) or TOC digest (``"toc"``)."""
         check_digest(digest)
-        with self._handle.read() as view:
+        with stores_beneath.looking(self._handle) as view:
             return catalog.by_digest(view, kind, digest)
 
     @as_verb
@@ -322,15 +353,15 @@ class Store:
 
     @as_verb
     def images(self) -> list[Image]:
-        """Every committed image, by ID. Never waits for a writer; never sees half an image."""
-        with self._handle.read() as view:
+        """Every committed image, by ID, those beneath too. Never waits for a writer; never sees half an image."""
+        with stores_beneath.looking(self._handle) as view:
             return list(catalog.images(view))
 
     @as_verb
     def image(self, image_id: str) -> Image:
         """One image by its exact ID. UnknownImageError."""
         check_id(image_id, "image ID")
-        with self._handle.read() as view:
+        with stores_beneath.looking(self._handle) as view:
             return catalog.image(view, image_id)
 
     @as_verb
@@ -341,7 +372,7 @@ class Store:
     @as_verb
     def resolve(self, reference: str) -> tuple[str, str]:
         """``("image" | "layer", ID)`` for a name, an ID, or an unambiguous ID prefix."""
-        with self._handle.read() as view:
+        with stores_beneath.looking(self._handle) as view:
             return catalog.resolve(view, reference)
 
     # -- taking out ----------------------------------------------------------------------------------------------
@@ -450,7 +481,7 @@ class Store:
         """
         chain = self.chain(layer_id, damaged=damaged)
         with reading.ReaderLock(self._handle, [each.id for each in chain], damaged=damaged):
-            yield [os.path.join(self.root, "layers", each.id, "diff") for each in chain]
+            yield [stores_beneath.diff_path(self._handle, each.id) for each in chain]
 
     # -- for other tools -------------------------------------------------------------------------------------------
 
@@ -525,7 +556,7 @@ class Store:
 
     @as_verb
     def drop_name(self, name: str) -> None:
-        """Take a name away. Durable."""
+        """Take a name away. BeneathError if it is one of a store beneath. Durable."""
         holds.drop_name(self._handle, name)
 
     @as_verb
@@ -544,7 +575,7 @@ class Store:
 
     @as_verb
     def delete_layer(self, layer_id: str, *, wait: float = 10.0) -> delete.DeleteReport:
-        """Delete a layer that no child, image, lease or mount uses (InUseError).
+        """Delete a layer that no child, image, lease or mount uses (InUseError). BeneathError if it is beneath.
 
         It is hidden at once; readers that hold its tree are waited for *wait* seconds, then the rest is deferred
         to whoever can do it. Durability: the deletion is promised on disk before anything moves.
@@ -588,7 +619,7 @@ class Store:
     @as_verb
     def check(
         self, *, depth: str = "structure", content: bool = False, since_ns: int | None = None, budget: float | None = None,
-        workers: int | None = None, rate: float | None = None, note: bool | None = None,
+        workers: int | None = None, rate: float | None = None, note: bool | None = None, beneath: bool = False,
     ) -> check.CheckReport:
         """Look for damage, beside everything else that goes on: nobody waits for it, and it waits for nobody.
 
@@ -602,6 +633,7 @@ class Store:
             rate: bytes of content read in a second, at most.
             note: keep with each layer when it was found sound (None: if *since_ns* or *budget* is given). Not in a store
                 that is open read-only.
+            beneath: look at the stores beneath, too; what is found there names its store.
 
         Returns:
             What was found. Codes are stable: docs/check.md.
@@ -615,7 +647,7 @@ class Store:
         self._handle.check_usable()
         return check.check(self._handle, check.options(
             "content" if content else depth, since_ns=since_ns, budget=budget, workers=workers, rate=rate, note=note,
-        ))
+        ), beneath=beneath)
 
     @as_verb
     def repair(

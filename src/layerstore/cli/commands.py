@@ -64,13 +64,15 @@ class _Commands(click.Group):
 @click.option("--root", envvar="LAYERSTORE_ROOT", metavar="DIR", help="The store's directory.")
 @click.option("--allow-filesystem", "allow", multiple=True, metavar="NAME",
               help="Accept this file system although it is not known to keep the promises.")
+@click.option("--beneath", multiple=True, metavar="DIR",
+              help="A store that is only read, beneath this one; a writing command records it. 'none' for none any more.")
 @click.option("--metrics-textfile", metavar="FILE", help="Write Prometheus metrics of the command, for node_exporter.")
 @click.option("--log-json", metavar="FILE", help="Append what happens to FILE, a line of JSON each; - for standard error.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
 def cli(
-    context: click.Context, root: str | None, allow: tuple[str, ...], metrics_textfile: str | None, log_json: str | None,
-    debug: bool,
+    context: click.Context, root: str | None, allow: tuple[str, ...], beneath: tuple[str, ...],
+    metrics_textfile: str | None, log_json: str | None, debug: bool,
 ) -> None:
     """A container-layer store that a crash cannot cost you a layer of.
 
@@ -81,7 +83,7 @@ def cli(
         from layerstore.cli.watching import watcher_for  # noqa: PLC0415
 
         watcher = watcher_for(context, metrics_textfile, log_json)
-    context.obj = Settings(root, allow, debug, watcher)
+    context.obj = Settings(root, allow, debug, watcher, beneath)
 
 
 @cli.command()
@@ -100,6 +102,7 @@ def create(settings: Settings, overlay_form: str | None, uids: tuple[str, ...], 
         raise InvalidArgumentError(f"there is a store at {settings.root} already")
     open_store(
         settings.root, allow_filesystem=settings.allow, overlay_form=overlay_form, uid_map=uid_map, gid_map=gid_map,
+        beneath=settings.beneath,
     ).close()
 
 
@@ -192,7 +195,7 @@ def images(settings: Settings, as_json: bool) -> None:
         ("ID", "NAMES", "LAYERS", "SIZE", "CREATED"),
         [(output.short(i.id), " ".join(i.names) or "-", str(len(i.layers)),
           output.size(sum(sizes.get(each, 0) for each in i.layers)), output.when(i.created_ns)
-          + (" (damaged)" if i.damaged else "")) for i in found],
+          + (" (damaged)" if i.damaged else "") + (" (beneath)" if i.store else "")) for i in found],
         right=(2, 3),
     )
 
@@ -209,7 +212,7 @@ def _sizes(store: Store, layer_ids: set[str]) -> dict[str, int]:
 @json_option
 @click.pass_obj
 def layers(settings: Settings, as_json: bool) -> None:
-    """List committed (and quarantined) layers."""
+    """List committed (and quarantined) layers; those of stores beneath have the state 'beneath'."""
     with settings.open() as store:
         found = store.layers()
     if as_json:
@@ -217,7 +220,8 @@ def layers(settings: Settings, as_json: bool) -> None:
         return
     output.table(
         ("ID", "PARENT", "STATE", "ENTRIES", "SIZE", "NAMES"),
-        [(output.short(layer.id), output.short(layer.parent) if layer.parent else "-", layer.state, str(layer.entries),
+        [(output.short(layer.id), output.short(layer.parent) if layer.parent else "-",
+          "beneath" if layer.store else layer.state, str(layer.entries),
           output.size(layer.diff_size), " ".join(layer.names) or "-") for layer in found],
         right=(3, 4),
     )

@@ -42,7 +42,10 @@ def references(context: click.Context, _parameter: click.Parameter, incomplete: 
     if given.get("root") is None:
         return []
     try:
-        with open_store(given["root"], readonly=True, allow_filesystem=given.get("allow") or ()) as store:
+        with open_store(
+            given["root"], readonly=True, allow_filesystem=given.get("allow") or (),
+            beneath=[each for each in given.get("beneath") or () if each != "none"] or None,
+        ) as store:
             found: list[Image | Layer] = [*store.images(), *store.layers()]
     except (LayerstoreError, JournalError):
         return []

@@ -43,11 +43,12 @@ def since(text: str) -> int:
               help="Begin no further layer after that time; the next check goes on: 30s, 5m.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Threads that hash (default: one a CPU, at most 8).")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="MB/S", help="Read at most so much a second.")
+@click.option("--beneath", is_flag=True, help="Look at the stores beneath, too.")
 @json_option
 @click.pass_context
 def check(
     context: click.Context, depth: str | None, content: bool, since_text: str | None, budget: str | None,
-    workers: int | None, rate: float | None, as_json: bool,
+    workers: int | None, rate: float | None, beneath: bool, as_json: bool,
 ) -> None:
     """Look for damage, beside everything else that goes on. Exit status 3 if there is any.
 
@@ -58,12 +59,13 @@ def check(
         report = store.check(
             depth=depth or ("content" if content else "structure"), workers=workers,
             since_ns=None if since_text is None else since(since_text),
-            budget=None if budget is None else seconds(budget), rate=None if rate is None else rate * 1e6,
+            budget=None if budget is None else seconds(budget), rate=None if rate is None else rate * 1e6, beneath=beneath,
         )
     if as_json:
         output.as_json({"sound": report.sound, **dataclasses.asdict(report)})
     else:
-        output.lines(f"{f.code} {f.subject}: {f.message}" for f in report.findings)
+        where = {f.store: "" if f.store is None else f" (in the store {f.store} beneath)" for f in report.findings}
+        output.lines(f"{f.code} {f.subject}: {f.message}{where[f.store]}" for f in report.findings)
         click.echo(_summary(report))
     context.exit(OK if report.sound else DAMAGE)
 

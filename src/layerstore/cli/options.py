@@ -31,8 +31,12 @@ reference_argument = click.argument("reference", metavar="ID", shell_complete=co
 class Settings:
     """The options before the command."""
 
-    def __init__(self, root: str | None, allow: tuple[str, ...], debug: bool, watcher: Observer | None = None) -> None:
+    def __init__(
+        self, root: str | None, allow: tuple[str, ...], debug: bool, watcher: Observer | None = None,
+        beneath: tuple[str, ...] = (),
+    ) -> None:
         self._root, self.allow, self.debug, self.watcher = root, allow, debug, watcher
+        self.beneath = None if not beneath else [] if beneath == ("none",) else list(beneath)
 
     @property
     def root(self) -> str:
@@ -46,9 +50,16 @@ class Settings:
         from layerstore.store import open_for  # noqa: PLC0415
 
         if write and verbs:
-            store = open_for(verbs, self.root, allow_filesystem=self.allow, observer=self.watcher)
+            store = open_for(
+                verbs, self.root, allow_filesystem=self.allow, observer=self.watcher, beneath=self.beneath,
+            )
         else:
-            store = open_store(self.root, readonly=not write, allow_filesystem=self.allow, observer=self.watcher)
+            store = open_store(
+                self.root, readonly=not write, allow_filesystem=self.allow, observer=self.watcher, beneath=self.beneath,
+            )
+        for each in store.beneath:
+            if each.missing is not None:
+                click.echo(f"note: the store {each.uuid} beneath is missing: {each.path}: {each.missing}", err=True)
         if write:
             for line in output.recovery_lines(store.recovery):
                 click.echo(line, err=True)

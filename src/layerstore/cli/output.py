@@ -82,7 +82,8 @@ def layer_json(layer: Layer) -> dict[str, Any]:
         "diff_id": layer.diff_id, "diff_size": layer.diff_size, "blob_digest": layer.blob_digest,
         "blob_size": layer.blob_size, "toc_digest": layer.toc_digest, "compression": layer.compression,
         "entries": layer.entries, "unset": layer.unset, "created_ns": layer.created_ns,
-        "big_data": dict(layer.big_data), "damaged_files": list(layer.damaged_files),
+        "big_data": dict(layer.big_data), "damaged_files": list(layer.damaged_files), "store": layer.store,
+        "parent_store": layer.parent_beneath.store if layer.parent_beneath is not None else None,
     }
 
 
@@ -92,6 +93,7 @@ def image_json(image: Image) -> dict[str, Any]:
         "manifest_digest": image.manifest_digest, "manifest_media_type": image.manifest_media_type,
         "config_digest": image.config_digest, "created_ns": image.created_ns, "damaged": list(image.damaged),
         "signatures": [{"kind": each.kind, "digest": each.digest, "subject": each.subject} for each in image.signatures],
+        "store": image.store,
     }
 
 

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from layerstore.dedup.candidates import candidates
 from layerstore.dedup.places import Cloning, LayerPlace, Source
 from layerstore.dedup.probing import Wanted, probe
-from layerstore.errors import BusyError, DamagedError, UnknownLayerError
+from layerstore.errors import DamagedError, HostError, UnknownLayerError
 from layerstore.formats.digests import Found, Reader, prefixes
 from layerstore.formats.manifest import NAME as MANIFEST
 from layerstore.formats.manifest import read_manifest
 from layerstore.formats.packed import open_regular
+from layerstore.opening.beneath import looking, open_tree
 from layerstore.opening.handle import Handle
 from layerstore.partial import Place
-from layerstore.system import fs
+from layerstore.system.fs import size
 
 __all__ = ["Bounds", "LayerFinder"]
 
@@ -71,7 +72,7 @@ class LayerFinder:
         try:
             search = _Search(self._handle, self._bounds, self._cloning, held, wanted)
             if wanted:
-                with self._handle.read() as view:
+                with looking(self._handle) as view:
                     layers = candidates(view, self._names, self._parent, self._bounds.layers)
                 layers = [each for each in layers if each not in self._without]
                 search.by_digest(layers)
@@ -100,7 +101,7 @@ class _Search:
                 return
             before = len(self._left)
             try:
-                with fs.open_dir(layer_id, self._handle.dirs["layers"]) as tree_fd:
+                with open_tree(self._handle, layer_id) as tree_fd:
                     for found in self._rows(tree_fd, keys):
                         self._take(layer_id, found)
             except (OSError, DamagedError):
@@ -124,7 +125,7 @@ class _Search:
             return
         self._manifests += 1
         with open_regular(MANIFEST, tree_fd) as fd:
-            if fs.size(fd) > self._bounds.manifest_bytes:
+            if size(fd) > self._bounds.manifest_bytes:
                 return
             for entry in read_manifest(fd):
                 if entry.sha256 in self._left and entry.size:
@@ -139,7 +140,7 @@ class _Search:
                 return self._source(layer_id)
 
             try:
-                with fs.open_dir(layer_id, self._handle.dirs["layers"]) as tree_fd, Reader(tree_fd) as reader:
+                with open_tree(self._handle, layer_id) as tree_fd, Reader(tree_fd) as reader:
                     for found in probe(reader, source, wanted, left):
                         left -= found.length
                         if found.digest in self._left:
@@ -163,7 +164,7 @@ class _Search:
                 try:
                     source = Source(self._handle, layer_id, self._cloning)
                     self._held.append(source)
-                except (UnknownLayerError, DamagedError, BusyError, OSError):
+                except (UnknownLayerError, DamagedError, HostError, OSError):
                     source = None
             self._sources[layer_id] = source
         return self._sources[layer_id]

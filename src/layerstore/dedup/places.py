@@ -18,6 +18,7 @@ from layerstore.errors import DamagedError, LayerstoreError
 from layerstore.formats.digests import Found
 from layerstore.formats.packed import open_regular
 from layerstore.lifecycle import catalog
+from layerstore.opening.beneath import home
 from layerstore.opening.handle import Handle
 from layerstore.opening.reading import ReaderLock
 from layerstore.system import fs
@@ -59,15 +60,16 @@ class Source:
     """
 
     def __init__(self, handle: Handle, layer_id: str, cloning: Cloning) -> None:
-        self.cloning = cloning
-        self._handle, self.layer_id = handle, layer_id
+        self._store = home(handle, layer_id)
+        self.cloning = cloning if self._store is handle else None   # between mounts nobody shares blocks
+        self.layer_id = layer_id
         self._guard = threading.Lock()
         self._failures = 0
         self._lock = ReaderLock(handle, [layer_id], wait=0.0)
         try:
-            with handle.read() as view:
+            with self._store.read() as view:
                 self._manifest_digest = catalog.layer(view, layer_id).manifest_digest
-            self._tree = Descriptor(layer_id, DIRECTORY, dir_fd=handle.dirs["layers"])
+            self._tree = Descriptor(layer_id, DIRECTORY, dir_fd=self._store.dirs["layers"])
             self._diff = Descriptor("diff", DIRECTORY, dir_fd=self._tree.fd)
             self._fds = DirFds(self._diff.fd, capacity=_DIRECTORIES)
         except BaseException:            # the descriptors go with this object
@@ -93,14 +95,14 @@ class Source:
             self._failures += 1
             believed = self._failures <= _FAILURES
         if believed:
-            handle = self._handle
+            handle = self._store
             try:
                 rotten = suspects.is_rotten(
                     self._tree.fd, self._manifest_digest, path, overlay_form=handle.overlay_form, ids=handle.ids,
                 )
             except LayerstoreError:      # the manifest is none
                 rotten = True
-            if rotten:
+            if rotten and not handle.readonly:
                 suspects.note(self._tree.fd, path)
         return DamagedError(
             f"{os.fsdecode(path)} in layer {self.layer_id} {why}", hint="'layerstore check' looks at it first",
@@ -149,12 +151,13 @@ class LayerPlace:
     def clone(self) -> Descriptor | None:
         """See ``partial.Place``. What is hashed is the clone itself: no later change of the layer's file reaches it."""
         found = self._found
-        if found.offset or found.length < CLONED_FROM or not self._source.cloning.possible:
+        cloning = self._source.cloning
+        if found.offset or found.length < CLONED_FROM or cloning is None or not cloning.possible:
             return None
         with self._open() as fd:
             if os.fstat(fd).st_size != found.length:
                 return None              # only a part of the file
-            made = self._source.cloning.clone(fd)
+            made = cloning.clone(fd)
         if made is None:
             return None
         self._check(_digest(made.fd, 0, found.length))

@@ -25,8 +25,13 @@ def layer_file(txid: str, row: Mapping[str, Any]) -> bytes:
     return _seal({
         "version": VERSION, "txid": txid, "layer_id": row["layer_id"], "parent": row["parent"],
         "names": list(row["born_named"]), "output": dict(row["output"]), "big_data": dict(row["big_data"]),
-        "overlay_form": row["overlay_form"],
+        "overlay_form": row["overlay_form"], **_beneath(row),
     })
+
+
+def _beneath(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the row stands on that is in a store beneath; no key where there is nothing, as in files of before."""
+    return {"beneath": dict(row["beneath"])} if "beneath" in row else {}
 
 
 def output_file(txid: str, output: Mapping[str, Any], filled_ns: int) -> bytes:
@@ -41,6 +46,7 @@ def image_file(image_id: str, promise: Mapping[str, Any]) -> bytes:
         "manifest": promise["manifest"], "manifest_media_type": promise["manifest_media_type"],
         "manifest_digest": promise["manifest_digest"], "config": promise["config"],
         "config_digest": promise["config_digest"], **{key: promise[key] for key in IF_SIGNED if key in promise},
+        **_beneath(promise),
     })
 
 

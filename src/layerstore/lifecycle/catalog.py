@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from layerstore.errors import InvalidArgumentError, LayerDamagedError, UnknownImageError, UnknownLayerError
+from layerstore.errors import (
+    BeneathMissingError,
+    InvalidArgumentError,
+    LayerDamagedError,
+    UnknownImageError,
+    UnknownLayerError,
+)
+from layerstore.lifecycle.stacked import STORE, why_missing
 from layerstore.lifecycle.states import State
-from layerstore.model import Image, Layer, Lease, Mount
+from layerstore.model import Beneath, Image, Layer, Lease, Mount
 from layerstore.signatures import indexes_in, signatures_in
 
 Row = dict[str, Any]
@@ -29,11 +36,21 @@ def tree_of(view: Reader, layer_id: str) -> tuple[str, Row] | None:
     return None if row is None else (pointer["txid"], row)
 
 
-def layer(view: Reader, layer_id: str, *, damaged: bool = False) -> Layer:
-    """The committed layer *layer_id*. UnknownLayerError; LayerDamagedError if quarantined and not *damaged*."""
+def layer(view: Reader, layer_id: str, *, damaged: bool = False, recorded: Beneath | None = None) -> Layer:
+    """The committed layer *layer_id*. UnknownLayerError; LayerDamagedError if quarantined and not *damaged*.
+
+    *recorded*: what a row that refers to it says of it, if it was in a store beneath then: BeneathMissingError if there
+    is none, or another one.
+    """
     found = tree_of(view, layer_id)
     state = found[1]["state"] if found else None
-    if found is None or state not in (State.COMMITTED, State.QUARANTINED):
+    there = found is not None and state in (State.COMMITTED, State.QUARANTINED)
+    if recorded is not None and (not there or (found and found[1]["output"]["diff_id"] != recorded.diff_id)):
+        what = f"another layer, not {recorded.diff_id}, has its ID" if there else why_missing(view, recorded.store)
+        raise BeneathMissingError(
+            f"layer {layer_id} was in the store {recorded.store} beneath: {what}", store=recorded.store, layer_id=layer_id,
+        )
+    if found is None or not there:
         raise UnknownLayerError(f"there is no committed layer {layer_id}")
     if state == State.QUARANTINED and not damaged:
         damage = found[1]["damage"]
@@ -80,11 +97,31 @@ def chain(view: Reader, layer_id: str, *, damaged: bool = False) -> list[Layer]:
     """*layer_id* and its ancestors, base first."""
     result: list[Layer] = []
     current: str | None = layer_id
+    recorded = None
     while current is not None:
-        here = layer(view, current, damaged=damaged)
+        here = layer(view, current, damaged=damaged, recorded=recorded)
         result.append(here)
-        current = here.parent
+        current, recorded = here.parent, here.parent_beneath
     return result[::-1]
+
+
+def layers_of(view: Reader, image: Image, *, damaged: bool = False) -> list[Layer]:
+    """The layers of an image, base first. Raises as ``layer``."""
+    return [layer(view, each, damaged=damaged, recorded=image.beneath.get(each)) for each in image.layers]
+
+
+def beneath_of(view: Reader, layer_ids: Iterable[str]) -> dict[str, Row]:
+    """Of those of *layer_ids* that are in stores beneath, what a row that refers to them has to say of them."""
+    found = {each: tree_of(view, each) for each in layer_ids}
+    return {
+        each: {"store": tree[1][STORE], "diff_id": tree[1]["output"]["diff_id"]}
+        for each, tree in found.items() if tree is not None and STORE in tree[1]
+    }
+
+
+def recorded_beneath(row: Mapping[str, Any]) -> dict[str, Beneath]:
+    """What the row of an image, a lease or a mount says of layers that are in stores beneath, by layer ID."""
+    return {each: Beneath(**there) for each, there in row.get("beneath", {}).items()}
 
 
 def image(view: Reader, image_id: str) -> Image:
@@ -177,7 +214,8 @@ def _to_layer(names: tuple[str, ...], txid: str, row: Row) -> Layer:
         entries=output["entries"], uids=tuple(output["uids"]),
         gids=tuple(output["gids"]), unset=output["unset"], big_data={**output["big_data"], **row.get("big_data", {})},
         created_ns=row.get("created_ns", 0), txid=txid,
-        damaged_files=damaged_files(row),
+        damaged_files=damaged_files(row), store=row.get(STORE),
+        parent_beneath=Beneath(**row["beneath"]) if "beneath" in row else None,
     )
 
 
@@ -186,7 +224,8 @@ def _to_image(view: Reader, image_id: str, row: Row) -> Image:
         id=image_id, names=_names(view, image_id), layers=tuple(row["layers"]),
         manifest_digest=row["manifest_digest"], manifest_media_type=row["manifest_media_type"],
         config_digest=row["config_digest"], created_ns=row["created_ns"],
-        damaged=tuple(each for each in row["layers"] if _is_quarantined(view, each)),
+        damaged=tuple(each for each in row["layers"] if _is_quarantined(view, each)), store=row.get(STORE),
+        beneath=recorded_beneath(row),
         signatures=signatures_in(row), indexes=indexes_in(row),
     )
 

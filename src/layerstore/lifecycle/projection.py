@@ -96,7 +96,7 @@ def _release(view: View, txid: str, record: Record) -> None:
     view.delete("ids", row["layer_id"])
     _unpin_parent(view, row)
     _drop_claims(view, row)
-    for key in ("layer_id", "parent", "names", "born_named", "replace_names", "batch", "big_data"):
+    for key in ("layer_id", "parent", "beneath", "names", "born_named", "replace_names", "batch", "big_data"):
         row.pop(key, None)
     _put_state(view, txid, row, record)
 

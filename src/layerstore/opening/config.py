@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layerstore.errors import DamagedError, InvalidArgumentError, UnsupportedFormatError
+from layerstore.model import StoreBeneath
 from layerstore.system import fs, idmap
 from layerstore.system.idmap import IDENTITY, IdMap
 from layerstore.system.privilege import own_map
 
-__all__ = ["FORMAT", "NAME", "ids_of", "read_config", "text_of"]
+__all__ = ["FORMAT", "NAME", "ids_of", "read_config", "recorded_beneath", "text_of", "text_with"]
 
 NAME = "store.json"
 MAGIC = "layerstore"
 FORMAT = (1, 1)
 COMPATIBLE = ("image-signatures", "mount-labels")   # keys that may be in rows, and that who does not know them leaves alone
-KNOWN_FEATURES = frozenset({"id-map", *COMPATIBLE})
+KNOWN_FEATURES = frozenset({"beneath", "id-map", *COMPATIBLE})
 
 
 def text_of(own: dict[str, Any], uuid: str) -> bytes:
@@ -25,7 +27,24 @@ def text_of(own: dict[str, Any], uuid: str) -> bytes:
     incompatible = ["id-map"] if "id_map" in own else []
     features = {"compatible": list(COMPATIBLE), "read_only_compatible": [], "incompatible": incompatible}
     config = {**own, "magic": MAGIC, "uuid": uuid, "format": list(FORMAT), "features": features}
+    return _text(config)
+
+
+def _text(config: Mapping[str, Any]) -> bytes:
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+
+
+def text_with(config: Mapping[str, Any], beneath: Sequence[StoreBeneath]) -> bytes:
+    """The file *config* with these stores beneath. The feature stays, whatever the list: rows may speak of them."""
+    features = {**config["features"]}
+    features["incompatible"] = sorted({*features["incompatible"], "beneath"})
+    stores = [{"uuid": each.uuid, "path": each.path} for each in beneath]
+    return _text({**config, "features": features, "beneath": stores})
+
+
+def recorded_beneath(config: Mapping[str, Any]) -> list[StoreBeneath]:
+    """The stores beneath, in the order in which they are looked through."""
+    return [StoreBeneath(each["uuid"], each["path"]) for each in config.get("beneath", ())]
 
 
 def ids_of(config: Mapping[str, Any]) -> IdMap:
@@ -53,6 +72,9 @@ def read_config(root_fd: int, root: str, *, readonly: bool) -> dict[str, Any]:
         if "id_map" in config:
             for kind in ("uid", "gid"):
                 idmap.checked(config["id_map"][kind])
+        for each in recorded_beneath(config):
+            if not isinstance(each.uuid, str) or not isinstance(each.path, str) or not os.path.isabs(each.path):
+                raise ValueError(f"a store beneath: {each}")
         major = int(config["format"][0])
         unknown = unknown_features(config)
     except (ValueError, KeyError, TypeError, IndexError) as error:

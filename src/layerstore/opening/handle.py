@@ -30,6 +30,7 @@ from layerstore.errors import (
     PoisonedError,
     ReadOnlyError,
 )
+from layerstore.model import StoreBeneath
 from layerstore.observe import Observer, Silent, Timed, barrier, transitions, watching
 from layerstore.opening import reserve
 from layerstore.opening.config import ids_of, read_config
@@ -56,10 +57,11 @@ class Handle:
 
     def __init__(
         self, root: str, *, readonly: bool, allow_filesystem: tuple[str, ...], observer: Observer | None,
-        clock: Callable[[], int],
+        clock: Callable[[], int], locks: bool = True,
     ) -> None:
         self.root = root
         self.readonly = readonly
+        self.locks = locks or not readonly         # False: on a network's file system, whose locks prove nothing
         self.observer: Observer = watching(observer)
         self.watched = not isinstance(self.observer, Silent)   # what costs something is only gathered for somebody
         self.clock = clock
@@ -75,6 +77,8 @@ class Handle:
         self.checkpointed_at = 0                   # the head at this handle's last checkpoint
         self._descriptors: list[Descriptor] = []
         self.dirs: dict[str, int] = {}
+        self.beneath: list[Handle] = []            # open, read-only: ``beneath``
+        self.absent: list[StoreBeneath] = []
         try:
             self.root_fd = self._own(fs.open_dir(root))
             self.key = _identity(self.root_fd)
@@ -91,7 +95,7 @@ class Handle:
         if is_open_here(self.root_fd):
             raise AlreadyOpenError(f"this process already has the store at {self.root} open")
         self.filesystem = filesystem.probe(self.root_fd, allow=allow)
-        if not self.readonly or not _is_read_only(self.root_fd):
+        if self.locks and (not self.readonly or not _is_read_only(self.root_fd)):
             fs.lock_root(self.root_fd, exclusive=False)
         self.config = read_config(self.root_fd, self.root, readonly=self.readonly)
         for name in DIRECTORIES:
@@ -104,7 +108,7 @@ class Handle:
         with journal_errors(self.set_poison):
             path = os.path.join(self.root, "journal")
             hook = Timed(self.observer, fault_hook) if self.watched else fault_hook
-            self.journal = open_journal(path, readonly=self.readonly, clock=self.clock, hook=hook)
+            self.journal = open_journal(path, readonly=self.readonly, clock=self.clock, hook=hook, locks=self.locks)
         if self.journal.uuid != self.config["uuid"]:
             raise JournalDamagedError(f"journal {self.journal.uuid} does not belong to store {self.config['uuid']}")
         _handles.add(self)
@@ -266,11 +270,17 @@ class Handle:
                 self._give_back()   # it goes on where it was
                 raise
 
+    def let_go_by(self, _above: Handle) -> None:
+        """It is no longer needed beneath another one."""
+        self.close()
+
     def _give_back(self) -> None:
         self.closed = True
         try:
             for lock in self._held():
                 lock.close()
+            for store in self.beneath:
+                store.let_go_by(self)
             if hasattr(self, "journal"):
                 with journal_errors(None):
                     self.journal.close()

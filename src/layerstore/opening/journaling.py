@@ -38,9 +38,10 @@ def fault_hook(point: str, when: str) -> None:
 
 def open_journal(
     path: str, *, readonly: bool = False, clock: Callable[[], int], hook: Callable[[str, str], None] = fault_hook,
+    locks: bool = True,
 ) -> Journal:
     """The journal in the directory *path*; its own errors, untranslated. *hook* is told of its effects."""
-    return Journal.open(path, CatalogProjector(), readonly=readonly, clock=clock, hook=hook)
+    return Journal.open(path, CatalogProjector(), readonly=readonly, clock=clock, hook=hook, locks=locks)
 
 
 def create_journal(path: str, *, uuid: str, clock: Callable[[], int]) -> Journal:

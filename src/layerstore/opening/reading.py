@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerstore.errors import UnknownLayerError
+from layerstore.errors import BeneathMissingError, UnknownLayerError
 from layerstore.lifecycle import catalog
+from layerstore.opening.beneath import home, looking
 from layerstore.opening.handle import Handle
 from layerstore.system import fs
 
@@ -14,7 +15,8 @@ class ReaderLock:
     """Shared locks on the trees of layers: while held, they can be hidden, but not moved or unlinked.
 
     Held by this process alone, and gone when it dies; a lease is for longer. Takes no lock that a writer holds
-    while it syncs: only a deletion takes the tree's lock exclusively. *wait* seconds for it, then BusyError.
+    while it syncs: only a deletion takes the tree's lock exclusively. *wait* seconds for it, then BusyError. Of a layer
+    beneath on a network's file system there is none to be had: it is only looked whether the tree is there.
     """
 
     def __init__(self, handle: Handle, layer_ids: Sequence[str], *, damaged: bool = False, wait: float = 30.0) -> None:
@@ -28,13 +30,26 @@ class ReaderLock:
             raise
 
     def _lock(self, handle: Handle, layer_id: str, damaged: bool) -> None:
-        lock = fs.lock_tree(handle.dirs["layers"], layer_id, shared=True, wait=self._wait, point="reader.lock")
-        if lock is not None:
-            self._locks.append(lock)
-        with handle.read() as view:   # looked at again under the lock: it may have been deleted meanwhile
+        store = home(handle, layer_id)
+        txid = self._held(store, layer_id) if store.locks else fs.txid_at(store.dirs["layers"], layer_id)
+        with looking(handle) as view:   # looked at again under the lock: it may have been deleted meanwhile
             here = catalog.layer(view, layer_id, damaged=damaged)
-        if lock is None or fs.read_txid(lock.fd) != here.txid:
-            raise UnknownLayerError(f"the tree of layer {layer_id} is not in its place", hint="run 'layerstore check'")
+        if txid == here.txid:
+            return
+        if here.store is not None:
+            raise BeneathMissingError(
+                f"the tree of layer {layer_id} is not in its place in the store {here.store} beneath", store=here.store,
+                layer_id=layer_id,
+            )
+        raise UnknownLayerError(f"the tree of layer {layer_id} is not in its place", hint="run 'layerstore check'")
+
+    def _held(self, store: Handle, layer_id: str) -> str | None:
+        """The txid of the tree that is in the layer's place, which is held from now on."""
+        lock = fs.lock_tree(store.dirs["layers"], layer_id, shared=True, wait=self._wait, point="reader.lock")
+        if lock is None:
+            return None
+        self._locks.append(lock)
+        return fs.read_txid(lock.fd)
 
     def close(self) -> None:
         while self._locks:

@@ -411,7 +411,8 @@ def _commit(txn: Any, batch: str, missing: Iterable[str]) -> None:
         else:
             fire(txn, Kind.LAYER, txid, Trigger.COMMIT, txid=txid)
     for image_id, row in sorted(images.items()):
-        whole = all(catalog.is_committed(txn, layer_id) for layer_id in row["layers"])
+        beneath = row.get("beneath", {})   # looked at when it was promised: recovery asks no other store
+        whole = all(layer_id in beneath or catalog.is_committed(txn, layer_id) for layer_id in row["layers"])
         fire(txn, Kind.IMAGE, image_id, Trigger.COMMIT if whole else Trigger.ABANDON, txid=batch)
 
 

@@ -167,7 +167,7 @@ class _Completion:
 
     def _has_parent(self, tree: Tree) -> bool:
         assert tree.side is not None
-        return tree.side["parent"] is None or self._layer_state(tree.side["parent"]) in _AT_REST
+        return tree.side["parent"] is None or "beneath" in tree.side or self._layer_state(tree.side["parent"]) in _AT_REST
 
     def _layer_state(self, layer_id: str) -> State:
         pointer = self._txn.get("ids", layer_id)
@@ -180,7 +180,8 @@ class _Completion:
         if self._layer_state(layer_id) is State.CREATING:   # that claim did not come to anything, or this one could not be
             claimed = self._txn.get("ids", layer_id)["txid"]
             self._fire(Kind.LAYER, claimed, Trigger.RELEASE, claimed)
-        kept = {key: side[key] for key in ("layer_id", "parent", "output", "big_data", "overlay_form")}
+        keys = ("layer_id", "parent", "beneath", "output", "big_data", "overlay_form")
+        kept = {key: side[key] for key in keys if key in side}
         self._fire(Kind.LAYER, txid, Trigger.ADOPT, txid, {**kept, "born_named": side["names"]})
         self._out.layers += 1
         self._out.say("adopted-layer", layer_id, f"from its side file in {tree.place}/: not proven that it was not deleted")
@@ -197,7 +198,7 @@ class _Completion:
         for image_id, row in list(self._txn.scan("images")):
             if row["state"] != State.COMMITTED:
                 continue
-            gone = [layer for layer in row["layers"] if self._layer_state(layer) not in _AT_REST]
+            gone = self._gone(row)
             if image_id in self._found.images and not gone:
                 continue
             self._fire(Kind.IMAGE, image_id, Trigger.DELETE, row["txid"])
@@ -214,10 +215,9 @@ class _Completion:
             if file.record is None or why:
                 self._out.put_aside("images", name, why)
                 continue
-            keys = ["layers", "manifest_digest", "manifest_media_type", "config_digest"]
-            keys += [key for key in IF_SIGNED if key in file.record]
+            keys = ("layers", "manifest_digest", "manifest_media_type", "config_digest", "beneath", *IF_SIGNED)
             txid = self._newest_txid(file.record["layers"])
-            self._fire(Kind.IMAGE, name, Trigger.ADOPT, txid, {key: file.record[key] for key in keys})
+            self._fire(Kind.IMAGE, name, Trigger.ADOPT, txid, {key: file.record[key] for key in keys if key in file.record})
             self._out.images += 1
             self._out.say("adopted-image", name, "from its file in images/: not proven that it was not deleted")
             self._named.append((file.written_ns, "image", name, tuple(file.record["names"])))
@@ -225,12 +225,13 @@ class _Completion:
     def _image_refusal(self, file: ImageFile) -> str:
         if file.record is None:
             return file.wrong
-        lost = [layer for layer in file.record["layers"] if self._layer_state(layer) not in _AT_REST]
+        lost = self._gone(file.record)
         return f"its layer {lost[0]} is not there" if lost else ""
 
     def _newest_txid(self, layers: list[str]) -> str:
         """An image has no transaction of its own here; its uppermost layer's stands for it."""
-        return str(self._txn.get("ids", layers[-1])["txid"]) if layers else "0" * 32
+        pointer = self._txn.get("ids", layers[-1]) if layers else None
+        return str(pointer["txid"]) if pointer is not None else "0" * 32
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 
@@ -251,7 +252,12 @@ class _Completion:
                 self._out.put_aside("uppers", name, "what was written in a mount that no record knows")
 
     def _holds_gone(self, row: Row) -> bool:
-        return any(self._layer_state(layer) not in _AT_REST for layer in row["layers"])
+        return bool(self._gone(row))
+
+    def _gone(self, row: Mapping[str, Any]) -> list[str]:
+        """Of its layers those that are nowhere. What is said to be in a store beneath is not asked for here."""
+        beneath = row.get("beneath", {})
+        return [each for each in row["layers"] if each not in beneath and self._layer_state(each) not in _AT_REST]
 
     def _names(self) -> None:
         """Names that what was adopted was created with: it had them then. Of several the one that was written last."""

@@ -136,7 +136,7 @@ def _look(
     for each in layers.values():
         if each.parent is not None and each.parent not in layers:
             found.append(f"layer {each.id[:12]} is visible without its parent {each.parent[:12]}")
-        if trees is not None and each.id not in damaged:
+        if trees is not None and each.id not in damaged and each.store is None:
             found += _tree_problems(store.root, each.id, each.diff_id, trees)
     for image in store.images():
         found += [f"image {image.id[:12]} lacks its layer {x[:12]}" for x in image.layers if x not in layers]
@@ -155,12 +155,12 @@ def _tree_problems(root: str, layer_id: str, diff_id: str, trees: Mapping[str, T
 
 
 def served(store: Store) -> dict[str, Value]:
-    """What the store serves, in a ledger's words."""
+    """What the store serves of its own, in a ledger's words."""
     facts: dict[str, Value] = {}
-    for layer in store.layers():
+    for layer in (each for each in store.layers() if each.store is None):
         facts[f"layer:{layer.id}"] = layer.diff_id if layer.state == "committed" else layer.state
         facts |= {f"name:{text}": f"layer:{layer.id}" for text in layer.names}
-    for image in store.images():
+    for image in (each for each in store.images() if each.store is None):
         facts[f"image:{image.id}"] = "present"
         facts |= {f"name:{text}": f"image:{image.id}" for text in image.names}
     return facts

@@ -162,8 +162,18 @@ def _owner_wrong(found: os.stat_result, entry: ManifestEntry, ids: IdMap) -> Ite
         yield f"owner {found.st_uid}:{found.st_gid}, not {uid}:{gid}"
 
 
+def _attributes(path: bytes) -> set[bytes]:
+    """The names of a path's attributes. A squashfs in which nothing has any says that it knows of none at all."""
+    try:
+        return {os.fsencode(n) for n in os.listxattr(path, follow_symlinks=False)}
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return set()
+
+
 def _xattrs_wrong(path: bytes, entry: ManifestEntry, form: str | None, ids: IdMap) -> Iterator[str]:
-    names = {os.fsencode(n) for n in os.listxattr(path, follow_symlinks=False)}
+    names = _attributes(path)
     if entry.type == "dir":
         # an ordinary user does not even see trusted.*: only if the tree is of the form user.* can a loss be told
         marks = [n for n in _OPAQUE_XATTRS if n in names]

@@ -40,6 +40,7 @@ from layerstore.lifecycle.machine import fire
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.model import Image, Layer, SourceImage, check_id, default_layer_id
 from layerstore.observe import barrier
+from layerstore.opening.beneath import looking, over
 from layerstore.opening.handle import Handle, new_txid
 from layerstore.recovery import executor
 from layerstore.signatures import as_record
@@ -56,7 +57,10 @@ _CLAIM_PATIENCE_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One layer of a batch. ``parent`` may be committed, or an earlier member's ID; None for a base layer."""
+    """One layer of a batch.
+
+    ``parent`` may be committed, here or in a store beneath, or an earlier member's ID; None for a base layer.
+    """
 
     staged: StagedLayer
     parent: str | None = None
@@ -137,7 +141,7 @@ def apply_batch(
         for member in members:
             if not member.given_back:
                 handle.let_go(member.staging.txid)
-    with handle.read() as view:
+    with looking(handle) as view:
         layers = [replace(catalog.layer(view, m.layer_id), created=not m.duplicate) for m in members]
         made = None
         if image is not None:
@@ -189,10 +193,12 @@ def _claim(
 
     def claim(txn: Any) -> None:
         _check_image(txn, image)
-        for member in members:
-            member.duplicate = _is_duplicate(txn, member)
-        fresh = [m for m in members if not m.duplicate]
-        _check_claimable(txn, members, image, image_layers, image_names, replace_names)
+        with over(handle, txn) as path:
+            for member in members:
+                member.duplicate = _is_duplicate(path, member)
+            fresh = [m for m in members if not m.duplicate]
+            _check_claimable(path, members, image, image_layers, image_names, replace_names)
+            beneath = catalog.beneath_of(path, [m.spec.parent for m in fresh if m.spec.parent is not None])
         if limit is not None:
             # one that is a duplicate is given up right after this
             quota.check(handle, txn, limit, {m.staging.txid: 0 if m.duplicate else _tar_size(m) for m in members})
@@ -204,12 +210,13 @@ def _claim(
                 "layer_id": member.layer_id, "parent": member.spec.parent, "names": list(member.spec.names),
                 "replace_names": replace_names, "batch": batch,
                 "big_data": _big_data_digests(member),
+                **({"beneath": beneath[str(member.spec.parent)]} if member.spec.parent in beneath else {}),
             })
         for member in members:
             if member.duplicate:
                 _name_duplicate(txn, member)
         if not big_data:
-            _promise(txn, members, batch, image, image_layers, image_names, replace_names)
+            _promise(handle, txn, members, batch, image, image_layers, image_names, replace_names)
 
     while True:
         try:
@@ -227,9 +234,9 @@ def _tar_size(member: _Member) -> int:
     return member.staging.output.diff_size
 
 
-def _is_duplicate(txn: Any, member: _Member) -> bool:
+def _is_duplicate(path: catalog.Reader, member: _Member) -> bool:
     """Whether the ID is there already with the very same content; DuplicateLayerError if with other."""
-    found = catalog.tree_of(txn, member.layer_id)
+    found = catalog.tree_of(path, member.layer_id)
     if found is None:
         return False
     txid, row = found
@@ -266,7 +273,7 @@ def _wait_for(handle: Handle, conflict: _ConflictError, deadline: float) -> None
 
 
 def _check_claimable(
-    txn: Any, members: list[_Member], image: SourceImage | None, image_layers: Sequence[str],
+    path: catalog.Reader, members: list[_Member], image: SourceImage | None, image_layers: Sequence[str],
     image_names: Sequence[str], replace_names: bool,
 ) -> None:
     known: set[str] = set()
@@ -275,31 +282,31 @@ def _check_claimable(
             raise InvalidArgumentError(f"layer {member.layer_id} is twice in one batch")
         parent = member.spec.parent
         if parent is not None and parent not in known:
-            _check_parent(txn, parent)
+            _check_parent(path, parent)
         known.add(member.layer_id)
     for layer_id in image_layers:
         if layer_id not in known:
-            _check_parent(txn, layer_id)
+            _check_parent(path, layer_id)
     for member in members:
         for name in member.spec.names:
-            check_name_free(txn, name, member.layer_id, replace_names)
+            check_name_free(path, name, member.layer_id, replace_names)
     for name in image_names if image is not None else ():
-        check_name_free(txn, name, image.id if image else "", replace_names)
+        check_name_free(path, name, image.id if image else "", replace_names)
 
 
-def _check_parent(txn: Any, parent: str) -> None:
-    found = catalog.tree_of(txn, parent)
+def _check_parent(path: catalog.Reader, parent: str) -> None:
+    found = catalog.tree_of(path, parent)
     state = found[1]["state"] if found else "absent"
     if state != State.COMMITTED:
         raise ParentUnavailableError(f"the layer {parent} to stand on is {state}, not committed")
 
 
-def check_name_free(txn: Any, name: str, owner: str, replace_names: bool) -> None:
+def check_name_free(path: catalog.Reader, name: str, owner: str, replace_names: bool) -> None:
     """DuplicateNameError if *name* belongs to something else, or is claimed by a transaction under way."""
-    row = txn.get("names", name)
+    row = path.get("names", name)
     if row is not None and row["id"] != owner and not replace_names:
         raise DuplicateNameError(f"the name {name!r} belongs to {row['kind']} {row['id']}")
-    if txn.get("claims", name) is not None:
+    if path.get("claims", name) is not None:
         raise DuplicateNameError(
             f"the name {name!r} is being given by another transaction", hint="try again when it is done",
         )
@@ -322,7 +329,7 @@ def _name_duplicate(txn: Any, member: _Member) -> None:
 
 
 def _promise(
-    txn: Any, members: list[_Member], batch: str, image: SourceImage | None, image_layers: Sequence[str],
+    handle: Handle, txn: Any, members: list[_Member], batch: str, image: SourceImage | None, image_layers: Sequence[str],
     image_names: Sequence[str], replace_names: bool,
 ) -> None:
     for member in members:
@@ -334,20 +341,23 @@ def _promise(
     row = txn.get("images", image.id)
     if row is not None and row["state"] == State.COMMITTED:
         return
-    for name in image_names:
-        check_name_free(txn, name, image.id, replace_names)
+    with over(handle, txn) as path:
+        for name in image_names:
+            check_name_free(path, name, image.id, replace_names)
+        beneath = catalog.beneath_of(path, image_layers)
     fire(txn, Kind.IMAGE, image.id, Trigger.PROMISE, txid=batch, payload={
         "layers": list(image_layers), "names": list(image_names), "replace_names": replace_names,
         "manifest": image.manifest, "manifest_digest": image.manifest_digest,
         "manifest_media_type": image.manifest_media_type, "config": image.config,
         "config_digest": image.config_digest, **as_record(image.signatures, image.indexes),
+        **({"beneath": beneath} if beneath else {}),
     })
 
 
 def _promise_apart(handle: Handle, *args: Any) -> None:
     while True:
         try:
-            handle.update("promise", lambda txn: _promise(txn, *args))
+            handle.update("promise", lambda txn: _promise(handle, txn, *args))
         except _ConflictError as conflict:
             _wait_for(handle, conflict, time.monotonic() + _CLAIM_PATIENCE_SECONDS)
         else:

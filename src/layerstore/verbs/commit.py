@@ -22,16 +22,17 @@ from typing import Any
 
 from layerstore.differs import DirectoryDiffer
 from layerstore.errors import BusyError, InvalidArgumentError, UnknownMountError
-from layerstore.formats.records import read as read_record
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Image, Layer, SourceImage, StageOptions, default_layer_id
+from layerstore.opening.beneath import looking
 from layerstore.opening.handle import Handle
 from layerstore.opening.reading import ReaderLock
 from layerstore.sources.platforms import this_machine
 from layerstore.system import fs
 from layerstore.system.descriptors import DIRECTORY
 from layerstore.verbs.apply import LayerSpec, apply_batch, check_name
+from layerstore.verbs.export import image_documents
 from layerstore.verbs.stage import stage
 
 __all__ = ["CommitOptions", "commit"]
@@ -75,7 +76,7 @@ def commit(handle: Handle, target: str, names: Sequence[str], options: CommitOpt
         raise UnknownMountError(f"the upper directory of the mount at {target} is gone")
     with lock, ReaderLock(handle, layer_ids):
         _mount_at(handle, mount_id)   # an unmount may have been quicker; from here on it is refused
-        with handle.read() as view:
+        with looking(handle) as view:
             chain = [catalog.layer(view, each) for each in layer_ids]
             base = _base(view, layer_ids, options.base)
         before = _settled(lock.fd, target)
@@ -179,9 +180,7 @@ def _image(
         manifest: dict[str, Any] = {"schemaVersion": 2, "mediaType": kind, "config": {"mediaType": _OCI_CONFIG}}
         manifest["layers"] = [_descriptor(kind, each.diff_id, each.diff_size) for each in chain]
     else:
-        file = fs.read_file(handle.dirs["images"], base.id)
-        record = read_record(file, f"the side file of image {base.id}")
-        config, manifest = json.loads(record["config"]), json.loads(record["manifest"])
+        manifest, config = map(json.loads, image_documents(handle, base.id))
     now = datetime.fromtimestamp(handle.clock() / 1e9, UTC).isoformat().replace("+00:00", "Z")
     config["created"] = now
     config["config"] = {**(config.get("config") or {}), **(options.config or {})}

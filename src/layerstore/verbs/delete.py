@@ -23,6 +23,7 @@ from layerstore.lifecycle import catalog
 from layerstore.lifecycle.machine import fire
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.model import check_id
+from layerstore.opening.beneath import only_own
 from layerstore.opening.handle import Handle
 from layerstore.recovery import executor
 from layerstore.verbs.checkpoint import checkpoint_if_due
@@ -38,9 +39,10 @@ class DeleteReport:
 
 
 def delete_layer(handle: Handle, layer_id: str, *, wait: float) -> DeleteReport:
-    """Delete one committed or quarantined layer. UnknownLayerError; InUseError, naming the users."""
+    """Delete one committed or quarantined layer. UnknownLayerError; BeneathError; InUseError, naming the users."""
     handle.check_writable()
     check_id(layer_id)
+    only_own(handle, "layer", layer_id)
     txid = handle.update("delete", lambda txn: _promise_layer(txn, layer_id))
     report = _finish(handle, [(txid, layer_id)], wait=wait, image=None)
     checkpoint_if_due(handle)
@@ -51,6 +53,7 @@ def delete_image(handle: Handle, image_id: str, *, wait: float, keep_layers: boo
     """Delete an image, and (unless *keep_layers*) the layers that nothing else uses. UnknownImageError."""
     handle.check_writable()
     check_id(image_id, "image ID")
+    only_own(handle, "image", image_id)
 
     def promise(txn: Any) -> list[tuple[str, str]]:
         row = txn.get("images", image_id)

@@ -14,6 +14,7 @@ from layerstore.errors import InvalidArgumentError, UnknownLayerError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import TRANSITIONS, State
 from layerstore.lifecycle.timeline import Life, Step
+from layerstore.opening.beneath import over
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
 from layerstore.recovery import executor
@@ -189,8 +190,8 @@ def _tree_now(handle: Handle, txid: str) -> str:
 
 
 def _image_now(handle: Handle, image_id: str) -> str:
-    with handle.read() as view:
-        row = view.get("images", image_id)
+    with handle.read() as own, over(handle, own) as view:
+        row = own.get("images", image_id)
         users = [] if row is None else [layer for layer in row.get("layers", ()) if not catalog.is_committed(view, layer)]
     if row is None:
         return f"image {image_id[:12]}: no row"

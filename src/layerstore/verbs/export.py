@@ -16,6 +16,7 @@ from layerstore.formats.packed import file_digest, open_regular, read_chunks
 from layerstore.formats.tarsplit import NAME
 from layerstore.lifecycle import catalog
 from layerstore.model import BLOB_KEY, Layer, check_id
+from layerstore.opening.beneath import home_of_image, looking, open_tree
 from layerstore.opening.handle import Handle
 from layerstore.opening.reading import ReaderLock
 from layerstore.system import fs
@@ -49,7 +50,8 @@ def kept_blob(handle: Handle, layer_id: str) -> Iterator[Iterator[bytes]]:
 
 def image_documents(handle: Handle, image_id: str) -> tuple[bytes, bytes]:
     """The exact bytes of a committed image's manifest and config. DamagedError if its side file is."""
-    record = records.read(fs.read_file(handle.dirs["images"], image_id), f"the side file of image {image_id}")
+    at = home_of_image(handle, image_id).dirs["images"]
+    record = records.read(fs.read_file(at, image_id), f"the side file of image {image_id}")
     return record["manifest"], record["config"]
 
 
@@ -58,14 +60,14 @@ def _reading(handle: Handle, layer_id: str) -> Iterator[tuple[Layer, int]]:
     handle.check_usable()
     check_id(layer_id)
     with ReaderLock(handle, [layer_id]):
-        with handle.read() as view:
+        with looking(handle) as view:
             layer = catalog.layer(view, layer_id)
         if layer.tar_split_digest is None:
             raise InvalidArgumentError(
                 f"layer {layer_id} has no tar-split: the differ that made it wrote none",
                 hint="extract it, or stage it again from its tar",
             )
-        with fs.open_dir(layer_id, handle.dirs["layers"]) as tree_fd:
+        with open_tree(handle, layer_id) as tree_fd:
             _check_split(layer, tree_fd)
             yield layer, tree_fd
 

@@ -11,6 +11,7 @@ from layerstore.lifecycle import catalog
 from layerstore.lifecycle.machine import fire
 from layerstore.lifecycle.states import Kind, Trigger
 from layerstore.model import check_id
+from layerstore.opening.beneath import only_own, over
 from layerstore.opening.handle import Handle, new_txid
 from layerstore.verbs.apply import check_name, check_name_free
 
@@ -23,8 +24,9 @@ def set_name(handle: Handle, name: str, kind: str, owner: str, *, replace: bool)
     check_id(owner, f"{kind} ID")
 
     def change(txn: Any) -> None:
-        (catalog.image if kind == "image" else catalog.layer)(txn, owner)
-        check_name_free(txn, name, owner, replace)
+        with over(handle, txn) as view:
+            (catalog.image if kind == "image" else catalog.layer)(view, owner)
+            check_name_free(view, name, owner, replace)
         trigger = Trigger.TAKE if txn.get("names", name) is None else Trigger.MOVE
         fire(txn, Kind.NAME, name, trigger, txid=new_txid(), payload={"kind": kind, "id": owner})
 
@@ -33,6 +35,8 @@ def set_name(handle: Handle, name: str, kind: str, owner: str, *, replace: bool)
 
 def drop_name(handle: Handle, name: str) -> None:
     """Take a name away; what it named stays."""
+    only_own(handle, "name", name)
+
     def change(txn: Any) -> None:
         if txn.get("names", name) is None:
             raise UnknownImageError(f"there is no name {name!r}")
@@ -51,11 +55,18 @@ def take_lease(handle: Handle, name: str, layer_ids: Sequence[str]) -> None:
     def change(txn: Any) -> None:
         if txn.get("leases", name) is not None:
             raise CallerError(f"there is a lease {name!r} already", hint="drop it first, or choose another name")
-        for layer_id in layer_ids:
-            catalog.layer(txn, layer_id)
-        fire(txn, Kind.LEASE, name, Trigger.TAKE, txid=new_txid(), payload={"layers": sorted(set(layer_ids))})
+        fire(txn, Kind.LEASE, name, Trigger.TAKE, txid=new_txid(), payload=_lease(handle, txn, sorted(set(layer_ids))))
 
     handle.update("lease", change)
+
+
+def _lease(handle: Handle, txn: Any, layer_ids: list[str]) -> dict[str, Any]:
+    """What a lease of them records. UnknownLayerError, LayerDamagedError if one is not committed."""
+    with over(handle, txn) as view:
+        for layer_id in layer_ids:
+            catalog.layer(view, layer_id)
+        beneath = catalog.beneath_of(view, layer_ids)
+    return {"layers": layer_ids, **({"beneath": beneath} if beneath else {})}
 
 
 def drop_lease(handle: Handle, name: str) -> None:
@@ -75,12 +86,11 @@ def renew_lease(handle: Handle, name: str, layer_ids: Sequence[str]) -> None:
     wanted = sorted(set(layer_ids))
 
     def change(txn: Any) -> None:
-        for layer_id in wanted:
-            catalog.layer(txn, layer_id)
+        lease = _lease(handle, txn, wanted)
         if txn.get("leases", name) is not None:
             fire(txn, Kind.LEASE, name, Trigger.DROP, txid=new_txid())
         if wanted:
-            fire(txn, Kind.LEASE, name, Trigger.TAKE, txid=new_txid(), payload={"layers": wanted})
+            fire(txn, Kind.LEASE, name, Trigger.TAKE, txid=new_txid(), payload=lease)
 
     with handle.read() as view:
         held = view.get("leases", name)

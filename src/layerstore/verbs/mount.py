@@ -27,6 +27,7 @@ from layerstore.lifecycle import catalog
 from layerstore.lifecycle.machine import fire
 from layerstore.lifecycle.states import Kind, Trigger
 from layerstore.model import Layer, Mount
+from layerstore.opening.beneath import diff_path, looking, open_tree, over
 from layerstore.opening.handle import Handle
 from layerstore.opening.reading import ReaderLock
 from layerstore.recovery import mounting
@@ -38,10 +39,10 @@ from layerstore.trees.meant import Recorded
 
 def chain_of(handle: Handle, kind: str, owner: str, *, damaged: bool = False) -> list[Layer]:
     """The layers of an image or of a layer's chain, base first."""
-    with handle.read() as view:
+    with looking(handle) as view:
         if kind == "layer":
             return catalog.chain(view, owner, damaged=damaged)
-        return [catalog.layer(view, i, damaged=damaged) for i in catalog.image(view, owner).layers]
+        return catalog.layers_of(view, catalog.image(view, owner), damaged=damaged)
 
 
 def mount(
@@ -98,11 +99,13 @@ def _take(
     mount_id = secrets.token_hex(16)
 
     def change(txn: Any) -> None:
-        for layer in chain:
-            catalog.layer(txn, layer.id, damaged=damaged)
+        with over(handle, txn) as view:
+            for layer in chain:
+                catalog.layer(view, layer.id, damaged=damaged)
+            beneath = catalog.beneath_of(view, [layer.id for layer in chain])
         fire(txn, Kind.MOUNT, mount_id, Trigger.TAKE, txid=mount_id, payload={
             "target": target, "layers": [layer.id for layer in chain], "writable": writable,
-            **_where(handle), **_labelled(label),
+            **_where(handle), **_labelled(label), **({"beneath": beneath} if beneath else {}),
         })
 
     handle.update("mount", change)
@@ -125,7 +128,7 @@ def _attach(
     if label is None:
         with handle.read() as view:
             label = catalog.mount(view, mount_id).label
-    lowers = [os.path.join(handle.root, "layers", layer.id, "diff") for layer in reversed(chain)]
+    lowers = [diff_path(handle, layer.id) for layer in reversed(chain)]
     with faults.point("mount.attach"):
         overlay.mount_overlay(
             lowers, target, upper=upper, work=work, overlay_form=handle.overlay_form,
@@ -197,7 +200,7 @@ def extract_chain(
     """Copy a chain's merged content into an absent or empty *directory*, for users who cannot mount."""
     handle.check_usable()
     with ReaderLock(handle, [layer.id for layer in chain], damaged=damaged):
-        diffs = [os.path.join(handle.root, "layers", layer.id, "diff") for layer in chain]
+        diffs = [diff_path(handle, layer.id) for layer in chain]
         return extract.extract_chain(
             diffs, directory, progress=progress, overlay_form=handle.overlay_form, ids=handle.ids,
             recorded=[_recorded(handle, layer) for layer in chain],
@@ -208,7 +211,7 @@ def _recorded(handle: Handle, layer: Layer) -> Recorded | None:
     """What a layer's tree is meant to be, if whoever made it could not make it all so."""
     if not layer.unset:
         return None
-    with fs.open_dir(layer.id, handle.dirs["layers"]) as tree_fd:
+    with open_tree(handle, layer.id) as tree_fd:
         if manifest_digest(tree_fd) != layer.manifest_digest:
             raise LayerDamagedError(f"the manifest of layer {layer.id} is not what it was", layer_id=layer.id)
         with open_regular(MANIFEST, tree_fd) as fd:

@@ -1,7 +1,8 @@
 """Pulling an image: its missing layers staged in parallel, then applied with the image as one batch.
 
-Layers that are committed already (by chain ID) are not read; how the others are staged is in ``pull_layers``. However
-many layers are new, there are one syncfs and three durable transactions: ``begin``, ``claim``, ``commit``.
+Layers that are committed already (by chain ID), here or in a store beneath, are not read; how the others are staged is in
+``pull_layers``. However many layers are new, there are one syncfs and three durable transactions: ``begin``, ``claim``,
+``commit``.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from layerstore.errors import (
     UnknownLayerError,
 )
 from layerstore.lifecycle import catalog
+from layerstore.lifecycle.stacked import STORE
 from layerstore.lifecycle.states import State
 from layerstore.model import Image, SourceImage, default_layer_id
+from layerstore.opening.beneath import looking
 from layerstore.opening.handle import Handle
 from layerstore.opening.reading import ReaderLock
 from layerstore.progress import Progress, Quiet
@@ -91,7 +94,7 @@ def _pull(
     handle: Handle, wanted: SourceImage, names: Sequence[str], options: PullOptions, progress: Progress,
 ) -> Image:
     chain = _chain(wanted)
-    with handle.read() as view:
+    with looking(handle) as view:
         _check_names(view, names, wanted.id, options.replace_names)
         known = _known(view, wanted)
         missing = [job for job in chain if not catalog.is_committed(view, job.layer_id)]
@@ -111,7 +114,7 @@ def _pull(
     for name in names:
         if name not in known.names:
             set_name(handle, name, "image", known.id, replace=options.replace_names)
-    with handle.read() as view:
+    with looking(handle) as view:
         return replace(catalog.image(view, wanted.id), created=known.created)
 
 
@@ -127,8 +130,8 @@ def _chain(wanted: SourceImage) -> list[Job]:
 
 def _known(view: catalog.Reader, wanted: SourceImage) -> Image | None:
     row = view.get("images", wanted.id)
-    if row is None or row["state"] != State.COMMITTED:
-        return None
+    if row is None or row["state"] != State.COMMITTED or STORE in row:
+        return None   # one that is beneath gets a row here, too: its names and documents outlive that store
     return replace(catalog.image(view, wanted.id), created=False)
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from layerstore.errors import InvalidArgumentError
 from layerstore.lifecycle import catalog
 from layerstore.model import BLOB_KEY, Descriptor, Image, Layer
+from layerstore.opening.beneath import looking
 from layerstore.opening.handle import Handle
 from layerstore.opening.reading import ReaderLock
 from layerstore.sources.reference import parse_reference
@@ -57,12 +58,12 @@ def push(
         raise InvalidArgumentError(f"{compression!r} is none of {', '.join(COMPRESSIONS)}")
     there, tag = _target(target, registry or RegistryOptions())
     is_list = isinstance(there, DockerArchiveTarget)
-    with handle.read() as view:
+    with looking(handle) as view:
         kind, owner = catalog.resolve(view, reference)
         if kind != "image":
             raise InvalidArgumentError(f"{reference} is a layer", hint="'layerstore export' writes a layer")
         image = catalog.image(view, owner)
-        layers = [catalog.layer(view, layer_id) for layer_id in image.layers]
+        layers = catalog.layers_of(view, image)
     with ReaderLock(handle, image.layers):   # all of it, from the first byte to the last
         outgoing = _outgoing(handle, image, layers, tag, compression, is_list=is_list)
         outgoing = replace(outgoing, signatures=image.signatures if signatures else ())

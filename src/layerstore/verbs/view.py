@@ -26,13 +26,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from layerstore.errors import DamagedError, InvalidArgumentError, LayerDamagedError, PrivilegeError, UnknownLayerError
+from layerstore.errors import (
+    BeneathMissingError,
+    DamagedError,
+    InvalidArgumentError,
+    LayerDamagedError,
+    PrivilegeError,
+    UnknownLayerError,
+)
 from layerstore.formats.containers_storage import plan as planning
 from layerstore.formats.containers_storage.documents import ShownImage
 from layerstore.formats.containers_storage.names import image_names
 from layerstore.formats.containers_storage.plan import Plan, Present
 from layerstore.lifecycle import catalog
 from layerstore.model import Layer
+from layerstore.opening.beneath import looking
 from layerstore.opening.handle import Handle
 from layerstore.system import fs, kernel
 from layerstore.verbs import holds, view_files
@@ -199,7 +207,7 @@ def _held(handle: Handle, at: int, now: Present, lease: str) -> tuple[Plan, dict
         images, layers, left_out = _shown(handle)
         plan = planning.to_make(images, layers, now, there)
         try:
-            with handle.read() as snapshot:   # of what is shown, what may still be there
+            with looking(handle) as snapshot:   # of what is shown, what may still be there
                 held = [i for i in now.layers if catalog.is_committed(snapshot, i)]
             holds.renew_lease(handle, lease, [*held, *plan.layers])
         except (UnknownLayerError, LayerDamagedError):   # deleted, or set aside, since it was looked at
@@ -215,11 +223,11 @@ def _shown(handle: Handle) -> tuple[list[ShownImage], dict[str, Layer], dict[str
     layers: dict[str, Layer] = {}
     left_out: dict[str, str] = {}
     found = []
-    with handle.read() as snapshot:
+    with looking(handle) as snapshot:
         for image in catalog.images(snapshot):
             try:
-                chain = catalog.chain(snapshot, image.layers[-1]) if image.layers else []
-            except (LayerDamagedError, UnknownLayerError) as error:
+                chain = catalog.layers_of(snapshot, image)
+            except (LayerDamagedError, UnknownLayerError, BeneathMissingError) as error:
                 left_out[image.id] = str(error)
                 continue
             found.append((image, chain))

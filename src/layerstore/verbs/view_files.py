@@ -14,6 +14,7 @@ from layerstore.formats.containers_storage.documents import ShownImage
 from layerstore.formats.containers_storage.names import big_data_file, link_name
 from layerstore.formats.containers_storage.plan import GENERATED, Plan, Present
 from layerstore.model import Layer
+from layerstore.opening.beneath import diff_path
 from layerstore.opening.handle import Handle
 from layerstore.system import fs
 from layerstore.verbs.export import go_tar_split
@@ -88,7 +89,7 @@ def _clear_layer(at: int, layer_id: str) -> None:
 def _make_layer(handle: Handle, at: int, layer: Layer, plan: Plan) -> None:
     own = f"overlay/{layer.id}"
     fs.make_public_dir(at, own, point="view.mkdir")
-    tree = os.path.join(os.path.realpath(handle.root), "layers", layer.id, "diff")
+    tree = os.path.realpath(diff_path(handle, layer.id))
     _link(at, f"{own}/diff", tree)     # absolute: drivers/overlay refuses others
     fs.write_pieces(at, f"{own}/link", [link_name(layer.id).encode()], point="view.file", public=True)
     below = planning.lower_of(layer, plan.layers)

@@ -13,6 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from layerstore.lifecycle import catalog
@@ -29,11 +30,23 @@ __all__ = ["CheckOptions", "CheckReport", "Depth", "Finding", "check", "options"
 _AHEAD = 64                              # layers that are begun and not ended: what is known of them is kept meanwhile
 
 
-def check(handle: Handle, options: CheckOptions) -> CheckReport:
-    """Check the store; the verb behind ``Store.check``.
+def check(handle: Handle, options: CheckOptions, *, beneath: bool = False) -> CheckReport:
+    """Check the store, and those *beneath*; the verb behind ``Store.check``.
 
     Files that were found rotten while content was taken from them are compared at any depth.
     """
+    report = _check(handle, options)
+    if not beneath:
+        return report
+    found = [Finding("beneath-missing", each.path, str(each.missing), store=each.uuid) for each in handle.absent]
+    for each in handle.beneath:
+        below = _check(each, options, own=False).findings
+        found += [replace(finding, store=each.config["uuid"]) for finding in below]
+    return replace(report, findings=(*report.findings, *found))
+
+
+def _check(handle: Handle, options: CheckOptions, *, own: bool = True) -> CheckReport:
+    """One store. What is in flight, or lies about, in one that is not our *own* is nothing that we see."""
     begun = time.monotonic()
     found = list(structure.journal(handle))
     with handle.read() as view:
@@ -46,8 +59,12 @@ def check(handle: Handle, options: CheckOptions) -> CheckReport:
     found += run.findings
     for each in images:
         found += structure.image(handle, each)
-    found += structure.ownerless(handle)
-    found += _pending(handle)
+    if own:
+        found += [finding for layer in every for finding in structure.beneath(handle, layer)]
+        found += [finding for image in images for finding in structure.beneath(handle, image)]
+    if own:
+        found += structure.ownerless(handle)
+        found += _pending(handle)
     return CheckReport(
         tuple(found), len(every), len(images), options.depth, unread=run.unread, looked_at=run.looked_at,
         recent=run.recent, left=run.left, bytes=pace.bytes, seconds=time.monotonic() - begun,

@@ -57,12 +57,14 @@ class Finding:
     """One thing that is wrong. ``code`` is stable; ``subject`` a layer or image ID, or a path in the store.
 
     ``path``: of a layer, what in it is meant: of a code ``path-…`` relative to ``diff/``, else to the layer's directory.
+    ``store``: the uuid of the store beneath in which it was found; None for the store itself.
     """
 
     code: str
     subject: str
     message: str
     path: str = ""
+    store: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class CheckReport:
 
     ``unread``: paths that this process may not look at, so that it cannot tell; no damage. Of the ``layers`` there are,
     ``looked_at`` were checked at this depth, ``recent`` left out by ``since_ns``, ``left`` not reached within the budget.
-    Structure is looked at of all. ``bytes``: content that was hashed.
+    Structure is looked at of all. ``bytes``: content that was hashed. All of these are of the store itself, not of those
+    beneath.
     """
 
     findings: tuple[Finding, ...]

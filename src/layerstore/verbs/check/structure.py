@@ -11,13 +11,14 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from layerstore.dedup import suspects
-from layerstore.errors import DamagedError
+from layerstore.errors import BeneathMissingError, DamagedError
 from layerstore.formats import records, tarsplit
 from layerstore.formats.digests import NAME as DIGESTS
 from layerstore.formats.manifest import NAME as MANIFEST
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
-from layerstore.model import Image, Layer
+from layerstore.model import Beneath, Image, Layer
+from layerstore.opening.beneath import looking
 from layerstore.opening.config import unknown_features
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
@@ -29,7 +30,7 @@ from layerstore.trees.compare import OURS
 from layerstore.verbs.check import history
 from layerstore.verbs.check.findings import Finding
 
-__all__ = ["MISSING", "image", "journal", "layer", "ownerless", "tree"]
+__all__ = ["MISSING", "beneath", "image", "journal", "layer", "ownerless", "tree"]
 
 MISSING = frozenset({"layer-missing", "part-missing"})
 """Codes of a layer of which there is too little to look any closer."""
@@ -70,6 +71,20 @@ def layer(handle: Handle, fd: int, names: Collection[str], layer: Layer, row: Ma
     yield from _parts(handle, layer, names)
     yield from _side_file(fd, layer, row)
     yield from _big_data(fd, layer, names)
+
+
+def beneath(handle: Handle, subject: Layer | Image) -> Iterator[Finding]:
+    """Whether what it stands on is still in the stores beneath, or here by now. No damage of its own: nothing to repair."""
+    if isinstance(subject, Image):
+        recorded: Mapping[str, Beneath] = subject.beneath
+    else:
+        recorded = {subject.parent: subject.parent_beneath} if subject.parent and subject.parent_beneath else {}
+    for layer_id, what in recorded.items():
+        try:
+            with looking(handle) as view:
+                catalog.layer(view, layer_id, damaged=True, recorded=what)
+        except BeneathMissingError as error:
+            yield Finding("beneath-missing", subject.id, str(error))
 
 
 def _is_nobodys(handle: Handle, txid: str) -> bool:
@@ -132,7 +147,7 @@ def image(handle: Handle, image: Image) -> Iterator[Finding]:
             yield Finding("image-file-damaged", image.id, str(error))
     with handle.read() as view:
         for layer_id in image.layers:
-            if not catalog.is_committed(view, layer_id) and _is_there(handle, image.id):
+            if layer_id not in image.beneath and not catalog.is_committed(view, layer_id) and _is_there(handle, image.id):
                 yield Finding("image-layer-missing", image.id, f"its layer {layer_id} is not available")
 
 

@@ -19,6 +19,7 @@ from layerstore.errors import BusyError, HostError, LayerstoreError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Image, Layer
+from layerstore.opening.beneath import only_own
 from layerstore.opening.handle import Handle
 from layerstore.recovery import executor, mending
 from layerstore.system import fs
@@ -107,6 +108,8 @@ class _Run:
         self._evidence: list[str] = []
 
     def every(self) -> list[Layer]:
+        for each in self._options.layers:
+            only_own(self._handle, "layer", each)
         with self._handle.read() as view:
             if self._options.layers:
                 return [catalog.layer(view, each, damaged=True) for each in self._options.layers]

@@ -58,7 +58,7 @@ _ANEW = frozenset({"path-missing", "path-type", "path-size", "path-content", "pa
 _PARTS = {
     "manifest-wrong": "manifest", "manifest-damaged": "manifest", "tar-split-wrong": "tar-split",
 }
-_NOTHING = frozenset({"more", "layer-quarantined", "image-layer-missing", "pending-recovery"})
+_NOTHING = frozenset({"more", "layer-quarantined", "image-layer-missing", "beneath-missing", "pending-recovery"})
 
 
 def path_of(finding: Finding) -> bytes:

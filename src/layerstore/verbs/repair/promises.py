@@ -30,10 +30,13 @@ def of(handle: Handle, image: Image, source: Source | None) -> tuple[str, dict[s
     if source is None or source.image.id != image.id or source.image.manifest_digest != image.manifest_digest:
         return None
     found = source.image
+    with handle.read() as view:
+        row: Any = view.get("images", image.id) or {}
     return f"source {source.reference}", {
         "layers": list(image.layers), "names": list(image.names), "manifest": found.manifest, "config": found.config,
         "manifest_media_type": found.manifest_media_type, "manifest_digest": found.manifest_digest,
         "config_digest": found.config_digest, **as_record(image.signatures, image.indexes),
+        **{key: row[key] for key in ("beneath",) if key in row},
     }
 
 
