@@ -6,6 +6,7 @@ import os
 import subprocess
 import tarfile
 
+import imagemaker
 import pytest
 
 import layerstore
@@ -93,6 +94,23 @@ def test_layers_are_compressed_as_they_are_asked_for(store, pulled, tmp_path, co
     heads = {(tmp_path / "out/blobs/sha256" / digest[7:]).read_bytes()[:2] for digest in report.blobs}
     assert heads == {"none": {b"la", b"sh"}, "gzip": {b"\x1f\x8b"}, "zstd": {b"\x28\xb5"}}[compression] or (
         compression == "none" and report.blobs == pulled.diff_ids)
+
+
+def manifest_at(layout):
+    (listed,) = json.loads((layout / "index.json").read_text())["manifests"]
+    return json.loads((layout / "blobs/sha256" / listed["digest"][7:]).read_text())
+
+
+def test_annotations_of_a_blob_of_2022_do_not_go_out_with_another_blob(store, tmp_path):
+    """They say where in the old blob things lie: who goes by them in the new one finds lies, and refuses it."""
+    where = "io.containers.zstd-chunked.manifest-"
+    notes = {where + "checksum": "sha256:" + "0" * 64, where + "position": "10:10:10:1", "mine": "kept"}
+    made = imagemaker.Image([imagemaker.Layer({"a": b"1"}, compression="zstd", annotations=notes)])
+    store.pull(made.write_oci(tmp_path / "old", tag="x").reference, names=["old"], options=layerstore.PullOptions(partial=False))
+    for compression in ("gzip", "zstd"):
+        store.push("old", f"oci:{tmp_path}/{compression}:x", compression=compression)
+        (layer,) = manifest_at(tmp_path / compression)["layers"]
+        assert layer["annotations"] == {"mine": "kept"}
 
 
 def test_a_layout_keeps_its_other_images_and_a_tag_moves(store, pulled, tmp_path):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from layerstore.errors import TocError
 from layerstore.model import Descriptor
 
-__all__ = ["Announced", "Position", "Unsuitable", "announced", "is_chunked", "position_in"]
+__all__ = ["OF_A_BLOB", "Announced", "Position", "Unsuitable", "announced", "is_chunked", "position_in"]
 
 _CURRENT = "io.github.containers.zstd-chunked."
 _OF_2022 = "io.containers.zstd-chunked."
@@ -22,6 +22,8 @@ _STARGZ = "containerd.io/snapshot/stargz/toc.digest"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _NUMBERS = re.compile(r"[0-9]{1,19}(?::[0-9]{1,19}){2,3}\Z")
 _CRFS = 1                                # the only kind of TOC there is
+OF_A_BLOB = (_CURRENT, _OF_2022, "containerd.io/snapshot/stargz/", "io.containers.estargz.")
+"""What annotations begin with that tell of places in one blob, and are wrong of another with the same content."""
 
 
 class Unsuitable(Exception):  # noqa: N818 - no error: the layer is taken as a whole stream instead
