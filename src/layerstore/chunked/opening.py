@@ -26,7 +26,6 @@ __all__ = ["Opened", "open_chunked"]
 Read = Callable[[list[tuple[int, int]]], list[bytes]]
 """The bytes of (start, length) ranges of the blob, in ascending order, each range's together."""
 
-_FRAME = 8                               # bytes of a skippable frame before what is in it
 _INDEX = b"stargz.index.json"
 _LEAST_ENTRY = 128                       # bytes of a TOC, for each of so many entries at most
 _LINES = 8                               # times a TOC's size that the lines of a tar-split may have; they are not held
@@ -80,7 +79,7 @@ def _open_zstd(told: Announced, descriptor: Descriptor, read: Read, limits: Limi
     parsed = Toc(_plain(compressed, toc.size, "table of contents"), most=limits.max_toc // _LEAST_ENTRY)
     entries = list(parsed)
     assert told.toc_digest is not None
-    end = toc.offset - _FRAME
+    end = toc.offset - footers.FRAME
     if split is None or split_data is None or parsed.tar_split_digest is None:
         return _opened("zstd", told.toc_digest, entries, descriptor, limits, end, None)
     _check(split_data, parsed.tar_split_digest, "the tar-split")

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 from layerstore.chunked.annotations import Unsuitable
 from layerstore.errors import LimitExceededError, TocError
 
-__all__ = ["Toc", "TocEntry"]
+__all__ = ["LONGEST_ENTRY", "TYPES", "Toc", "TocEntry"]
 
 _KINDS = {
     "reg": "file", "hardlink": "hardlink", "symlink": "symlink", "char": "char", "block": "block", "dir": "dir",
     "fifo": "fifo", "chunk": "chunk",
 }
-_MOST = 2 << 20                          # characters of one entry; a PAX header with its attributes has half of them
+TYPES = {kind: told for told, kind in _KINDS.items()}   # what a TOC calls each
+LONGEST_ENTRY = 2 << 20                  # characters of one entry; a PAX header with its attributes has half of them
 _END = 1 << 63
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})\Z")
 _TIME = re.compile(r"(-?\d{4,9}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):(\d\d))\Z", re.ASCII)
@@ -171,7 +172,7 @@ class _Text:
             except TocError:
                 raise
             except (ValueError, RecursionError) as error:   # malformed, or not all of it is here yet
-                if len(self._text) - self._at >= _MOST or not self._more():
+                if len(self._text) - self._at >= LONGEST_ENTRY or not self._more():
                     what = f"the table of contents is malformed, or one entry of it too long: {error!s:.200}"
                     raise TocError(what) from None
                 continue
