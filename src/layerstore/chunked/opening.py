@@ -140,8 +140,7 @@ def _digests(files: Iterable[Located]) -> dict[bytes, bytes]:
 def _chunks(files: Iterable[Located]) -> dict[bytes, list[tuple[int, int, bytes]]]:
     return {
         clean(file.name): [
-            (chunk.chunk_offset, chunk.chunk_size, chunk.chunk_digest) for chunk in file.chunks
-            if chunk.chunk_digest is not None and not chunk.zeros
+            (chunk.at, chunk.size, chunk.digest) for chunk in file.chunks if chunk.digest is not None and not chunk.zeros
         ]
         for file in files if len(file.chunks) > 1
     }
