@@ -470,6 +470,14 @@ def test_what_cannot_be_read_at_once_is_tried_once(monkeypatch):
     assert len(tried) == 1
 
 
+@pytest.mark.parametrize("key", ["mode", "size", "uid", "gid", "devMajor", "devMinor", "offset", "endOffset", "innerOffset",
+                                 "chunkOffset", "chunkSize"])
+def test_a_field_that_is_no_number_is_refused_by_its_name(key):
+    for value in (b"-1", b"true", b"false", b"null", b'"1"', b"%d" % (1 << 63), b"[]", b"{}"):
+        with pytest.raises(TocError, match=f"^{key} of 'a'"):
+            list(Toc([b'{"version":1,"entries":[{"type":"reg","name":"a","%s":%s}]}' % (key.encode(), value)], most=9))
+
+
 def test_a_key_that_comes_twice_is_refused_among_many_entries():
     entries = ",".join(['{"type":"dir","name":"a"}'] * 50 + ['{"type":"dir","name":"a","name":"b"}'] + ['{"type":"dir","name":"c"}'] * 9)
     with pytest.raises(TocError, match="twice"):

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from layerstore.chunked.annotations import Unsuitable
@@ -226,29 +227,35 @@ def _no_number(text: str) -> Any:
 def _entry(raw: Any, number: int) -> TocEntry:
     if not isinstance(raw, dict):
         raise TocError(f"entry {number} of the table of contents is no object")
-    get = raw.get
-    kind = _KINDS.get(str(get("type")))
-    name, link, chunk_type = get("name"), get("linkName", ""), get("chunkType", "")
+    kind, name, link, chunk_type, modtime, digest, chunk_digest, xattrs, *numbers = _said({**_UNSAID, **raw})
+    kind = _KINDS.get(kind) if type(kind) is str else None
     if kind is None or not isinstance(name, str) or not name or not isinstance(link, str):
         raise TocError(f"entry {number} of the table of contents has no name or no known type: {name!r:.200}")
     if chunk_type not in ("", "zeros"):
         raise Unsuitable(f"its table of contents has chunks of the unknown type {chunk_type!r:.80}")
-    numbers = [get(key, 0) for key in _NUMBERS]
-    if set(map(type, numbers)) != _INTEGER or min(numbers) < 0 or max(numbers) >= _END:
-        raise _no_numbers(numbers, name)
     mode, size, uid, gid, major, minor, offset, end, inner, chunk_offset, chunk_size = numbers
-    digest, chunk_digest, xattrs = get("digest"), get("chunkDigest"), get("xattrs")
+    try:                                 # all of them at once: one that is negative, or too large, makes the whole so
+        united = mode | size | uid | gid | major | minor | offset | end | inner | chunk_offset | chunk_size
+    except TypeError:
+        raise _no_numbers(numbers, name) from None
+    if not 0 <= united < _END or bool in map(type, numbers):
+        raise _no_numbers(numbers, name)
     return _new(TocEntry, (
-        kind, name, mode, size, uid, gid, _time(get("modtime"), name), link, major, minor,
+        kind, name, mode, size, uid, gid, _time(modtime, name), link, major, minor,
         _xattrs(xattrs, name) if xattrs else _NONE, _digest(digest, name) if digest else None, offset, end, inner,
         chunk_offset, chunk_size, _digest(chunk_digest, name) if chunk_digest else None, chunk_type == "zeros",
     ))
 
 
-_INTEGER = {int}
 _NUMBERS = (
     "mode", "size", "uid", "gid", "devMajor", "devMinor", "offset", "endOffset", "innerOffset", "chunkOffset", "chunkSize",
 )
+
+_UNSAID: dict[str, Any] = {
+    "type": None, "name": None, "linkName": "", "chunkType": "", "modtime": None, "digest": None, "chunkDigest": None,
+    "xattrs": None, **dict.fromkeys(_NUMBERS, 0),
+}
+_said = itemgetter(*_UNSAID)
 
 
 def _no_numbers(numbers: list[Any], name: str) -> TocError:
