@@ -13,10 +13,11 @@ import pytest
 import chunkedmaker
 from chunkedmaker import CURRENT, FORMS, NERDCTL, OF_2022, OLD_STARGZ, STARGZ, make, member
 from layerstore import TarDiffer
-from layerstore.chunked import is_chunked
+from layerstore.chunked import golines, is_chunked
+from layerstore.chunked.toc import Toc
 from layerstore.system.descriptors import Descriptor
 from layerstore.differs import ChunkedDiffer
-from layerstore.errors import DamagedError, DigestMismatchError, RangesUnsupportedError, SizeMismatchError
+from layerstore.errors import DamagedError, DigestMismatchError, RangesUnsupportedError, SizeMismatchError, TocError
 from layerstore.model import Descriptor as LayerDescriptor
 from layerstore.model import DiffTarget, Limits
 from layerstore.sources.blobs import LocalBlob
@@ -444,3 +445,58 @@ def test_a_tar_that_is_not_the_promised_one_is_refused(tree):
 def test_whether_a_layer_is_chunked_is_told_by_its_descriptor():
     assert [is_chunked(make(form).descriptor) for form in FORMS] == [True] * len(FORMS)
     assert not is_chunked(LayerDescriptor("application/vnd.oci.image.layer.v1.tar+zstd", chunkedmaker.sha(b""), 0))
+
+
+# -- reading many entries at once
+
+
+def test_a_name_that_looks_like_the_space_between_two_entries_is_a_name():
+    names = ["plain", 'quote"},{', "a},\n\t\t{b", "\\", "a},{b"]
+    for indent in (None, "\t"):
+        toc = {"version": 1, "entries": [{"type": "reg", "name": name} for name in names * 3]}
+        text = json.dumps(toc, indent=indent, separators=(",", ": " if indent else ":")).encode()
+        for size in (1, 7, 1 << 20):
+            pieces = [text[at : at + size] for at in range(0, len(text), size)]
+            assert [each.name for each in Toc(pieces, most=99)] == names * 3
+
+
+def test_what_cannot_be_read_at_once_is_tried_once(monkeypatch):
+    """Else every entry of a hostile table of contents would cost the parsing of many."""
+    tried = []
+    honest = json.JSONDecoder.decode
+    monkeypatch.setattr(json.JSONDecoder, "decode", lambda self, text: tried.append(text) or honest(self, text))
+    entries = ",".join('{"type":"reg","name":"%d},{"}' % n for n in range(500))
+    assert len(list(Toc([b'{"version":1,"entries":[%s]}' % entries.encode()], most=999))) == 500
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize("key", ["mode", "size", "uid", "gid", "devMajor", "devMinor", "offset", "endOffset", "innerOffset",
+                                 "chunkOffset", "chunkSize"])
+def test_a_field_that_is_no_number_is_refused_by_its_name(key):
+    for value in (b"-1", b"true", b"false", b"null", b'"1"', b"%d" % (1 << 63), b"[]", b"{}"):
+        with pytest.raises(TocError, match=f"^{key} of 'a'"):
+            list(Toc([b'{"version":1,"entries":[{"type":"reg","name":"a","%s":%s}]}' % (key.encode(), value)], most=9))
+
+
+def test_a_key_that_comes_twice_is_refused_among_many_entries():
+    entries = ",".join(['{"type":"dir","name":"a"}'] * 50 + ['{"type":"dir","name":"a","name":"b"}'] + ['{"type":"dir","name":"c"}'] * 9)
+    with pytest.raises(TocError, match="twice"):
+        list(Toc([b'{"version":1,"entries":[%s]}' % entries.encode()], most=999))
+
+
+@pytest.mark.parametrize("line", [
+    b'{"type":2,"payload":"YQ==","position":1}', b'{"type":2,"payload":"Y\\u0051==","position":0}',
+    b'{"type":1,"name":"a\\u003cb","size":3,"payload":"AAAAAAAAAAA=","position":0}', b'{"type":2,"payload":"Y=Q=","position":0}',
+    b'{"type":1,"name":"a","size":3,"payload":"AAAAAAAAAAA=","position":00}', b'{"type":2,"payload":"","position":0}',
+    b'{"type":1,"name":"a","size":03,"payload":"AAAAAAAAAAA=","position":0}', b'{"type":2,"payload":"YQ==", "position":0}',
+    b'{"type":1,"name":"a","payload":null,"position":0}', b'{"type":1,"name":"a","size":3,"payload":"AAAAAAAAAAA=","position":0}',
+    b'{"type":2,"payload":"YQ==","x":"","position":0}', b'{"type":1,"name":"a","payload":null,"size":4,"position":0}',
+])
+def test_lines_that_are_read_quickly_say_what_their_json_says(line):
+    def told(read):
+        try:
+            return read()
+        except TocError:
+            return TocError
+
+    assert told(lambda: list(golines.read_lines([line]))) == told(lambda: [golines._other(line, 0)])

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import tarfile
 
+import imagemaker
 import pytest
+import tarmaker
 
 import layerstore
 import treediff
@@ -89,12 +91,65 @@ def test_a_manifest_over_new_blobs_keeps_what_does_not_speak_of_the_old_ones():
                                    "annotations": {"mine": "kept"}}]
 
 
-@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd", "zstd:chunked"])
 def test_layers_are_compressed_as_they_are_asked_for(store, pulled, tmp_path, compression):
     report = store.push("one:1", f"oci:{tmp_path}/out:x", compression=compression)
     heads = {(tmp_path / "out/blobs/sha256" / digest[7:]).read_bytes()[:2] for digest in report.blobs}
-    assert heads == {"none": {b"la", b"sh"}, "gzip": {b"\x1f\x8b"}, "zstd": {b"\x28\xb5"}}[compression] or (
+    assert heads == {"none": {b"la", b"sh"}, "gzip": {b"\x1f\x8b"}}.get(compression, {b"\x28\xb5"}) or (
         compression == "none" and report.blobs == pulled.diff_ids)
+
+
+def manifest_at(layout):
+    (listed,) = json.loads((layout / "index.json").read_text())["manifests"]
+    return json.loads((layout / "blobs/sha256" / listed["digest"][7:]).read_text())
+
+
+def test_annotations_of_a_blob_of_2022_do_not_go_out_with_another_blob(store, tmp_path):
+    """They say where in the old blob things lie: who goes by them in the new one finds lies, and refuses it."""
+    where = "io.containers.zstd-chunked.manifest-"
+    notes = {where + "checksum": "sha256:" + "0" * 64, where + "position": "10:10:10:1", "mine": "kept"}
+    made = imagemaker.Image([imagemaker.Layer({"a": b"1"}, compression="zstd", annotations=notes)])
+    store.pull(made.write_oci(tmp_path / "old", tag="x").reference, names=["old"], options=layerstore.PullOptions(partial=False))
+    for compression in ("gzip", "zstd"):
+        store.push("old", f"oci:{tmp_path}/{compression}:x", compression=compression)
+        (layer,) = manifest_at(tmp_path / compression)["layers"]
+        assert layer["annotations"] == {"mine": "kept"}
+
+
+def test_zstd_chunked_layers_are_told_of_in_the_manifest_and_pulled_in_parts(store, pulled, tmp_path):
+    report = store.push("one:1", f"oci:{tmp_path}/out:x", compression="zstd:chunked")
+    listed = manifest_at(tmp_path / "out")["layers"]
+    assert (report.plain, report.kept) == ((), False)
+    for layer in listed:
+        assert layer["mediaType"] == "application/vnd.oci.image.layer.v1.tar+zstd"
+        assert {key.rpartition(".")[2] for key in layer["annotations"]} == {
+            "manifest-checksum", "manifest-position", "tarsplit-position"}
+    again, diff_ids = elsewhere(tmp_path, f"oci:{tmp_path}/out:x")
+    with layerstore.open(tmp_path / "elsewhere") as other:
+        tocs = [other.layer(each).toc_digest for each in again.layers]
+    assert tuple(diff_ids) == pulled.diff_ids
+    assert [layer["annotations"]["io.github.containers.zstd-chunked.manifest-checksum"] for layer in listed] == tocs
+
+
+def test_a_layer_that_came_as_zstd_chunked_goes_out_as_that_and_is_the_same_blob(store, pulled, tmp_path):
+    first = store.push("one:1", f"oci:{tmp_path}/first:x", compression="zstd:chunked")
+    with layerstore.open(tmp_path / "other") as other:
+        other.pull(f"oci:{tmp_path}/first:x", names=["one:1"])
+        second = other.push("one:1", f"oci:{tmp_path}/second:x")
+        third = other.push("one:1", f"oci:{tmp_path}/third:x", compression="zstd")
+    assert (second.kept, second.blobs, third.kept) == (True, first.blobs, False)
+    assert not any("annotations" in layer for layer in manifest_at(tmp_path / "third")["layers"])
+
+
+def test_a_layer_that_no_table_of_contents_can_describe_goes_out_plain_and_is_named(root, store, tmp_path, capsys):
+    made = imagemaker.Image([imagemaker.Layer(tar=tarmaker.file(b"a", b"1") + tarmaker.file(b"a", b"2") + tarmaker.END, compression="none")])
+    made = made.write_oci(tmp_path / "twice", tag="x")
+    store.pull(made.reference, names=["twice"])
+    store.close()
+    assert run(["--root", str(root), "push", "twice", f"oci:{tmp_path}/out:x", "--compression", "zstd:chunked"]) == 0
+    (layer,) = manifest_at(tmp_path / "out")["layers"]
+    assert layer["digest"] in capsys.readouterr().err and "annotations" not in layer
+    assert elsewhere(tmp_path, f"oci:{tmp_path}/out:x")[1] == list(made.diff_ids)
 
 
 def test_a_layout_keeps_its_other_images_and_a_tag_moves(store, pulled, tmp_path):
@@ -207,11 +262,11 @@ def call(*command):
     return done.stdout
 
 
+@pytest.mark.parametrize("compression", ["as-it-came", "zstd:chunked"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_skopeo_inspects_and_copies_what_was_pushed(store, pulled, tmp_path, target):
+def test_skopeo_inspects_and_copies_what_was_pushed(store, pulled, tmp_path, target, compression):
     target = target.format(tmp_path)
-    compression = "as-it-came" if not target.startswith("docker") else "none"
-    store.push("one:1", target, compression=compression)
+    store.push("one:1", target, compression=compression if not target.startswith("docker") else "none")
     assert call("skopeo", "inspect", "--config", "--raw", target).encode() == pulled.config
     call("skopeo", "copy", "--insecure-policy", "-q", target, f"oci:{tmp_path}/copied:x")
     assert elsewhere(tmp_path, f"oci:{tmp_path}/copied:x")[1] == list(pulled.diff_ids)

@@ -2,11 +2,12 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
 import layerstore
-from layerstore import Credentials, PullOptions, errors
+from layerstore import Credentials, PullOptions, Tally, errors
 from layerstore.cli.commands import run
 import registries
 from registries import PASSWORD, USER, Authority, Fake, Registry
@@ -50,6 +51,42 @@ def test_blobs_that_were_not_kept_are_pushed_anew_and_pulled_again(store, tmp_pa
             again = other.pull(f"docker://{registry.host}/lost:1", options=PullOptions(registry=quick()))
             assert again.manifest_digest == report.manifest_digest and again.config_digest == made.config_digest
             assert tuple(other.layer(each).diff_id for each in again.layers) == made.diff_ids
+
+
+def test_images_pushed_as_zstd_chunked_are_pulled_elsewhere_in_parts(store, tmp_path):
+    fixtures = Path(__file__).parent / "data" / "zstd-chunked"
+    with Registry(tmp_path) as registry, layerstore.open(tmp_path / "other") as other:
+        options = PullOptions(registry=quick())
+        for version in ("v1", "v2"):
+            where, tally = f"docker://{registry.host}/family:{version}", Tally()
+            here = store.pull(f"oci:{fixtures}/{version}-2022:t", names=[version])   # of which other blobs are made
+            report = store.push(version, where, registry=quick())
+            assert (report.plain, report.kept) == ((), False)
+            there = other.pull(where, options=options, progress=tally)
+            assert (there.id, there.layers, there.manifest_digest) == (here.id, here.layers, report.manifest_digest)
+        assert tally.total().fetched < 0.12 * tally.total().size
+        assert other.check(content=True).sound
+        told = subprocess.run(["skopeo", "inspect", "--tls-verify=false", where], capture_output=True, check=True)
+        assert json.loads(told.stdout)["Layers"] == list(report.blobs)
+        subprocess.run(["skopeo", "copy", "-q", "--insecure-policy", "--src-tls-verify=false", where, f"oci:{tmp_path}/copied:x"],
+                       check=True)
+    with layerstore.open(tmp_path / "third") as third:
+        assert third.pull(f"oci:{tmp_path}/copied:x").manifest_digest == report.manifest_digest
+
+
+@pytest.mark.root
+def test_podman_pulls_what_was_pushed_as_zstd_chunked(store, made, tmp_path):
+    from podmanrun import Podman
+
+    with layerstore.open(tmp_path / "empty") as empty:
+        empty.view(tmp_path / "view")
+    with Registry(tmp_path) as registry, Podman(tmp_path / "podman", tmp_path / "view") as podman:
+        report = store.push("one:1", f"docker://{registry.host}/one:1", compression="zstd:chunked", registry=quick())
+        assert report.plain == ()
+        podman.script(f"podman pull -q --tls-verify=false {registry.host}/one:1")
+        layers = json.loads((podman.home / "graph/overlay-layers/layers.json").read_text())
+    assert {(each["compressed-diff-digest"], each["diff-digest"]) for each in layers} == set(
+        zip(report.blobs, made.diff_ids, strict=True))
 
 
 def test_credentials_and_tls_are_those_of_pulling(store, made, tmp_path):

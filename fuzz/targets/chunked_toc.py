@@ -29,7 +29,7 @@ def check(data: bytes) -> None:
         return
     assert sum(file.size for file in files) <= _LIMITS.max_bytes
     for file in files:
-        assert file.size == sum(chunk.chunk_size for chunk in file.chunks) > 0, "chunks that do not cover the file"
+        assert file.size == sum(chunk.size for chunk in file.chunks) > 0, "chunks that do not cover the file"
     for make in (without_gaps, arranged):
         try:
             items = list(make(files, _BLOB))

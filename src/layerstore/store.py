@@ -519,8 +519,8 @@ class Store:
         Args:
             reference: a name, ID or unambiguous ID prefix of an image.
             target: where to. A layout may have other images, which stay; a file is replaced.
-            compression: of layers: ``as-it-came`` (their kind; made anew), ``none``, ``gzip`` or ``zstd``. A Docker archive
-                always has plain tars.
+            compression: of layers: ``as-it-came`` (their kind; made anew), ``none``, ``gzip``, ``zstd`` or ``zstd:chunked``
+                (docs/chunked.md). A Docker archive always has plain tars.
             registry: how to speak with a registry, and as whom.
             progress: told of each *n* more bytes of the layers' tars.
             signatures: those that came with the image go out with it, if its manifest does; a Docker archive has none.

@@ -19,7 +19,8 @@ from layerstore.model import Limits
 
 __all__ = ["check_agreement", "lossy"]
 
-_ZEROS = bytes(1 << 20)
+_KEPT = 1 << 16                          # bytes told of at once that may be a header
+_ZEROS = bytes(_KEPT + 512)              # longer; and handed on whole, mostly, which copies nothing
 
 
 def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload], limits: Limits) -> list[int]:
@@ -74,7 +75,7 @@ class _Headers:
 
     def keep(self, data: bytes) -> None:
         """Told of the bytes that are read, or skipped."""
-        if len(data) <= 1 << 16:         # not the data of files; of a header only its key is looked for
+        if len(data) <= _KEPT:           # not the data of files; of a header only its key is looked for
             self._raw.append(data)
 
     def header(self) -> list[bytes]:
@@ -92,17 +93,19 @@ def _settle(waiting: deque[tuple[bytes, Entry]], payloads: deque[Payload]) -> No
             raise TocError(f"the tar-split has {place} where the tar has {entry.size} of {_show(name)}")
 
 
+_COMPARED = ("type", "size", "mode", "uid", "gid", "time")
+
+
 def _compare(told: TocEntry | None, entry: Entry, name: bytes, header: list[bytes]) -> None:
     if told is None:
         raise TocError(f"the tar has {_show(name)}, which the table of contents has not")
     if told.name != lossy(name):
         raise TocError(f"the table of contents has {told.name!r:.200} where the tar has {_show(name)}")
-    for what, says, is_so in (
-        ("type", told.kind, entry.type), ("size", told.size, entry.size), ("mode", told.mode & 0o7777, entry.mode),
-        ("uid", told.uid, entry.uid), ("gid", told.gid, entry.gid), ("time", told.mtime_ns, entry.mtime_ns),
-    ):
-        if says != is_so:
-            raise _differs(told, what, says, is_so)
+    says = (told.kind, told.size, told.mode & 0o7777, told.uid, told.gid, told.mtime_ns)
+    is_so = (entry.type, entry.size, entry.mode, entry.uid, entry.gid, entry.mtime_ns)
+    if says != is_so:
+        what = next(number for number in range(len(_COMPARED)) if says[number] != is_so[number])
+        raise _differs(told, _COMPARED[what], says[what], is_so[what])
     if entry.linkname and _link(told, entry) != lossy(entry.linkname):
         raise _differs(told, "target", told.link, os_text(entry.linkname))
     if entry.type in ("char", "block") and (told.major, told.minor) != (entry.devmajor, entry.devminor):

@@ -1,4 +1,4 @@
-"""What a layer's descriptor says of its table of contents. Pure.
+"""What a layer's descriptor says of its table of contents, and has to say of one that we wrote. Pure.
 
 Sources: containers/storage ``pkg/chunked/internal/minimal`` (the annotations' names; those of 2022 were shorter), and
 containerd/stargz-snapshotter ``docs/estargz.md``; its converter to zstd:chunked uses the names of 2022, and adds its own.
@@ -12,7 +12,9 @@ from typing import NamedTuple
 from layerstore.errors import TocError
 from layerstore.model import Descriptor
 
-__all__ = ["Announced", "Position", "Unsuitable", "announced", "is_chunked", "position_in"]
+__all__ = [
+    "KIND", "OF_A_BLOB", "Announced", "Position", "Unsuitable", "announced", "announcing", "is_chunked", "position_in",
+]
 
 _CURRENT = "io.github.containers.zstd-chunked."
 _OF_2022 = "io.containers.zstd-chunked."
@@ -21,7 +23,9 @@ _STARGZ = "containerd.io/snapshot/stargz/toc.digest"
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _NUMBERS = re.compile(r"[0-9]{1,19}(?::[0-9]{1,19}){2,3}\Z")
-_CRFS = 1                                # the only kind of TOC there is
+KIND = 1                                 # of a TOC (CRFS): there is no other
+OF_A_BLOB = (_CURRENT, _OF_2022, "containerd.io/snapshot/stargz/", "io.containers.estargz.")
+"""What annotations begin with that tell of places in one blob, and are wrong of another with the same content."""
 
 
 class Unsuitable(Exception):  # noqa: N818 - no error: the layer is taken as a whole stream instead
@@ -82,6 +86,15 @@ def announced(descriptor: Descriptor) -> Announced | None:
     return Announced("zstd", checksum, stargz, toc, tar_split)
 
 
+def announcing(toc_digest: str, toc: Position, tar_split: Position) -> dict[str, str]:
+    """The annotations of a zstd:chunked blob of the current form, whose TOC has *toc_digest* as it lies in it."""
+    return {
+        _CURRENT + _CHECKSUM: toc_digest,
+        _CURRENT + _POSITION: ":".join(map(str, (*toc, KIND))),
+        _CURRENT + _TAR_SPLIT: ":".join(map(str, tar_split)),
+    }
+
+
 def position_in(numbers: list[int], blob_size: int) -> Position:
     """The position that *numbers* give: offset, length, decompressed size and, of a TOC, its kind.
 
@@ -90,7 +103,7 @@ def position_in(numbers: list[int], blob_size: int) -> Position:
     offset, length, size = numbers[:3]
     if not length or offset + length > blob_size:
         raise TocError(f"the layer says that {length} bytes of metadata lie at {offset}, in a blob of {blob_size} bytes")
-    if numbers[3:] not in ([], [_CRFS]):
+    if numbers[3:] not in ([], [KIND]):
         raise Unsuitable(f"its table of contents is of the unknown kind {numbers[3]}")
     return Position(offset, length, size)
 

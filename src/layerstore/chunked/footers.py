@@ -1,4 +1,4 @@
-"""The last bytes of a blob, which say where its table of contents lies. Pure functions over bytes.
+"""The last bytes of a blob, which say where its table of contents lies: read, and of zstd:chunked written. Pure.
 
 Sources: containers/storage ``pkg/chunked/internal/minimal`` (64 bytes in a skippable frame; 40 until 2022, without the
 tar-split), RFC 8878 3.1.2; containerd/stargz-snapshotter ``docs/estargz.md`` (an empty gzip member of 51 bytes whose extra
@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import struct
 
-from layerstore.chunked.annotations import Position, position_in
+from layerstore.chunked.annotations import KIND, Position, position_in
 from layerstore.errors import TocError
 
-__all__ = ["STARGZ_MOST", "ZSTD_MOST", "stargz", "zstd"]
+__all__ = ["FRAME", "STARGZ_MOST", "ZSTD_MOST", "skippable", "stargz", "zstd", "zstd_footer"]
 
 ZSTD_MOST = 8 + 64                       # bytes of the blob's end that are looked at
 STARGZ_MOST = 51
+FRAME = 8                                # bytes of a skippable frame before what is in it
 _SKIPPABLE = b"\x50\x2a\x4d\x18"
 _MAGIC = b"GNUlInUx"
 
@@ -40,6 +41,19 @@ def zstd(end: bytes, blob_size: int) -> tuple[Position, Position | None]:
             rest = numbers[4:]
             return toc, position_in(rest, blob_size) if any(rest) else None
     raise TocError("the layer announces a table of contents, but its blob has no footer that says where it is")
+
+
+def skippable(size: int) -> bytes:
+    """What comes before *size* bytes that a reader of zstd skips. ValueError for 4 GiB and more."""
+    if size >> 32:
+        raise ValueError(f"{size} bytes in one skippable frame")
+    return _SKIPPABLE + struct.pack("<I", size)
+
+
+def zstd_footer(toc: Position, tar_split: Position) -> bytes:
+    """The end of a zstd:chunked blob, as ``zstd`` reads it."""
+    footer = struct.pack("<7Q", *toc, KIND, *tar_split) + _MAGIC
+    return skippable(len(footer)) + footer
 
 
 def stargz(end: bytes, blob_size: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import json
 import re
+from binascii import a2b_base64
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,8 +17,12 @@ from layerstore.errors import TocError
 __all__ = ["Payload", "read_lines"]
 
 _LONGEST = 24 << 20                      # bytes of one line: a segment has the headers between two files, in base64
-_SEGMENT = re.compile(rb'\{"type":2,"payload":"([A-Za-z0-9+/]*={0,2})","position":(0|[1-9]\d{0,18})\}\Z')   # nearly all
+# what nearly all lines look like: a segment, and a file whose name is as it is in JSON
+_SEGMENT = b'{"type":2,"payload":"'
+_MEMBER = re.compile(
+    rb'\{"type":1,"name":"([ !#-\[\]-~]+)",(?:"size":([1-9]\d{0,17}),)?"payload":(?:"([A-Za-z0-9+/]{11}=)"|null)', re.ASCII)
 _FILE, _RAW = 1, 2
+_QUOTE = ord('"')
 
 
 class Payload(NamedTuple):
@@ -31,13 +36,20 @@ class Payload(NamedTuple):
 def read_lines(pieces: Iterable[bytes]) -> Iterator[bytes | Payload]:
     """What the lines of a tar-split say, in order; it comes as *pieces*, decompressed. TocError where they say nothing."""
     for number, line in enumerate(_lines(pieces)):
-        match = _SEGMENT.match(line)
-        if match is None:
-            yield _other(line, number)
-            continue
-        if int(match[2]) != number:
-            raise _malformed(number, "it is out of order")
-        yield _base64(match[1], number)
+        end = b',"position":%d}' % number
+        if line.endswith(end):
+            if line.startswith(_SEGMENT) and line[-len(end) - 1] == _QUOTE:
+                try:
+                    yield a2b_base64(line[len(_SEGMENT) : -len(end) - 1], strict_mode=True)
+                except binascii.Error:
+                    yield _other(line, number)
+                continue
+            match = _MEMBER.match(line)
+            if match is not None and match.end() + len(end) == len(line):
+                name, size, crc = match.groups()
+                yield Payload(name, int(size or 0), a2b_base64(crc) if crc else None)
+                continue
+        yield _other(line, number)
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -26,7 +26,6 @@ __all__ = ["Opened", "open_chunked"]
 Read = Callable[[list[tuple[int, int]]], list[bytes]]
 """The bytes of (start, length) ranges of the blob, in ascending order, each range's together."""
 
-_FRAME = 8                               # bytes of a skippable frame before what is in it
 _INDEX = b"stargz.index.json"
 _LEAST_ENTRY = 128                       # bytes of a TOC, for each of so many entries at most
 _LINES = 8                               # times a TOC's size that the lines of a tar-split may have; they are not held
@@ -80,7 +79,7 @@ def _open_zstd(told: Announced, descriptor: Descriptor, read: Read, limits: Limi
     parsed = Toc(_plain(compressed, toc.size, "table of contents"), most=limits.max_toc // _LEAST_ENTRY)
     entries = list(parsed)
     assert told.toc_digest is not None
-    end = toc.offset - _FRAME
+    end = toc.offset - footers.FRAME
     if split is None or split_data is None or parsed.tar_split_digest is None:
         return _opened("zstd", told.toc_digest, entries, descriptor, limits, end, None)
     _check(split_data, parsed.tar_split_digest, "the tar-split")
@@ -141,8 +140,7 @@ def _digests(files: Iterable[Located]) -> dict[bytes, bytes]:
 def _chunks(files: Iterable[Located]) -> dict[bytes, list[tuple[int, int, bytes]]]:
     return {
         clean(file.name): [
-            (chunk.chunk_offset, chunk.chunk_size, chunk.chunk_digest) for chunk in file.chunks
-            if chunk.chunk_digest is not None and not chunk.zeros
+            (chunk.at, chunk.size, chunk.digest) for chunk in file.chunks if chunk.digest is not None and not chunk.zeros
         ]
         for file in files if len(file.chunks) > 1
     }

@@ -19,6 +19,7 @@ __all__ = ["Fetch", "Local", "Part", "Plan", "Zeros", "make_plan", "merged", "wa
 _NEVER = 128 << 10                       # bytes between two ranges
 _WASTE = 33                              # one byte in as many of those needed
 _WASTE_LEAST = 4 << 10                   # bytes, of a small layer
+_new = tuple.__new__                     # what a NamedTuple does, too, in twice the time: one is made per chunk
 
 
 class Fetch(NamedTuple):
@@ -103,7 +104,8 @@ def _part(chunk: Chunk, found: Mapping[bytes, int]) -> Part:
 
 
 def _fetch(chunk: Chunk) -> Fetch:
-    return Fetch(chunk.start, chunk.length, ((chunk.size, chunk.digest),), exact=True)
+    start, length, size, digest, _ = chunk
+    return _new(Fetch, (start, length, ((size, digest),), True))
 
 
 def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

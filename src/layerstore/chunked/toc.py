@@ -13,23 +13,30 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from layerstore.chunked.annotations import Unsuitable
 from layerstore.errors import LimitExceededError, TocError
 
-__all__ = ["Toc", "TocEntry"]
+__all__ = ["LONGEST_ENTRY", "TYPES", "Toc", "TocEntry"]
 
 _KINDS = {
     "reg": "file", "hardlink": "hardlink", "symlink": "symlink", "char": "char", "block": "block", "dir": "dir",
     "fifo": "fifo", "chunk": "chunk",
 }
-_MOST = 2 << 20                          # characters of one entry; a PAX header with its attributes has half of them
+TYPES = {kind: told for told, kind in _KINDS.items()}   # what a TOC calls each
+LONGEST_ENTRY = 2 << 20                  # characters of one entry; a PAX header with its attributes has half of them
 _END = 1 << 63
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})\Z")
 _TIME = re.compile(r"(-?\d{4,9}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):(\d\d))\Z", re.ASCII)
 _EPOCH = datetime(1970, 1, 1)            # noqa: DTZ001 - a difference is taken of it
 _SPACE = re.compile(r"[ \t\r\n]*")
+_BATCH = 1 << 16                         # characters that are parsed at once
+_BETWEEN = ("},{", "},\n\t\t{")          # of two entries, as containers/storage and stargz-snapshotter write them
+_CACHED = 40                             # characters of a time that is remembered: those of most files are few
+_new = tuple.__new__                     # what a NamedTuple does, too, in twice the time
 _NONE: Mapping[str, bytes] = {}
 
 
@@ -110,13 +117,14 @@ class Toc:
         if text.peek() == "n" and text.value() is None:   # as Go writes an empty list
             return
         text.expect("[")
-        count = 0
+        count, most = 0, self._most
         more = text.peek() != "]"
         while more:
-            count += 1
-            if count > self._most:
-                raise LimitExceededError("the table of contents has too many entries", limit="max_toc", maximum=self._most)
-            yield _entry(text.value(), count)
+            for value in text.values() or (text.value(),):
+                count += 1
+                if count > most:
+                    raise LimitExceededError("the table of contents has too many entries", limit="max_toc", maximum=most)
+                yield _entry(value, count)
             more = text.peek() == ","
             if more:
                 text.expect(",")
@@ -132,6 +140,7 @@ class _Text:
         self._decoder = json.JSONDecoder(object_pairs_hook=_once, parse_float=_no_number, parse_constant=_no_number)
         self._text, self._at = "", 0
         self._ended = False
+        self._between: tuple[str, ...] = _BETWEEN
 
     def _more(self) -> bool:
         """Read another piece; False at the end."""
@@ -171,7 +180,7 @@ class _Text:
             except TocError:
                 raise
             except (ValueError, RecursionError) as error:   # malformed, or not all of it is here yet
-                if len(self._text) - self._at >= _MOST or not self._more():
+                if len(self._text) - self._at >= LONGEST_ENTRY or not self._more():
                     what = f"the table of contents is malformed, or one entry of it too long: {error!s:.200}"
                     raise TocError(what) from None
                 continue
@@ -179,6 +188,25 @@ class _Text:
                 continue                 # a number may go on
             self._at = end
             return value
+
+    def values(self) -> list[Any]:
+        """Some of the next values of a list, all but the last of what is here; none if they cannot be told apart quickly.
+
+        What reads as a list up to some place is read the same however it goes on.
+        """
+        cuts = [self._text.rfind(between, self._at, self._at + _BATCH) for between in self._between]
+        cut = max(cuts, default=-1)
+        if cut < 0:
+            return []
+        try:
+            found: list[Any] = self._decoder.decode(f"[{self._text[self._at : cut + 1]}]")
+        except TocError:
+            raise
+        except (ValueError, RecursionError):
+            self._between = ()           # it is within a name, or nonsense: that cost its time once, and shall not again
+            return []
+        self._at = cut + 1
+        return found
 
     def finish(self) -> None:
         if self.peek():
@@ -199,29 +227,41 @@ def _no_number(text: str) -> Any:
 def _entry(raw: Any, number: int) -> TocEntry:
     if not isinstance(raw, dict):
         raise TocError(f"entry {number} of the table of contents is no object")
-    get = raw.get
-    kind = _KINDS.get(str(get("type")))
-    name, link, chunk_type = get("name"), get("linkName", ""), get("chunkType", "")
+    kind, name, link, chunk_type, modtime, digest, chunk_digest, xattrs, *numbers = _said({**_UNSAID, **raw})
+    kind = _KINDS.get(kind) if type(kind) is str else None
     if kind is None or not isinstance(name, str) or not name or not isinstance(link, str):
         raise TocError(f"entry {number} of the table of contents has no name or no known type: {name!r:.200}")
     if chunk_type not in ("", "zeros"):
         raise Unsuitable(f"its table of contents has chunks of the unknown type {chunk_type!r:.80}")
-    numbers = [get(key, 0) for key in _NUMBERS]
-    for key, value in zip(_NUMBERS, numbers, strict=True):
-        if type(value) is not int or not 0 <= value < _END:
-            raise TocError(f"{key} of {name!r:.200} in the table of contents is {value!r:.80}")
     mode, size, uid, gid, major, minor, offset, end, inner, chunk_offset, chunk_size = numbers
-    digest, chunk_digest, xattrs = get("digest"), get("chunkDigest"), get("xattrs")
-    return TocEntry(
-        kind, name, mode, size, uid, gid, _time(get("modtime"), name), link, major, minor,
+    try:                                 # all of them at once: one that is negative, or too large, makes the whole so
+        united = mode | size | uid | gid | major | minor | offset | end | inner | chunk_offset | chunk_size
+    except TypeError:
+        raise _no_numbers(numbers, name) from None
+    if not 0 <= united < _END or bool in map(type, numbers):
+        raise _no_numbers(numbers, name)
+    return _new(TocEntry, (
+        kind, name, mode, size, uid, gid, _time(modtime, name), link, major, minor,
         _xattrs(xattrs, name) if xattrs else _NONE, _digest(digest, name) if digest else None, offset, end, inner,
         chunk_offset, chunk_size, _digest(chunk_digest, name) if chunk_digest else None, chunk_type == "zeros",
-    )
+    ))
 
 
 _NUMBERS = (
     "mode", "size", "uid", "gid", "devMajor", "devMinor", "offset", "endOffset", "innerOffset", "chunkOffset", "chunkSize",
 )
+
+_UNSAID: dict[str, Any] = {
+    "type": None, "name": None, "linkName": "", "chunkType": "", "modtime": None, "digest": None, "chunkDigest": None,
+    "xattrs": None, **dict.fromkeys(_NUMBERS, 0),
+}
+_said = itemgetter(*_UNSAID)
+
+
+def _no_numbers(numbers: list[Any], name: str) -> TocError:
+    pairs = zip(_NUMBERS, numbers, strict=True)
+    key, value = next((key, value) for key, value in pairs if type(value) is not int or not 0 <= value < _END)
+    return TocError(f"{key} of {name!r:.200} in the table of contents is {value!r:.80}")
 
 
 def _digest(value: Any, of: str) -> bytes:
@@ -235,14 +275,19 @@ def _time(value: Any, name: str) -> int:
     """RFC 3339, to the nanosecond; nothing at all is 1970."""
     if value is None or value == "":
         return 0
-    match = _TIME.match(value) if isinstance(value, str) else None
     try:
-        if match is None:
-            raise ValueError
-        whole, fraction, sign, hours, minutes = match.groups()
-        since = datetime.fromisoformat(whole) - _EPOCH
-    except ValueError:
+        return _instant(value) if type(value) is str and len(value) <= _CACHED else _instant.__wrapped__(value)
+    except (TypeError, ValueError):
         raise TocError(f"the time of {name!r:.200} in the table of contents is none: {value!r:.80}") from None
+
+
+@lru_cache(maxsize=1024)
+def _instant(text: str) -> int:
+    match = _TIME.match(text)
+    if match is None:
+        raise ValueError(text)
+    whole, fraction, sign, hours, minutes = match.groups()
+    since = datetime.fromisoformat(whole) - _EPOCH
     seconds = since // timedelta(seconds=1)
     if sign is not None:
         east = int(hours) * 3600 + int(minutes) * 60

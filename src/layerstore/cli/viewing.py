@@ -40,8 +40,8 @@ def view(settings: Settings, directory: str, remove: bool, as_json: bool) -> Non
 @click.command()
 @click.argument("reference", metavar="IMAGE")
 @click.argument("target")
-@click.option("--compression", type=click.Choice(["as-it-came", "none", "gzip", "zstd"]), default="as-it-came",
-              show_default=True, help="Of the layers.")
+@click.option("--compression", type=click.Choice(["as-it-came", "none", "gzip", "zstd", "zstd:chunked"]),
+              default="as-it-came", show_default=True, help="Of the layers.")
 @click.option("--signatures/--no-signatures", default=True, help="Send signatures of the very manifest that is sent.")
 @registry_options
 @json_option
@@ -60,3 +60,5 @@ def push(
         output.as_json(dataclasses.asdict(report))
     else:
         click.echo(report.manifest_digest or report.config_digest)
+        for digest in report.plain:
+            click.echo(f"note: {digest} is plain zstd: no table of contents can describe it (docs/chunked.md)", err=True)

@@ -30,7 +30,7 @@ class OutgoingLayer:
     diff_id: str
     diff_size: int
     was: Descriptor
-    compression: str                     # what to send it as: none | gzip | zstd
+    compression: str                     # what to send it as: none | gzip | zstd | zstd:chunked
     open: Callable[[], AbstractContextManager[Iterator[bytes]]]
     kept: Callable[[], AbstractContextManager[Iterator[bytes]]] | None = None
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
+from layerstore.chunked.writing import write_chunked
 from layerstore.formats.compression import ZstdWriter
 from layerstore.model import Descriptor
 from layerstore.system import faults
@@ -21,6 +23,7 @@ from layerstore.targets.manifests import layer_type
 __all__ = ["expected", "replacing", "write_blob", "write_document"]
 
 _GZIP, _LEVEL = 31, 6                    # zlib.h, deflateInit2: a gzip wrapper, without a time
+_SPOOLED = 4 << 20                       # bytes of a table of contents, or a tar-split, that are kept in memory
 
 
 class _Tally:
@@ -75,16 +78,37 @@ def expected(layer: OutgoingLayer) -> Descriptor | None:
 def write_blob(layer: OutgoingLayer, out: BinaryIO, progress: Callable[[int], None]) -> Descriptor:
     """Write the layer's blob to *out*, and say what it is. What reading the layer raises comes out."""
     tally = _Tally(out)
-    write, close = _compressor("none" if layer.kept is not None else layer.compression, tally)
-    with (layer.kept or layer.open)() as chunks:
-        for chunk in chunks:
-            write(chunk)
-            progress(len(chunk) if layer.kept is None else 0)
-    close()
+    notes: dict[str, str] = {}
     if layer.kept is not None:
+        with layer.kept() as chunks:
+            _write(chunks, "none", tally)
         progress(layer.diff_size)
+    else:
+        with layer.open() as chunks:
+            notes = _write(_told(chunks, progress), layer.compression, tally)
     same = (tally.digest, tally.size) == (layer.was.digest, layer.was.size)
-    return layer.was if same else Descriptor(layer_type(layer.compression), tally.digest, tally.size)
+    return layer.was if same else Descriptor(layer_type(layer.compression), tally.digest, tally.size, notes)
+
+
+def _told(chunks: Iterator[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+        progress(len(chunk))
+
+
+def _write(chunks: Iterator[bytes], compression: str, tally: _Tally) -> dict[str, str]:
+    """Write all of *chunks*; the annotations that the blob needs."""
+    if compression == "zstd:chunked":
+        return write_chunked(chunks, tally.write, _spool).annotations
+    write, close = _compressor(compression, tally)
+    for chunk in chunks:
+        write(chunk)
+    close()
+    return {}
+
+
+def _spool() -> BinaryIO:
+    return cast("BinaryIO", tempfile.SpooledTemporaryFile(_SPOOLED))
 
 
 def _compressor(compression: str, tally: _Tally) -> tuple[Callable[[bytes], object], Callable[[], object]]:

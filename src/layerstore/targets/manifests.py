@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from layerstore.chunked.annotations import OF_A_BLOB
 from layerstore.errors import SourceError
 from layerstore.model import Descriptor
 
@@ -21,12 +22,12 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 REF_NAME = "org.opencontainers.image.ref.name"
-_OF_A_BLOB = ("io.github.containers.zstd-chunked.", "containerd.io/snapshot/stargz/", "io.containers.estargz.")
+_TYPES = {"none": "", "gzip": "+gzip", "zstd": "+zstd", "zstd:chunked": "+zstd"}
 
 
 def layer_type(compression: str) -> str:
     """The media type of a layer's blob."""
-    return "application/vnd.oci.image.layer.v1.tar" + {"none": "", "gzip": "+gzip", "zstd": "+zstd"}[compression]
+    return "application/vnd.oci.image.layer.v1.tar" + _TYPES[compression]
 
 
 def manifest_over(manifest: bytes, media_type: str, blobs: Sequence[Descriptor]) -> tuple[bytes, str]:
@@ -42,11 +43,12 @@ def manifest_over(manifest: bytes, media_type: str, blobs: Sequence[Descriptor])
 
 
 def _descriptor(old: Mapping[str, Any], blob: Descriptor) -> dict[str, Any]:
-    """*old* with the new blob in it. Annotations that tell of places in the old blob are left out."""
+    """*old* with the new blob in it. Annotations that tell of places in the old blob give way to the new one's."""
     kept: dict[str, Any] = dict(old)
     if old["digest"] != blob.digest:
         kept = {key: value for key, value in old.items() if key != "annotations"}
-        notes = {key: value for key, value in old.get("annotations", {}).items() if not key.startswith(_OF_A_BLOB)}
+        notes = {key: value for key, value in old.get("annotations", {}).items() if not key.startswith(OF_A_BLOB)}
+        notes.update(blob.annotations)
         if notes:
             kept["annotations"] = notes
     return {**kept, "mediaType": blob.media_type, "digest": blob.digest, "size": blob.size}

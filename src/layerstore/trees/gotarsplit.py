@@ -18,7 +18,7 @@ from layerstore.formats.packed import open_regular
 from layerstore.formats.tarsplit import NAME, Member, read_tar_split
 from layerstore.trees.assemble import Content
 
-__all__ = ["lines"]
+__all__ = ["lines", "member", "segment"]
 
 _FILE, _SEGMENT = 1, 2
 
@@ -34,7 +34,7 @@ def _entries(split_fd: int, content: Content) -> Iterator[dict[str, Any]]:
     seen: set[bytes] = set()
     for number, record in enumerate(read_tar_split(split_fd)):
         if isinstance(record, bytes):
-            yield _segment(record)
+            yield segment(record)
         elif isinstance(record, Member):
             name = b"/".join(part for part in record.name.split(b"/") if part not in (b"", b"."))
             inline = bool(record.size) and (
@@ -43,10 +43,10 @@ def _entries(split_fd: int, content: Content) -> Iterator[dict[str, Any]]:
             )
             if name not in seen:
                 crc = None if inline else _checksum(record, content, number)
-                yield _member(record, 0 if inline else record.size, crc)
+                yield member(record.name, 0 if inline else record.size, crc)
             seen.add(name)
             if inline:
-                yield from map(_segment, content.of(record, number))
+                yield from map(segment, content.of(record, number))
 
 
 def _checksum(member: Member, content: Content, number: int) -> bytes | None:
@@ -58,16 +58,18 @@ def _checksum(member: Member, content: Content, number: int) -> bytes | None:
     return crc.to_bytes(8, "big")
 
 
-def _segment(data: bytes) -> dict[str, Any]:
+def segment(data: bytes) -> dict[str, Any]:
+    """A line's fields but for its ``position``: the stream's own *data*."""
     return {"type": _SEGMENT, "payload": base64.b64encode(data).decode()}
 
 
-def _member(member: Member, size: int, crc: bytes | None) -> dict[str, Any]:
+def member(name: bytes, size: int, crc: bytes | None) -> dict[str, Any]:
+    """The same of a member with *size* bytes of data, whose checksum is *crc*; *name* is what the archive calls it."""
     entry: dict[str, Any] = {"type": _FILE}
     try:
-        entry["name"] = member.name.decode()
+        entry["name"] = name.decode()
     except UnicodeDecodeError:
-        entry["name_raw"] = base64.b64encode(member.name).decode()
+        entry["name_raw"] = base64.b64encode(name).decode()
     if size:
         entry["size"] = size
     entry["payload"] = base64.b64encode(crc).decode() if crc is not None else None

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from layerstore.chunked import is_chunked
 from layerstore.errors import InvalidArgumentError
 from layerstore.lifecycle import catalog
 from layerstore.model import BLOB_KEY, Descriptor, Image, Layer
@@ -29,7 +30,8 @@ from layerstore.verbs import export
 
 __all__ = ["COMPRESSIONS", "PushReport", "push"]
 
-COMPRESSIONS = ("as-it-came", "none", "gzip", "zstd")
+COMPRESSIONS = ("as-it-came", "none", "gzip", "zstd", "zstd:chunked")
+_CHUNKED = COMPRESSIONS[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class PushReport:
 
     ``signatures``: how many are beside it there. Signatures of a manifest that had to be made anew, or that the place has
     others for, do not go out.
+    ``plain``: those of the blobs that were to be zstd:chunked, and are plain zstd, since no TOC could describe them.
     """
 
     target: str
@@ -46,6 +49,7 @@ class PushReport:
     kept: bool | None
     blobs: tuple[str, ...]               # of the layers, base first
     signatures: int = 0
+    plain: tuple[str, ...] = ()
 
 
 def push(
@@ -72,6 +76,10 @@ def push(
         target, image.config_digest, sent.manifest_digest,
         None if sent.manifest_digest is None else sent.manifest_digest == image.manifest_digest,
         tuple(blob.digest for blob in sent.blobs), sent.signatures,
+        () if is_list else tuple(
+            blob.digest for blob, layer in zip(sent.blobs, outgoing.layers, strict=True)
+            if layer.compression == _CHUNKED and not is_chunked(blob)
+        ),
     )
 
 
@@ -94,9 +102,10 @@ def _outgoing(
     listed = json.loads(manifest)["layers"]   # checked when it came
     outgoing = []
     for layer, was in zip(layers, listed, strict=True):
-        blob = Descriptor(was["mediaType"], was["digest"], was["size"])
-        wanted = compression in ("as-it-came", _kind_of(blob)) and not is_list
-        kind = _kind_of(blob) if compression == "as-it-came" else compression
+        blob = Descriptor(was["mediaType"], was["digest"], was["size"], was.get("annotations") or {})
+        came_as = _kind_of(blob)
+        wanted = compression in ("as-it-came", came_as, came_as.partition(":")[0]) and not is_list   # it is zstd, too
+        kind = came_as if compression == "as-it-came" else compression
         outgoing.append(OutgoingLayer(
             layer.diff_id, layer.diff_size, blob, kind, partial(export.diff, handle, layer.id),
             partial(export.kept_blob, handle, layer.id) if wanted and layer.big_data.get(BLOB_KEY) == blob.digest else None,
@@ -105,5 +114,6 @@ def _outgoing(
 
 
 def _kind_of(blob: Descriptor) -> str:
-    """The compression that a layer's media type says."""
-    return next((kind for kind in ("gzip", "zstd") if blob.media_type.endswith(kind)), "none")
+    """The compression that a layer's descriptor says."""
+    kind = next((kind for kind in ("gzip", "zstd") if blob.media_type.endswith(kind)), "none")
+    return _CHUNKED if kind == "zstd" and is_chunked(blob) else kind

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import Limits
 
-__all__ = ["Overrides", "Records", "SparseMap", "decimal", "matters_globally", "overrides", "parse"]
+__all__ = ["Overrides", "Records", "SparseMap", "decimal", "instant", "matters_globally", "overrides", "parse"]
 
 _TIME = re.compile(rb"(-?)(\d+)(?:\.(\d*))?\Z")
 _MAX_DIGITS = 20                         # 2^64 has twenty; also keeps int() away from megabytes of digits
@@ -121,7 +121,7 @@ def overrides(shared: Mapping[str, bytes], local: Records | None, offset: int, l
         elif key == "gid":
             found.gid = decimal(value, "PAX gid", offset)
         elif key == "mtime":
-            found.mtime_ns = _time(value, offset)
+            found.mtime_ns = instant(value, offset)
     if weak or xattrs:
         found.xattrs = {**weak, **xattrs}
         _check_xattrs(found.xattrs, offset, limits)
@@ -153,8 +153,8 @@ def _base64(value: bytes, offset: int) -> bytes:
         raise ArchiveError(f"an attribute that is not base64: {value[:40]!r}", offset=offset) from error
 
 
-def _time(text: bytes, offset: int) -> int:
-    """Decimal seconds as nanoseconds, exactly; further digits are cut off towards the past."""
+def instant(text: bytes, offset: int) -> int:
+    """Decimal seconds as nanoseconds, exactly; further digits are cut off towards the past. ArchiveError for no number."""
     match = _TIME.match(text)
     if match is None or len(text) > 64:
         raise ArchiveError(f"a PAX time that is not a number: {text[:40]!r}", offset=offset)
