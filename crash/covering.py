@@ -40,6 +40,7 @@ VERBS: dict[str, tuple[str, ...]] = {   # what a user does: the workloads, scena
     "repair": ("repair", "repair-delete", "repair-open", "repair-twice", "repair-gc"),
     "rebuild": ("rebuild", "rebuild-log", "rebuild-from", "rebuild-open", "rebuild-twice"),
     "snapshot": ("snapshot",),
+    "stand on a store beneath": ("beneath",),
     "view": ("view", "view-first", "view-killed", "view-removed"),
     "push": ("push", "push-killed", "push-archives"),
     "mount and unmount": ("mount",),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import layerstore
-import viewreading
+from crash.beside import viewreading
 from layerstore import PullOptions, errors
 from layerstore.cli.commands import run
 from layerstore.dedup import LayerFinder

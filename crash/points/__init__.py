@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 
-from crash import crossing, lost, repairing
+from crash.points import crossing, lost, repairing
 from crash.content import TREES
 from crash.points import mounts, wrecks
 from crash.state import State, outcome_of
