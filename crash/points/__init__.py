@@ -11,9 +11,9 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 
-from crash.points import crossing, lost, repairing
+from crash import lost, repairing
 from crash.content import TREES
-from crash.points import mounts, wrecks
+from crash.points import crossing, mounts, wrecks
 from crash.state import State, outcome_of
 from crash.workloads import Images, Workload, build
 from layerstore.testing import CrashExplorer, Outcome, Passing, reopen
