@@ -166,7 +166,6 @@ _shared: dict[str, _Beneath] = {}
 def _after_fork_in_child() -> None:
     global _guard  # noqa: PLW0603 - another thread of the parent may have held it
     _guard = threading.RLock()
-    _shared.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
