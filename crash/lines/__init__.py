@@ -29,6 +29,7 @@ from layerstore.testing.copies import copy_store
 from layerstore.testing.ledger import Ledger
 
 ERRORS: dict[str, type[BaseException]] = {"KeyboardInterrupt": InjectedInterrupt, "MemoryError": InjectedMemoryError}
+SELDOM = {"repair": 6, "rebuild": 10, "view": 5, "push": 5, "snapshot": 3}   # long, or much like others: sampled thinner
 CENSUSES = 3     # what threads pass differs from run to run: only what every census has is aimed at
 ATTEMPTS = 10    # a thread may come to a point later than the others end: then it is tried again
 
@@ -73,14 +74,15 @@ def plan(name: str, points: dict[Point, int], options: argparse.Namespace) -> li
     """Which cases are tried: the first passing of each point, and of further ones as many as asked for."""
     draw = random.Random(f"{options.seed} {name}")
     cases = []
-    offset = draw.randrange(options.every)
+    every = options.every * SELDOM.get(name, 1) if options.every > 1 else 1
+    offset = draw.randrange(every)
     for number, (point, passed) in enumerate(sorted(points.items())):
-        if (number + offset) % options.every:
+        if (number + offset) % every:
             continue
         further = range(2, passed + 1)
         more = len(further) if options.passings == 0 else min(options.passings - 1, len(further))
         for nth in (1, *sorted(draw.sample(further, more))):
-            turn = (number // options.every + nth + options.seed) % 2
+            turn = (number // every + nth + options.seed) % 2
             cases += [Case(name, point, nth, error) for n, error in enumerate(ERRORS) if options.both or n == turn]
     return cases
 
