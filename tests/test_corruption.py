@@ -15,6 +15,7 @@ from layerstore.trees import compare
 from layerstore.verbs import repair
 from layerstore.verbs.check import layers
 from crash import corruption as rig
+from crash.corruption.__main__ import table
 from crash.state import collect
 from layerstore.store import Store
 from layerstore.testing import copy_store
@@ -174,5 +175,7 @@ def test_the_rig_gives_a_state_for_each_damage_that_says_what_became_of_it(campa
                                  states=12, work=None)
     tally = collect(rig.states(options))
     assert (tally.states, tally.bad) == (12, [])
+    lines = list(table([*rig.states(argparse.Namespace(**{**vars(options), "states": 3}))]))
+    assert sum(int(line.split("|")[2]) for line in lines[2:lines.index("")]) == 3
     (again,) = rig.states(argparse.Namespace(**{**vars(options), "only": 4}))
     assert again.seed == 4 and again.details["outcome"] and again.reproduce.endswith("--only 4")

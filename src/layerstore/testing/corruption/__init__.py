@@ -164,8 +164,9 @@ class _Bench:
         hit = {each: what for each, what in self.kept.changed(top).items() if not each.endswith("/checked")}
         if not done or not hit or all(is_advice(each) for each in hit):
             result.outcome = "no effect"
-            result.why = ("nothing was changed" if not done else "nothing that counts: attributes of a whiteout" if not hit
-                          else "it is advice: nothing rests on it that is promised")
+            result.why = ("nothing was changed: there is no other file to swap it with" if not done
+                          else "it is advice: nothing rests on it that is promised" if purpose == "advice"
+                          else "nothing that counts: attributes of a whiteout")
         return self._told(result, partial(self.judge.judge, result, hit, whole=_is_whole(seed)), hit)
 
     def _draw(self, purpose: str, draw: random.Random) -> tuple[str, str]:
