@@ -404,3 +404,13 @@ def test_a_link_to_what_nobody_has_is_quarantined_and_no_failure(store):
     flip(tree(store, layer, "diff", "link"))
     report = store.repair()
     assert (report.quarantined, report.failed) == ((layer.id,), {})
+
+
+@pytest.mark.parametrize("instead", [lambda path: open(path, "w").close(), lambda path: os.symlink(".", path)], ids=["file", "link"])
+def test_a_tree_in_whose_place_is_something_else_is_made_again(store, instead):
+    layer = add(store, {"file": b"here and there" * 20})
+    add(store, {"other": b"here and there" * 20})
+    replaced(tree(store, layer, "diff"), instead)
+    assert [(each.code, each.path) for each in store.check().findings] == [("part-missing", "diff")]
+    assert store.repair().mended == (layer.id,)
+    assert store.check(content=True).sound

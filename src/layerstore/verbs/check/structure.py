@@ -7,6 +7,7 @@ layer that is deleted or repaired meanwhile is no damage.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -68,7 +69,7 @@ def layer(handle: Handle, fd: int, names: Collection[str], layer: Layer, row: Ma
         what = f"in its place is another tree, {found}, not {layer.txid}"
         yield Finding("layer-missing", layer.id, f"the tree of layer {layer.id} is not in its place: {what}")
         return
-    yield from _parts(handle, layer, names)
+    yield from _parts(handle, fd, layer, names)
     yield from _side_file(fd, layer, row)
     yield from _big_data(fd, layer, names)
 
@@ -93,11 +94,13 @@ def _is_nobodys(handle: Handle, txid: str) -> bool:
         return view.get("layers", txid) is None
 
 
-def _parts(handle: Handle, layer: Layer, names: Collection[str]) -> Iterator[Finding]:
+def _parts(handle: Handle, fd: int, layer: Layer, names: Collection[str]) -> Iterator[Finding]:
     """Parts that are missing; and what is none, unless a newer layerstore may have put parts of its own into the store."""
     for name in ("diff", MANIFEST, tarsplit.NAME):
         if name not in names and (name != tarsplit.NAME or layer.tar_split_digest is not None):
             yield Finding("part-missing", layer.id, f"{name} is missing", name)
+    if "diff" in names and not stat.S_ISDIR(os.stat("diff", dir_fd=fd, follow_symlinks=False).st_mode):
+        yield Finding("part-missing", layer.id, "diff is no directory", "diff")
     strange = sorted(name for name in names if name not in _KNOWN)
     for name in strange if strange and not any(unknown_features(handle.config).values()) else ():
         if not (name.startswith(".") and name.endswith(".new")):   # what an interrupted replacement left
