@@ -314,6 +314,16 @@ def test_the_least_is_what_the_first_image_has_nowhere_once_and_what_gives_the_t
     assert family._form(found)["least_of"]["headers"] == 500 - 8 - (100 + 40 + 100), "what lies between"
 
 
+def test_what_a_check_costs_is_told_by_pairs_of_one_round():
+    from bench import checking
+
+    runs = [{"sha256sum": 1.0, "content": 1.0 + n, "pull alone": 1.0 + n, "pull beside": 2.0 + n} for n in range(3)]
+    result = {"workers": 2, "layers": ["base"], "runs": runs, "structure": {"layers": 20_000, "runs": [9.0, 11.0, 9.5], "cpu": [8.0]}}
+    assert [(measured, reached) for _, _, measured, reached in checking.targets(result)] == [
+        ("0.50 (0.33–1.00)", False), ("1.50 (1.33–2.00)", True), ("9.50", True)]
+    assert "| structure of 20,000 layers, processor | 8.00 |" in checking.page(result, None)
+
+
 def test_a_familys_second_image_is_told_beside_its_targets():
     from bench import partial
 

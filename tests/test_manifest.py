@@ -119,7 +119,7 @@ def changed(**at):
     [HEAD, ["end", 0, 0], GOOD], [HEAD, "text", ["end", 0, 0]], [HEAD, GOOD[:13], ["end", 1, 0]],
     changed(_0="text"), changed(_0=b"../x"), changed(_0=b"/x"), changed(_0=b"a//b"), changed(_1="socket"),
     changed(_2=-1), changed(_2=True), changed(_5=-1), changed(_6="now"), changed(_10={"text": b""}), changed(_10=[]),
-    changed(_11=None), changed(_11=b"short"), changed(_1="dir"), changed(_12=4), changed(_13=64),
+    changed(_10={b"a": "text"}), changed(_11=None), changed(_11="d" * 32), changed(_13=True), changed(_11=b"short"), changed(_1="dir"), changed(_12=4), changed(_13=64),
     changed(_1="hardlink", _11=None), changed(_1="hardlink", _11=None, _7=b"a/../b"),
     [HEAD, ["gone", "text"], ["end", 0, 1]], [HEAD, [b"l", "hardlink", 0, 0, 0, 0, 0, b"no", 0, 0, {}, None, 0, 0], ["end", 1, 1]],
 ])

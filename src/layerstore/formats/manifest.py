@@ -49,6 +49,10 @@ OVERRIDE = 32                            # and this one: ``user.containers.overr
 UNSET = OWNER | XATTR | NODE | TIME | MODE
 _OPAQUE, _IMPLICIT = 1, 2                # bits of ``flags``
 _FIELDS = 14
+_KINDS = frozenset(   # exactly these: a bool is no number
+    (bytes, str, *[int] * 5, bytes, int, int, dict, digest, int, int) for digest in (bytes, type(None))
+)
+_UNCLEAN = frozenset({b"", b".", b".."})
 _KEPT = frozenset({b"security.capability", b"security.ima"})
 # what overlayfs, fuse-overlayfs and rootless stores interpret; no archive may plant it, and none is given it
 _INTERPRETED = (b"user.overlay.", b"user.fuseoverlayfs.", b"user.containers.")
@@ -245,19 +249,16 @@ def _entry(item: Any) -> ManifestEntry | _Gone | _End:
 
 
 def _full(item: tuple[Any, ...]) -> ManifestEntry:
-    path, kind, *numbers, linkname, major, minor, xattrs, digest, flags, unset = item  # five numbers: _FIELDS
+    path, kind, mode, uid, gid, size, mtime_ns, linkname, major, minor, xattrs, digest, flags, unset = item
     sound = (
-        isinstance(path, bytes) and isinstance(linkname, bytes) and isinstance(kind, str) and kind in TYPES
-        and all(type(n) is int for n in (*numbers, major, minor, flags, unset))
-        and 0 <= flags <= 3 and 0 <= unset <= (UNSET | OVERRIDE) and min(*numbers[:4], major, minor) >= 0
-        and isinstance(xattrs, dict)
-        and all(isinstance(k, bytes) and isinstance(v, bytes) for k, v in xattrs.items())
-        and ((isinstance(digest, bytes) and len(digest) == 32) if kind == "file" else digest is None)
+        tuple(map(type, item)) in _KINDS and kind in TYPES
+        and 0 <= flags <= 3 and 0 <= unset <= (UNSET | OVERRIDE) and min(mode, uid, gid, size, major, minor) >= 0
+        and (not xattrs or all(isinstance(k, bytes) and isinstance(v, bytes) for k, v in xattrs.items()))
+        and ((digest is not None and len(digest) == 32) if kind == "file" else digest is None)
         and _clean(path) and (kind != "hardlink" or (_clean(linkname) and bool(linkname)))
     )
     if not sound:
         raise DamagedError(f"a layer's manifest has the malformed record {reprlib.repr(item)}")
-    mode, uid, gid, size, mtime_ns = numbers
     return ManifestEntry(
         path,
         kind,
@@ -278,7 +279,7 @@ def _full(item: tuple[Any, ...]) -> ManifestEntry:
 
 
 def _clean(path: bytes) -> bool:
-    return not path or not any(part in (b"", b".", b"..") for part in path.split(b"/"))
+    return not path or _UNCLEAN.isdisjoint(path.split(b"/"))
 
 
 def storable_xattr(name: bytes) -> bool:
