@@ -490,7 +490,8 @@ def test_a_key_that_comes_twice_is_refused_among_many_entries():
     b'{"type":1,"name":"a","size":3,"payload":"AAAAAAAAAAA=","position":00}', b'{"type":2,"payload":"","position":0}',
     b'{"type":1,"name":"a","size":03,"payload":"AAAAAAAAAAA=","position":0}', b'{"type":2,"payload":"YQ==", "position":0}',
     b'{"type":1,"name":"a","payload":null,"position":0}', b'{"type":1,"name":"a","size":3,"payload":"AAAAAAAAAAA=","position":0}',
-    b'{"type":2,"payload":"YQ==","x":"","position":0}', b'{"type":1,"name":"a","payload":null,"size":4,"position":0}',
+    b'{"type":2,"payload":"YQ==","x":"","position":0}', b'{"type":2,"payload":","position":0}',
+    b'{"type":1,"name":"a","payload":null,"size":4,"position":0}',
 ])
 def test_lines_that_are_read_quickly_say_what_their_json_says(line):
     def told(read):

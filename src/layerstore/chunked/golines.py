@@ -38,9 +38,10 @@ def read_lines(pieces: Iterable[bytes]) -> Iterator[bytes | Payload]:
     for number, line in enumerate(_lines(pieces)):
         end = b',"position":%d}' % number
         if line.endswith(end):
-            if line.startswith(_SEGMENT) and line[-len(end) - 1] == _QUOTE:
+            quote = len(line) - len(end) - 1
+            if line.startswith(_SEGMENT) and quote >= len(_SEGMENT) and line[quote] == _QUOTE:
                 try:
-                    yield a2b_base64(line[len(_SEGMENT) : -len(end) - 1], strict_mode=True)
+                    yield a2b_base64(line[len(_SEGMENT) : quote], strict_mode=True)
                 except binascii.Error:
                     yield _other(line, number)
                 continue
