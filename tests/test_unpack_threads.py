@@ -14,7 +14,9 @@ from fuzz import nasties
 from layerstore.trees.assemble import assembled
 from layerstore.errors import ArchiveError, LayerstoreError, LimitExceededError
 from layerstore.model import DiffTarget, Limits
-from layerstore.trees.unpack import files, making, records, unpack
+from layerstore.system.threads import running
+from layerstore.trees.unpack import files, making, records, regular, unpack
+from layerstore.trees.unpack import hashing as hashing_module
 
 MANY = b"".join(file(b"d%d/f%d" % (n % 7, n), b"%d" % n * (n % 50)) for n in range(500))
 A, B = b"first content", b"another content"
@@ -272,3 +274,42 @@ def test_attributes_of_files_made_by_threads_are_set(trees):
     tree = trees(0)
     tree.unpack(MANY + pax((b"SCHILY.xattr.user.note", b"hello")) + file(b"x", A, mode=0o444))
     assert os.getxattr(tree.diff / "x", "user.note") == b"hello"
+
+
+def hashing():
+    return [t.name for t in threading.enumerate() if t.name == "layerstore-digest"]
+
+
+def test_a_large_file_is_hashed_by_a_thread_meanwhile_and_the_layer_is_the_same(trees, monkeypatch):
+    started = []
+    monkeypatch.setattr(regular, "Hasher", lambda: started.append(hashing_module.Hasher()) or started[-1])
+    data = file(b"a", A) + file(b"large", b"0123456789" * 500_000) + file(b"b", B) + file(b"other", b"x" * (5 << 20))
+    one, other = trees(0), trees(10**9)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    one.unpack(data)
+    assert len(started) == 1             # one for all of them
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
+    other.unpack(data)
+    assert len(started) == 1             # where there is one processor the unpacking thread does it
+    assert look(one) == look(other)
+    assert one.result == other.result
+    one.sound()
+    assert hashing() == []
+
+
+def test_an_archive_that_ends_within_a_large_file_ends_the_thread_that_hashes_it(trees, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    with pytest.raises(ArchiveError, match="ends inside"):
+        trees(0).unpack(file(b"large", b"x" * (5 << 20))[: 3 << 20], end=False)
+    assert hashing() == []
+
+
+def test_what_stops_the_hashing_is_raised_and_nobody_waits_for_it_for_ever():
+    class Bad:
+        def update(self, _piece):
+            raise MemoryError("while hashing")
+
+    with pytest.raises(MemoryError, match="while hashing"), running(hashing_module.Hasher()) as hasher:
+        hasher.add(Bad(), memoryview(b"x"))
+        hasher.settle()
+    assert hashing() == []

@@ -15,11 +15,13 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from layerstore.formats.tar import Entry
 from layerstore.system.descriptors import NEW_FILE, Descriptor
 from layerstore.trees.dress import Dresser
+from layerstore.trees.unpack.hashing import Hasher
 
 __all__ = ["Births", "NewFile", "make", "make_from"]
 
@@ -86,19 +88,25 @@ def make(file: NewFile, dress: Dresser, births: Births) -> None:
 
 def make_from(
     dir_fd: int, name: bytes, entry: Entry, data: Iterator[memoryview], dress: Dresser, births: Births,
-    check: Callable[[], None],
+    check: Callable[[], None], hasher: Hasher | None = None,
 ) -> tuple[bytes, int]:
-    """Make a file of pieces; digest and bits of what could not be set. *check* is called between them, and may raise."""
+    """Make a file of pieces; digest and bits of what could not be set. *check* is called between them, and may raise.
+
+    *hasher* hashes them meanwhile, if given.
+    """
     digest = hashlib.sha256()
     with Descriptor(name, NEW_FILE, births.mode(entry.mode), dir_fd=dir_fd) as fd:
         born = births.of(fd, entry.mode)
         if entry.sparse is not None:
             _write_sparse(fd, entry, data, digest, check)
         else:
+            update = digest.update if hasher is None else partial(hasher.add, digest)
             for piece in data:
                 check()
-                digest.update(piece)
+                update(piece)
                 _write(fd, piece)
+            if hasher is not None:
+                hasher.settle()
         return digest.digest(), dress.open_file(fd, entry, born=born)
 
 

@@ -18,6 +18,7 @@ from layerstore.system.threads import running
 from layerstore.trees.dress import Dresser
 from layerstore.trees.unpack.donated import check_donor, link_in
 from layerstore.trees.unpack.files import Births, NewFile, make, make_from
+from layerstore.trees.unpack.hashing import Hasher
 from layerstore.trees.unpack.making import Batch, Creator, InFlight
 from layerstore.trees.unpack.process import beside
 from layerstore.trees.unpack.records import Records, record_of
@@ -28,6 +29,7 @@ __all__ = ["Files", "split"]
 _ALONE = 64                              # files made before threads help: most layers of tests and configs have fewer
 _CREATORS = 2                            # threads that make files; more wait for Python's lock
 _SMALL = 1 << 18                         # bytes of a file that is handed to them
+_LARGE = 1 << 22                         # bytes of a file that a thread hashes while it is written
 _NO_DATA = memoryview(b"")
 
 
@@ -39,9 +41,11 @@ class Files(Tree):
         self._cancelled, self._donors = target.cancelled, target.donors
         self._lock_fd, self._dress, self._births = target.dir_fd, Dresser(target.ids), Births()
         self._threads = threads
+        self._several = len(os.sched_getaffinity(0)) > 1
         if alone is None:
-            alone = _ALONE if len(os.sched_getaffinity(0)) > 1 else sys.maxsize
+            alone = _ALONE if self._several else sys.maxsize
         self._alone = alone
+        self._hasher: Hasher | None = None
         self._in_flight = InFlight()
 
     def check_cancelled(self) -> None:
@@ -59,6 +63,7 @@ class Files(Tree):
         elif entry.sparse is not None or (whole := reader.read_whole()) is None:
             digest, unset = self.create(real, base, lambda dir_fd: make_from(
                 dir_fd, base, entry, reader.read_data(entry), self._dress, self._births, self.check_cancelled,
+                self._hasher_for(entry),
             ))
             what = record_of(entry, path, unset, sha256=digest)
         elif self._alone > 0 or len(whole) > _SMALL:
@@ -93,6 +98,14 @@ class Files(Tree):
         make(file, self._dress, self._births)
         file.data = _NO_DATA             # what waits to be written down holds none of the stream
         return file
+
+    def _hasher_for(self, entry: Entry) -> Hasher | None:
+        """What hashes the file's pieces while they are written: of one that is large, where there is a processor for it."""
+        if entry.size < _LARGE or not self._several:
+            return None
+        if self._hasher is None:
+            self._hasher = self._threads.enter_context(running(Hasher()))
+        return self._hasher
 
     def _start_threads(self) -> None:
         creators = self._in_flight.creators

@@ -1,0 +1,55 @@
+"""A thread that hashes large files while the unpacking one writes them. Knows no files, only bytes and their order."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any
+
+from layerstore.system.threads import Channel, Worker
+
+__all__ = ["Hasher"]
+
+_DEPTH = 4                               # pieces that wait
+_LOOK_SECONDS = 0.5
+
+
+class Hasher(Worker):
+    """For one thread that gives it pieces, and waits until they are hashed before it asks the digest."""
+
+    def __init__(self) -> None:
+        super().__init__("layerstore-digest")
+        self._pieces: Channel[tuple[Any, memoryview]] = Channel(_DEPTH)
+        self._hashed: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def add(self, digest: Any, piece: memoryview) -> None:
+        """*piece* goes on what *digest* is of."""
+        if not self._pieces.put((digest, piece), self._thread.is_alive):
+            self._check()
+
+    def settle(self) -> None:
+        """Wait until all is hashed."""
+        self.add(None, memoryview(b""))
+        while True:
+            try:
+                self._hashed.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if not self._thread.is_alive():
+                    self._check()
+            else:
+                return
+
+    def _work(self) -> None:
+        while (given := self._pieces.get(threading.main_thread().is_alive)) is not None:
+            digest, piece = given
+            if digest is None:
+                self._hashed.put(None)
+            else:
+                digest.update(piece)
+        self._whole = True
+
+    def close(self) -> None:
+        """End the thread. What it was given it hashes first; nobody may be adding."""
+        if self._thread.is_alive():
+            self._pieces.end()
+            self._thread.join()
