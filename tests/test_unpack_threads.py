@@ -14,6 +14,7 @@ from fuzz import nasties
 from layerstore.trees.assemble import assembled
 from layerstore.errors import ArchiveError, LayerstoreError, LimitExceededError
 from layerstore.model import DiffTarget, Limits
+from layerstore.system import kernel
 from layerstore.system.threads import running
 from layerstore.trees.unpack import files, making, records, regular, unpack
 from layerstore.trees.unpack import hashing as hashing_module
@@ -313,3 +314,16 @@ def test_what_stops_the_hashing_is_raised_and_nobody_waits_for_it_for_ever():
         hasher.add(Bad(), memoryview(b"x"))
         hasher.settle()
     assert hashing() == []
+
+
+def test_much_of_one_file_is_on_its_way_to_the_disk_before_the_sync(trees, monkeypatch):
+    begun = []
+    monkeypatch.setattr(files, "start_writeback", lambda fd: begun.append(os.fstat(fd).st_size >> 20))
+    trees(0).unpack(file(b"a", A) + file(b"large", bytes(20 << 20)) + file(b"b", b"x" * (5 << 20)))
+    assert begun == [8, 16]
+
+
+def test_that_it_is_on_its_way_is_a_hint_and_never_fails(monkeypatch):
+    kernel.start_writeback(-1)
+    monkeypatch.setattr(kernel, "_sync_file_range", None)   # as of a libc that lacks it
+    kernel.start_writeback(-1)

@@ -29,7 +29,10 @@ FICLONE = 0x40049409  # ioctl_ficlone(2); linux/fs.h
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x1, 0x2, 0x4, 0x8
 _INITIAL_USER_NS = 0xEFFFFFFD  # its inode in nsfs: PROC_USER_INIT_INO, linux/proc_ns.h
 
+_SYNC_FILE_RANGE_WRITE = 0x2
+
 _libc = ctypes.CDLL(None, use_errno=True)
+_sync_file_range = getattr(_libc, "sync_file_range", None)
 
 
 def _check(result: int, what: str | bytes | None = None) -> int:
@@ -64,6 +67,16 @@ def openat2(dir_fd: int, path: bytes, flags: int, resolve: int) -> Callable[[], 
     """
     how = _OpenHow(flags, 0, resolve)
     return partial(_libc.syscall, _SYS_OPENAT2, dir_fd, path, ctypes.byref(how), ctypes.sizeof(how))
+
+
+def start_writeback(fd: int) -> None:
+    """Begin to write what the disk lacks of the file *fd*, and wait for none of it.
+
+    A hint: it makes nothing durable, and its errors are told by the sync that does. Source: sync_file_range(2),
+    SYNC_FILE_RANGE_WRITE alone.
+    """
+    if _sync_file_range is not None:     # not every libc has it
+        _sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
 
 
 def checked(result: int, what: bytes) -> None:

@@ -4,6 +4,7 @@
   born with it (``Births``), else 0600, so that it is never more open than it will be.
 * ``write``: once, but for what is larger than a chunk of the stream. (``lseek`` and ``ftruncate``: sparse files.)
 * ``fchown``, ``fchmod``: only where the file was not born right. ``setxattr``: one for each attribute.
+* ``sync_file_range``: each 8 MiB, so that the sync that makes all durable finds little left to write. It waits for nothing.
 * ``utimensat``: last, because all of these change the time. ``close``.
 
 So a plain small file of root's takes four. It is made durable with its whole tree, later.
@@ -20,12 +21,14 @@ from typing import Any
 
 from layerstore.formats.tar import Entry
 from layerstore.system.descriptors import NEW_FILE, Descriptor
+from layerstore.system.kernel import start_writeback
 from layerstore.trees.dress import Dresser
 from layerstore.trees.unpack.hashing import Hasher
 
 __all__ = ["Births", "NewFile", "make", "make_from"]
 
 _BORN = 0o777                            # of a mode: what open(2) sets, and no later write or chown takes away
+_MUCH = 8 << 20                          # bytes of one file that are worth writing to the disk meanwhile
 _ZEROS = memoryview(bytes(1 << 20))
 
 
@@ -101,10 +104,15 @@ def make_from(
             _write_sparse(fd, entry, data, digest, check)
         else:
             update = digest.update if hasher is None else partial(hasher.add, digest)
+            waiting = 0
             for piece in data:
                 check()
                 update(piece)
                 _write(fd, piece)
+                waiting += len(piece)
+                if waiting >= _MUCH:
+                    start_writeback(fd)
+                    waiting = 0
             if hasher is not None:
                 hasher.settle()
         return digest.digest(), dress.open_file(fd, entry, born=born)
