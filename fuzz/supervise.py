@@ -23,6 +23,7 @@ _INITED = re.compile(r"#(\d+)\s+INITED")
 _PROGRESS = re.compile(r"#(\d+)\s")
 _FINAL = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 LONG = 16_384                            # bytes of the longest inputs there are
+_SPARE = 100                             # runs: the engine also counts an empty input, and seeds that are new
 _ENVIRONMENT = {
     # an allocation of some megabytes for every input is reused rather than given back and faulted in again
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30), "PYTHONHASHSEED": "0",
@@ -66,7 +67,7 @@ def _part(name: str, seconds: int, runs: int, workers: int, out: str, *more: str
 
 def _inputs(corpus: str) -> int:
     """How many the engine replays at first, and counts among its runs; the seeds are among them after the first time."""
-    return len(os.listdir(corpus)) if os.path.isdir(corpus) else 0
+    return len(os.listdir(corpus)) + _SPARE if os.path.isdir(corpus) else _SPARE
 
 
 def _wait(engines: Sequence[_Engine]) -> bool:
