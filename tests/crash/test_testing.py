@@ -173,7 +173,7 @@ def started(program, **fault):
     )
 
 
-POINT = "from layerstore import faults\nfor n in range(3):\n  try:\n    with faults.point('p'): print(n)\n  except OSError as e: print(e.errno)"
+POINT = "from layerstore.system import faults\nfor n in range(3):\n  try:\n    with faults.point('p'): print(n)\n  except OSError as e: print(e.errno)"
 
 
 def test_a_fault_can_be_armed_for_a_process_that_is_to_be_started():

@@ -32,8 +32,8 @@ from crash.content import content, picture  # noqa: E402
 from layerstore import TarDiffer  # noqa: E402
 from layerstore.lifecycle.machine import fire  # noqa: E402
 from layerstore.lifecycle.states import Kind, Trigger  # noqa: E402
-from layerstore.system import faults  # noqa: E402
 from layerstore.model import Descriptor  # noqa: E402
+from layerstore.system import faults  # noqa: E402
 from layerstore.testing.children import run_child, start_child  # noqa: E402
 
 NOBODY = 65534
