@@ -25,12 +25,12 @@ REASONS: dict[str, str] = {
         "An empty directory that is back shows nothing, and is removed again, or a view again, when it is asked for.",
     "create.sync":
         "It and `journal.create.parent.sync` stand in for each other, so that only a long look sees it: without both, "
-        "`store.json` may be there without its journal (see the pairs); without it alone, the root's own entry may be lost "
+        "`store.json` may be there without its journal; without it alone, the root's own entry may be lost "
         "with all of the store.",
     "journal.create.commit":
         "As the tables': aside, and covered by `journal.create.sync` before the journal gets its name.",
     "journal.create.parent.sync":
-        "`create.sync` stands in for it (see the pairs). It is the promise of the journal's library, whose users need not "
+        "`create.sync` stands in for it. It is the promise of the journal's library, whose users need not "
         "be this store: a journal that was created is there.",
 }
 SELDOM = frozenset({"create.root.sync", "create.sync"})
