@@ -52,4 +52,4 @@ def test_every_barrier_is_shown_to_be_needed_or_has_a_reason(record_property):
     record_property("states", sum(row.states for row in found))
     shown = {row.leave_out[0] for row in found if row.caught_by}
     assert shown >= {"stage.sync", "checkpoint.sync", "archive.sync", "txn.claim", "txn.seal", "txn.delete"}
-    assert len(found) >= 25, "barriers are missing from the recordings"
+    assert len(found) >= 55, "barriers are missing from the recordings"
