@@ -14,7 +14,9 @@ from layerstore import PullOptions, errors
 from layerstore.cli.commands import run
 from layerstore.dedup import LayerFinder
 from layerstore.opening import config
+from layerstore.sources import open_source
 from layerstore.testing import copy_store, run_child, telling
+from layerstore.verbs.apply import LayerSpec, apply_batch
 from storekit import add, differ, digest, failing_at, image, killed_at
 
 SHARED = {"shared": bytes(range(256)) * 400}
@@ -344,6 +346,55 @@ def test_another_layer_under_the_recorded_id_is_not_stood_on(both):
         add(store, {"odd": b"2"}, id="e" * 64)
     with layerstore.open(both.above) as store, pytest.raises(errors.BeneathMissingError, match="another layer"):
         store.chain(child.id)
+
+
+def of_own_ids(both, store, x, y):
+    """An image of two layers whose IDs the caller chose, the second on the first."""
+    with open_source(both.made.reference, platform=None) as source:
+        wanted = source.resolve()
+    with store.stage(differ({"x": x})) as first, store.stage(differ({"y": y})) as second:
+        specs = [LayerSpec(first, id="e" * 64), LayerSpec(second, id="f" * 64, parent="e" * 64)]
+        apply_batch(store._handle, specs, image=wanted, image_layers=["e" * 64, "f" * 64], image_names=["odd:1"])
+
+
+def test_what_stands_on_what_beneath_is_not_resolved_to_another_layer_of_that_id(both):
+    with layerstore.open(both.home / "second") as store:
+        of_own_ids(both, store, b"1", b"2")
+        uuid = store.uuid
+        assert len(store.chain("f" * 64)) == 2
+    with layerstore.open(both.above) as store:   # before it has any store beneath
+        add(store, {"x": b"other"}, id="e" * 64)
+    with layerstore.open(both.above, beneath=[both.home / "second"]) as store:
+        assert store.layer("f" * 64).parent_beneath.store == uuid
+        for call in (lambda: store.chain("f" * 64), lambda: store.extract("odd:1", both.home / "out"),
+                     lambda: store.push("odd:1", f"oci:{both.home}/pushed:x")):
+            with pytest.raises(errors.BeneathMissingError, match="another layer"):
+                call()
+        assert list(store.view(both.home / "view").left_out) == [both.image.id]
+        child = add(store, {"child": b"c"}, parent="f" * 64)
+        assert [(each.code, each.subject) for each in store.check().findings] == [("beneath-missing", child.id)]
+
+
+def test_a_view_leaves_out_an_image_whose_layer_stands_on_others_here(both):
+    with layerstore.open(both.home / "second") as store:
+        of_own_ids(both, store, b"1", b"2")
+    with layerstore.open(both.above) as store:
+        add(store, {"x": b"1"}, id="e" * 64, parent=add(store, {"under": b"1"}).id)
+    with layerstore.open(both.above, beneath=[both.home / "second"]) as store:
+        assert list(store.view(both.home / "view").left_out) == [both.image.id]
+
+
+def test_of_two_stores_beneath_each_layer_stands_on_what_its_own_store_has(both):
+    for name, x in (("first", b"other"), ("second", b"1")):
+        with layerstore.open(both.home / name) as store:
+            add(store, {"x": x}, id="e" * 64)
+            if name == "second":
+                add(store, {"y": b"2"}, id="f" * 64, parent="e" * 64)
+    with layerstore.open(both.above, beneath=[both.home / "first", both.home / "second"]) as store:
+        with pytest.raises(errors.BeneathMissingError, match="another layer"):
+            store.chain("f" * 64)
+    with layerstore.open(both.above, beneath=[both.home / "second", both.home / "first"]) as store:
+        assert len(store.chain("f" * 64)) == 2
 
 
 def test_a_tree_that_is_gone_beneath_is_a_typed_error(both):

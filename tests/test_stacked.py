@@ -84,6 +84,19 @@ def test_rows_beneath_are_marked_in_a_copy():
     assert STORE not in below.get("layers", "a-committed")
 
 
+def test_a_row_from_beneath_says_what_it_stands_on_in_its_own_store():
+    tables = layers(a="committed", b="committed")
+    tables["layers"]["a-committed"]["output"] = {"diff_id": "sha256:1"}
+    tables["layers"]["b-committed"]["parent"] = A
+    image = {"state": "committed", "layers": [A, B, C], "beneath": {B: {"store": "uuid7", "diff_id": "sha256:2"}}}
+    view = stacked(Tables(**layers(a="committed")), Tables(**tables, images={C: image}))
+    said = {"store": "uuid1", "diff_id": "sha256:1"}
+    assert view.get("layers", "b-committed")["beneath"] == said
+    assert view.get("images", C)["beneath"] == {A: said, **image["beneath"], C: {"store": "uuid1", "diff_id": ""}}
+    tables["layers"]["b-committed"]["beneath"] = {"store": "uuid7", "diff_id": "sha256:2"}
+    assert view.get("layers", "b-committed")["beneath"]["store"] == "uuid7"
+
+
 def test_why_something_is_missing_is_known_for_each_store():
     view = stacked(Tables())
     assert why_missing(view, "uuid9") == "it is unmounted"

@@ -204,7 +204,7 @@ class Layer:
     """A committed (or quarantined) layer as the catalog has it. ``txid`` is the tree's own name inside the store.
 
     ``store`` is the uuid of the store beneath that has it; None for one of the store's own. ``parent_beneath``: where the
-    parent was when the layer was applied, if that was in a store beneath.
+    parent was when the layer was applied, if that was in a store beneath (of a layer beneath: in its own store, mostly).
     """
 
     id: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from layerstore.errors import (
     BeneathMissingError,
@@ -13,18 +13,18 @@ from layerstore.errors import (
     UnknownImageError,
     UnknownLayerError,
 )
-from layerstore.lifecycle.stacked import STORE, why_missing
+from layerstore.lifecycle.stacked import STORE, Reader, why_missing
 from layerstore.lifecycle.states import State
 from layerstore.model import Beneath, Image, Layer, Lease, Mount
 from layerstore.signatures import indexes_in, signatures_in
 
+__all__ = [
+    "Reader", "Row", "beneath_of", "by_digest", "chain", "damaged_files", "image", "images", "is_committed", "layer",
+    "layers", "layers_of", "leases", "mount", "mounts", "opened", "recorded_beneath", "resolve", "tree_of", "users",
+]
+
 Row = dict[str, Any]
 _HEX = frozenset("0123456789abcdef")
-
-
-class Reader(Protocol):
-    def get(self, table: str, key: str) -> Row | None: ...
-    def scan(self, table: str, prefix: str = "") -> Iterator[tuple[str, Row]]: ...
 
 
 def tree_of(view: Reader, layer_id: str) -> tuple[str, Row] | None:

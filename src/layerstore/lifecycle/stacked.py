@@ -1,7 +1,8 @@
 """One look-up path over several catalogs: a store's own, then those of the stores beneath it, in their order.
 
-Reads like a catalog; rows that come from beneath have ``STORE``, the uuid of their store. Of a store beneath only what is
-committed is seen, and only what somebody looks up: who uses what, leases, mounts and what is in flight there are not ours.
+Reads like a catalog; rows that come from beneath have ``STORE``, the uuid of their store, and say what they stand on as
+rows above do: another store on the path may have something else under that ID. Of a store beneath only what is committed
+is seen, and only what somebody looks up: who uses what, leases, mounts and what is in flight there are not ours.
 An own layer or image hides one of its ID beneath as soon as it is at rest. No I/O but that of the catalogs.
 """
 
@@ -62,9 +63,25 @@ class Stacked:
             if row is None:
                 continue
             if self._counts(n, table, key, row):
-                return row if n == 0 else {**row, STORE: self._stores[n][0]}
+                return row if n == 0 else self._marked(n, table, row)
             own = row if n == 0 else own
         return own
+
+    def _marked(self, n: int, table: str, row: Row) -> Row:
+        """A row that came from beneath, with its store, and with what that store has of the layers that it names."""
+        marked = {**row, STORE: self._stores[n][0]}
+        if table == "layers" and row.get("parent") is not None:
+            marked["beneath"] = row.get("beneath") or self._said(n, row["parent"])
+        elif table == "images":
+            marked["beneath"] = {each: self._said(n, each) for each in row.get("layers", ())} | row.get("beneath", {})
+        return marked
+
+    def _said(self, n: int, layer_id: str) -> Row:
+        """What a row says of a layer that it stands on, if that is in the store *n* itself."""
+        store, view = self._stores[n]
+        pointer = view.get("ids", layer_id) or {}
+        row = view.get("layers", pointer.get("txid", "")) or {}
+        return {"store": store, "diff_id": row.get("output", {}).get("diff_id", "")}
 
     def _counts(self, n: int, table: str, key: str, row: Row) -> bool:
         view = self._stores[n][1]

@@ -230,6 +230,9 @@ def _shown(handle: Handle) -> tuple[list[ShownImage], dict[str, Layer], dict[str
             except (LayerDamagedError, UnknownLayerError, BeneathMissingError) as error:
                 left_out[image.id] = str(error)
                 continue
+            if [each.parent for each in chain] != [None, *image.layers[:-1]][:len(chain)]:
+                left_out[image.id] = "a layer of that ID and content stands on others here than where the image is from"
+                continue
             found.append((image, chain))
     names = image_names(name for image, _ in found for name in image.names)
     shown = []

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from layerstore.dedup import suspects
-from layerstore.errors import BeneathMissingError, DamagedError
+from layerstore.errors import BeneathMissingError, DamagedError, UnknownLayerError
 from layerstore.formats import records, tarsplit
 from layerstore.formats.digests import NAME as DIGESTS
 from layerstore.formats.manifest import NAME as MANIFEST
@@ -84,7 +84,9 @@ def beneath(handle: Handle, subject: Layer | Image) -> Iterator[Finding]:
         try:
             with looking(handle) as view:
                 catalog.layer(view, layer_id, damaged=True, recorded=what)
-        except BeneathMissingError as error:
+                if isinstance(subject, Layer):
+                    catalog.chain(view, layer_id, damaged=True)
+        except (BeneathMissingError, UnknownLayerError) as error:
             yield Finding("beneath-missing", subject.id, str(error))
 
 
