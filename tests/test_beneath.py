@@ -15,9 +15,9 @@ from layerstore.cli.commands import run
 from layerstore.dedup import LayerFinder
 from layerstore.opening import config
 from layerstore.sources import open_source
-from layerstore.testing import copy_store, run_child, telling
+from layerstore.testing import copy_store, kill_at, passings, run_child, telling
 from layerstore.verbs.apply import LayerSpec, apply_batch
-from storekit import add, differ, digest, failing_at, image, killed_at
+from storekit import add, differ, digest, failing_at, image, killed_at, observed
 
 SHARED = {"shared": bytes(range(256)) * 400}
 
@@ -373,6 +373,40 @@ def test_what_stands_on_what_beneath_is_not_resolved_to_another_layer_of_that_id
         assert list(store.view(both.home / "view").left_out) == [both.image.id]
         child = add(store, {"child": b"c"}, parent="f" * 64)
         assert [(each.code, each.subject) for each in store.check().findings] == [("beneath-missing", child.id)]
+
+
+def leads(view):
+    return {os.readlink(view / "overlay" / each / "diff") for each in os.listdir(view / "overlay") if each != "l"}
+
+
+def test_a_refreshed_view_leads_to_where_the_store_beneath_is_now_and_a_kill_leaves_it_whole(both):
+    link, view = both.home / "link", both.home / "view"
+    copy_store(str(both.below), str(both.home / "next"))
+
+    def refreshed():
+        with layerstore.open(both.above, beneath=[link]) as store:
+            store.view(view)
+
+    def turn(place):
+        link.unlink(missing_ok=True)
+        link.symlink_to(place)
+
+    turn(both.below)
+    refreshed()
+    assert all(each.startswith(f"{both.below}/") for each in leads(view))
+    turn(both.home / "next")
+    points = [each for each in passings(refreshed) if each.point.startswith(("view.turn", "view.s")) and each.when == "before"]
+    for passing in [each for each in points if each.nth == 2 or each.point == "view.sync"]:   # the second of three links
+        turn(both.below)
+        refreshed()
+        turn(both.home / "next")
+        kill_at(passing, refreshed)
+        assert all(map(os.path.isdir, leads(view))) and len(viewreading.read_view(view)) == 1, passing
+        refreshed()
+        assert all(each.startswith(f"{both.home}/next/") for each in leads(view)), passing
+    with observed([]) as passed:
+        refreshed()
+    assert not [point for point in passed if point.startswith("view.turn")]
 
 
 def test_a_view_leaves_out_an_image_whose_layer_stands_on_others_here(both):

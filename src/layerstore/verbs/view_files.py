@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from layerstore.formats.containers_storage import plan as planning
 from layerstore.formats.containers_storage.documents import ShownImage
@@ -19,7 +19,7 @@ from layerstore.opening.handle import Handle
 from layerstore.system import fs
 from layerstore.verbs.export import go_tar_split
 
-__all__ = ["CURRENT", "clear", "make", "present", "sweep"]
+__all__ = ["CURRENT", "clear", "make", "moved", "present", "sweep"]
 
 CURRENT = "current"
 _DIRECTORIES = ("generations", "images", "overlay", "overlay/l", "overlay-layers", "overlay-images")
@@ -47,8 +47,30 @@ def sweep(at: int, now: Present) -> None:
                         fs.remove_tree(own, name, point="view.sweep")
 
 
-def make(handle: Handle, at: int, plan: Plan, now: Present) -> None:
-    """What *plan* needs and *now* has not, and last the generation. Nothing of it is seen before the switch."""
+def moved(handle: Handle, at: int, plan: Plan) -> dict[str, str]:
+    """Of the layers that are not to be made, those whose link leads elsewhere than to their tree, and where that is."""
+    kept = set(plan.layers) - {each.id for each in plan.new_layers}
+    trees = {each: _tree_of(handle, each) for each in sorted(kept)}
+    return {each: tree for each, tree in trees.items() if _leads_to(at, each) != tree}
+
+
+def _tree_of(handle: Handle, layer_id: str) -> str:
+    """Where the link of a layer has to lead: absolute, drivers/overlay refuses others."""
+    return os.path.realpath(diff_path(handle, layer_id))
+
+
+def _leads_to(at: int, layer_id: str) -> str | None:
+    try:
+        return os.readlink(f"overlay/{layer_id}/diff", dir_fd=at)
+    except OSError:
+        return None
+
+
+def make(handle: Handle, at: int, plan: Plan, now: Present, turned: Mapping[str, str]) -> None:
+    """What *plan* needs and *now* has not, and last the generation. Nothing of it is seen before the switch.
+
+    But for links of layers that are shown, *turned* one by one: a store beneath is elsewhere now, and what it has the same.
+    """
     if now.name is None:
         _skeleton(at)
     for image in plan.new_images:
@@ -57,6 +79,9 @@ def make(handle: Handle, at: int, plan: Plan, now: Present) -> None:
         if layer.id in now.layers:       # somebody took it out of the view, or its ID is another layer's by now
             _clear_layer(at, layer.id)
         _make_layer(handle, at, layer, plan)
+    for layer_id, tree in turned.items():
+        with fs.open_dir(f"overlay/{layer_id}", at) as own:
+            fs.turn_link(own, "diff", tree, point="view.turn")
     if plan.generation != now.name:
         _make_generation(at, plan)
 
@@ -89,8 +114,7 @@ def _clear_layer(at: int, layer_id: str) -> None:
 def _make_layer(handle: Handle, at: int, layer: Layer, plan: Plan) -> None:
     own = f"overlay/{layer.id}"
     fs.make_public_dir(at, own, point="view.mkdir")
-    tree = os.path.realpath(diff_path(handle, layer.id))
-    _link(at, f"{own}/diff", tree)     # absolute: drivers/overlay refuses others
+    _link(at, f"{own}/diff", _tree_of(handle, layer.id))
     fs.write_pieces(at, f"{own}/link", [link_name(layer.id).encode()], point="view.file", public=True)
     below = planning.lower_of(layer, plan.layers)
     if below:
