@@ -541,7 +541,7 @@ def test_an_opening_that_fails_while_recording_leaves_the_old_list_or_the_new_on
         assert [each.uuid for each in store.beneath] == [both.uuid]
 
 
-def test_what_cannot_be_beneath_is_refused(both):
+def test_what_cannot_be_beneath_is_refused_and_not_written_down(both):
     with pytest.raises(errors.InvalidArgumentError, match="no store"):
         layerstore.open(both.above, beneath=[both.home / "nothing"])
     with pytest.raises(errors.InvalidArgumentError, match="the same"):
@@ -553,6 +553,11 @@ def test_what_cannot_be_beneath_is_refused(both):
         pass
     with pytest.raises(errors.InvalidArgumentError, match="overlay form"):
         layerstore.open(both.home / "user", beneath=[both.below])
+    with pytest.raises(errors.InvalidArgumentError, match="itself"):
+        layerstore.open(both.below, beneath=[both.below])
+    for each in ("above", "below", "copy", "user"):   # the feature could not be taken back
+        config = both.home / each / "store.json"
+        assert not config.exists() or json.loads(config.read_text())["features"]["incompatible"] == []
 
 
 def test_a_store_beneath_that_may_not_be_opened_is_a_typed_error(both, monkeypatch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -119,6 +119,8 @@ def _config_at(path: str) -> dict[str, Any]:
 def record(root: str, found: Sequence[StoreBeneath]) -> None:
     """Write down in the store at *root* which stores are beneath it from now on. BusyError while it is in use.
 
+    InvalidArgumentError if one of them cannot be: then nothing is written, for the feature stays.
+
     Durability: on disk when this returns; a crash before leaves the old list or the new one.
     """
     with fs.open_dir(root) as root_fd:
@@ -126,6 +128,8 @@ def record(root: str, found: Sequence[StoreBeneath]) -> None:
             return
         fs.lock_root(root_fd, exclusive=True, wait=10.0)
         config = read_config(root_fd, root, readonly=False)
+        for each in found:
+            _check_fits(config, root, _config_at(each.path), each)
         fs.replace_file(root_fd, NAME, text_with(config, found), point="beneath.config", sync=True)
         fs.sync_dir(root_fd, point="beneath.root.sync")
 
@@ -180,7 +184,7 @@ def _opened(above: Handle, wanted: StoreBeneath) -> Handle:
             known = _shared[path] = _open(path)
         known.above.add(above)
     try:
-        _check_fits(above, known, wanted)
+        _check_fits(above.config, above.root, known.config, wanted)
     except BaseException:
         known.let_go_by(above)
         raise
@@ -202,18 +206,19 @@ def _is_still_there(known: Handle) -> bool:
     return (now.st_dev, now.st_ino) == known.key
 
 
-def _check_fits(above: Handle, below: Handle, wanted: StoreBeneath) -> None:
-    uuid = below.config["uuid"]
+def _check_fits(above: Mapping[str, Any], root: str, below: Mapping[str, Any], wanted: StoreBeneath) -> None:
+    """InvalidArgumentError unless *below*, the config of what is where *wanted* is, fits beneath the store at *root*."""
+    uuid = below["uuid"]
     if uuid != wanted.uuid:
         raise InvalidArgumentError(f"the store at {wanted.path} is {uuid}, and not {wanted.uuid}")
-    if uuid == above.config["uuid"]:
+    if uuid == above["uuid"]:
         raise InvalidArgumentError(
-            f"{wanted.path} is the store {above.root} itself, or a copy of it", hint="only another store can be beneath it",
+            f"{wanted.path} is the store {root} itself, or a copy of it", hint="only another store can be beneath it",
         )
     for key, what in (("overlay_form", "overlay form"), ("id_map", "map of ids")):
-        if below.config.get(key) != above.config.get(key):
+        if below.get(key) != above.get(key):
             raise InvalidArgumentError(
-                f"the store at {wanted.path} has the {what} {below.config.get(key)}, and {above.root} has "
-                f"{above.config.get(key)}: no mount could show both",
+                f"the store at {wanted.path} has the {what} {below.get(key)}, and {root} has {above.get(key)}: "
+                "no mount could show both",
                 hint="make the upper store with the same (layerstore create --overlay-form, --uid-map)",
             )
