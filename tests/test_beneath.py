@@ -228,6 +228,44 @@ def test_a_chain_across_both_is_mounted_written_to_and_committed(both):
     assert telling(work) == ((b"above", True, False), True, both.uuid)
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("change", ["gone", "another"])
+def test_what_a_kept_mount_was_on_top_of_is_compared_before_it_is_committed_or_mounted_again(both, change):
+    from crash.disk.kernel_calls import own_mounts
+
+    target = both.home / "target"
+    target.mkdir()
+    with layerstore.open(both.below) as store:
+        odd = add(store, {"odd": b"1"}, id="e" * 64)
+
+    def work():
+        own_mounts()
+        with both.open() as store:
+            store.mount(odd.id, target, writable=True)
+            (target / "written").write_bytes(b"above")
+            store.unmount(target, keep_upper=True)
+
+    telling(work)
+    with layerstore.open(both.below) as store:
+        store.delete_layer(odd.id)
+        if change == "another":
+            add(store, {"odd": b"2"}, id="e" * 64)
+
+    def again():
+        own_mounts()
+        told = []
+        with both.open() as store:
+            for call in (lambda: store.commit(target), lambda: store.mount(odd.id, target, writable=True)):
+                try:
+                    call()
+                except errors.LayerstoreError as error:
+                    told.append(type(error).__name__)
+        return told
+
+    missing = "BeneathMissingError"
+    assert telling(again) == [missing, missing if change == "another" else "UnknownLayerError"]   # nothing has that ID now
+
+
 # -- keeping -------------------------------------------------------------------------------------------------------
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from layerstore.errors import BeneathMissingError, UnknownLayerError
 from layerstore.lifecycle import catalog
+from layerstore.model import Beneath
 from layerstore.opening.beneath import home, looking
 from layerstore.opening.handle import Handle
 from layerstore.system import fs
@@ -16,12 +18,16 @@ class ReaderLock:
 
     Held by this process alone, and gone when it dies; a lease is for longer. Takes no lock that a writer holds
     while it syncs: only a deletion takes the tree's lock exclusively. *wait* seconds for it, then BusyError. Of a layer
-    beneath on a network's file system there is none to be had: it is only looked whether the tree is there.
+    beneath on a network's file system there is none to be had: it is only looked whether the tree is there. *recorded*:
+    what a row says of layers that were in stores beneath, as for ``catalog.layer``.
     """
 
-    def __init__(self, handle: Handle, layer_ids: Sequence[str], *, damaged: bool = False, wait: float = 30.0) -> None:
+    def __init__(
+        self, handle: Handle, layer_ids: Sequence[str], *, damaged: bool = False, wait: float = 30.0,
+        recorded: Mapping[str, Beneath] = MappingProxyType({}),
+    ) -> None:
         self._locks: list[fs.TreeLock] = []   # no ExitStack: what an interrupt raises in one keeps all that it was to leave
-        self._wait = wait
+        self._wait, self._recorded = wait, recorded
         try:
             for layer_id in layer_ids:
                 self._lock(handle, layer_id, damaged)
@@ -33,7 +39,7 @@ class ReaderLock:
         store = home(handle, layer_id)
         txid = self._held(store, layer_id) if store.locks else fs.txid_at(store.dirs["layers"], layer_id)
         with looking(handle) as view:   # looked at again under the lock: it may have been deleted meanwhile
-            here = catalog.layer(view, layer_id, damaged=damaged)
+            here = catalog.layer(view, layer_id, damaged=damaged, recorded=self._recorded.get(layer_id))
         if txid == here.txid:
             return
         if here.store is not None:

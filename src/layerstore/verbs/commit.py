@@ -70,14 +70,15 @@ def commit(handle: Handle, target: str, names: Sequence[str], options: CommitOpt
     if any(side is not None and any(a != b for a, b, _ in side) for side in (handle.ids.uids, handle.ids.gids)):
         raise InvalidArgumentError("the upper directory has the host's ids, which a layer of this store must not have",
                                    hint="commit in the user namespace that the store is for")
-    mount_id, layer_ids = _mount_at(handle, target)
+    mount_id, row = _mount_at(handle, target)
+    layer_ids, recorded = list(row["layers"]), catalog.recorded_beneath(row)
     lock = fs.lock_tree(handle.dirs["uppers"], mount_id, shared=True, wait=0.0, point="commit.lock")
     if lock is None:
         raise UnknownMountError(f"the upper directory of the mount at {target} is gone")
-    with lock, ReaderLock(handle, layer_ids):
+    with lock, ReaderLock(handle, layer_ids, recorded=recorded):
         _mount_at(handle, mount_id)   # an unmount may have been quicker; from here on it is refused
         with looking(handle) as view:
-            chain = [catalog.layer(view, each) for each in layer_ids]
+            chain = [catalog.layer(view, each, recorded=recorded.get(each)) for each in layer_ids]
             base = _base(view, layer_ids, options.base)
         before = _settled(lock.fd, target)
         upper = os.path.join(handle.root, "uppers", mount_id, "upper")
@@ -98,8 +99,8 @@ def commit(handle: Handle, target: str, names: Sequence[str], options: CommitOpt
 # -- the mount -----------------------------------------------------------------------------------------------------
 
 
-def _mount_at(handle: Handle, target: str) -> tuple[str, list[str]]:
-    """ID and layers of the writable mount, mounted or kept, at a path or of an ID."""
+def _mount_at(handle: Handle, target: str) -> tuple[str, Mapping[str, Any]]:
+    """ID and row of the writable mount, mounted or kept, at a path or of an ID."""
     path = os.path.realpath(target)
     with handle.read() as view:
         for key, row in view.scan("mounts"):
@@ -108,7 +109,7 @@ def _mount_at(handle: Handle, target: str) -> tuple[str, list[str]]:
             if not row["writable"]:
                 raise InvalidArgumentError(f"the mount at {row['target']} is read-only: there is nothing to commit")
             if row["state"] == State.MOUNTED or row.get("kept", False):
-                return key, list(row["layers"])
+                return key, row
     raise UnknownMountError(f"nothing of this store is mounted at {target}")
 
 

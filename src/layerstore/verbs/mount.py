@@ -83,6 +83,7 @@ def _resume(handle: Handle, chain: list[Layer], target: str, writable: bool) -> 
         for known in catalog.mounts(view):
             if known.target == target and not known.mounted:
                 if writable and known.writable and known.layers == tuple(layer.id for layer in chain):
+                    _check_recorded(handle, view, known.id)
                     return known.id
                 raise BusyError(
                     f"{target} has a kept upper directory of another mount",
@@ -91,6 +92,14 @@ def _resume(handle: Handle, chain: list[Layer], target: str, writable: bool) -> 
             if known.target == target:
                 raise BusyError(f"{target} is already a mount of this store", hint="unmount it first")
     return None
+
+
+def _check_recorded(handle: Handle, own: catalog.Reader, mount_id: str) -> None:
+    """BeneathMissingError if the layers of a mount are not those that the upper directory is on top of."""
+    row = own.get("mounts", mount_id)
+    with over(handle, own) as view:
+        for layer_id, recorded in catalog.recorded_beneath(row or {}).items():
+            catalog.layer(view, layer_id, damaged=True, recorded=recorded)
 
 
 def _take(
