@@ -263,7 +263,7 @@ def test_what_a_kept_mount_was_on_top_of_is_compared_before_it_is_committed_or_m
         return told
 
     missing = "BeneathMissingError"
-    assert telling(again) == [missing, missing if change == "another" else "UnknownLayerError"]   # nothing has that ID now
+    assert telling(again) == [missing, missing if change == "another" else "UnknownImageError"]   # nothing has that ID now
 
 
 # -- keeping -------------------------------------------------------------------------------------------------------
