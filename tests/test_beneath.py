@@ -1,9 +1,11 @@
 """Stores beneath: one look-up path, what stands on it, and what is said when it is not there (ADR 0026)."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -356,6 +358,55 @@ def test_without_the_store_beneath_lookups_and_check_name_store_and_layer(both):
         assert store.check().sound and store.chain(child.id)
     with layerstore.open(both.above) as store:
         assert [each.path for each in store.beneath] == [str(both.home / "gone")]
+
+
+@pytest.mark.parametrize(("failure", "told"), [
+    (errors.BusyError("being rebuilt"), errors.BusyError), (OSError(errno.EMFILE, "too many"), errors.BusyError),
+    (OSError(errno.ENOMEM, "no memory"), errors.IoError), (PermissionError(errno.EACCES, "denied"), None),
+    (errors.JournalDamagedError("torn"), None),
+])
+def test_what_passes_makes_no_store_beneath_missing(both, monkeypatch, failure, told):
+    from layerstore.opening import beneath
+
+    def failing(_path):
+        raise failure
+
+    with both.open() as store:
+        child = add(store, {"child": b"c"}, parent=both.base.id)
+    with monkeypatch.context() as patched:
+        patched.setattr(beneath, "_open", failing)
+        if told is None:
+            with layerstore.open(both.above) as store:
+                assert str(failure) in store.beneath[0].missing
+        else:
+            with pytest.raises(told):
+                layerstore.open(both.above)
+    with layerstore.open(both.above) as store:
+        assert store.chain(child.id)
+
+
+def test_who_waits_for_one_store_beneath_keeps_nobody_from_another(both, monkeypatch):
+    from layerstore.opening import beneath
+
+    waiting, go, opening, passed = threading.Event(), threading.Event(), beneath._open, []
+
+    def slow(path):
+        if path == str(both.below):
+            waiting.set()
+            passed.append(go.wait(10))
+        return opening(path)
+
+    with layerstore.open(both.home / "second"):
+        pass
+    monkeypatch.setattr(beneath, "_open", slow)
+    other = threading.Thread(target=lambda: both.open().close())
+    other.start()
+    assert waiting.wait(10)
+    with layerstore.open(both.home / "third", beneath=[both.home / "second"]) as store:
+        assert len(store.beneath) == 1
+    go.set()
+    other.join()
+    assert passed == [True]
 
 
 def test_a_layer_that_vanished_beneath_is_pulled_again_and_stood_on(both):

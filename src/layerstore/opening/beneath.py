@@ -6,6 +6,7 @@ Verbs that read ask here for rows (``looking``, ``over``) and for where a layer'
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import weakref
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from layerstore.errors import AlreadyOpenError, BeneathError, InvalidArgumentError, LayerstoreError
+from layerstore.errors import AlreadyOpenError, BeneathError, BusyError, InvalidArgumentError, LayerstoreError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.stacked import Stacked
 from layerstore.model import StoreBeneath
@@ -135,15 +136,24 @@ def record(root: str, found: Sequence[StoreBeneath]) -> None:
 
 
 def attach(handle: Handle, given: Sequence[StoreBeneath] | None) -> None:
-    """Open the stores beneath *handle*: those *given*, else those recorded. What is recorded and is not there is absent."""
+    """Open the stores beneath *handle*: those *given*, else those recorded. What is recorded and is not there is absent.
+
+    Not there is what cannot be opened now nor a moment later: BusyError, and what this process lacks, are raised.
+    """
     for each in recorded_beneath(handle.config) if given is None else given:
         try:
             handle.beneath.append(_opened(handle, each))
         except (LayerstoreError, OSError) as error:
-            if given is not None or isinstance(error, AlreadyOpenError):
+            if given is not None or isinstance(error, AlreadyOpenError | BusyError) or _is_ours(error):
                 raise
             why = "there is nothing" if isinstance(error, FileNotFoundError) else str(error)
             handle.absent.append(StoreBeneath(each.uuid, each.path, why))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this process or machine lacks something, which says nothing of the store."""
+    causes = (error, error.__cause__)
+    return any(isinstance(each, OSError) and each.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) for each in causes)
 
 
 class _Beneath(Handle):
@@ -165,11 +175,13 @@ class _Beneath(Handle):
 
 _guard = threading.RLock()
 _shared: dict[str, _Beneath] = {}
+_opening: dict[str, threading.RLock] = {}   # by path: who opens a store may have to wait for whoever rebuilds it
 
 
 def _after_fork_in_child() -> None:
     global _guard  # noqa: PLW0603 - another thread of the parent may have held it
     _guard = threading.RLock()
+    _opening.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -179,16 +191,28 @@ def _opened(above: Handle, wanted: StoreBeneath) -> Handle:
     """The store *wanted*, if it fits beneath *above*."""
     path = os.path.realpath(wanted.path)   # now: a link may have been turned since it was recorded
     with _guard:
-        known = _shared.get(path)
-        if known is None or known.closed or known.pid != os.getpid() or not _is_still_there(known):
+        alone = _opening.setdefault(path, threading.RLock())
+    with alone:
+        known = _open_already(path, above)
+        if known is None:
             known = _shared[path] = _open(path)
-        known.above.add(above)
+            known.above.add(above)
     try:
         _check_fits(above.config, above.root, known.config, wanted)
     except BaseException:
         known.let_go_by(above)
         raise
     return known
+
+
+def _open_already(path: str, above: Handle) -> _Beneath | None:
+    """The store at *path*, if it is open in this process: beneath *above*, too, from now on."""
+    with _guard:                       # or who lets go of it would close it meanwhile
+        known = _shared.get(path)
+        if known is None or known.closed or known.pid != os.getpid() or not _is_still_there(known):
+            return None
+        known.above.add(above)
+        return known
 
 
 def _open(path: str) -> _Beneath:
