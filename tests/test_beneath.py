@@ -139,6 +139,20 @@ def test_an_image_beneath_is_pulled_without_a_layer_and_keeps_its_documents(both
         assert store.check(content=True).sound
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_name_that_an_image_has_beneath_too_is_the_stores_own_once_it_is_pulled_by_it(both, before):
+    with both.open() as store:
+        if before:
+            both.pulled(store)           # there is a row already
+        pulled = both.pulled(store, names=["app:1"])
+        with observed([]) as passed:
+            both.pulled(store, names=["app:1"])
+        assert not [point for point in passed if point.startswith("txn.")]
+    os.rename(both.below, both.home / "gone")
+    with layerstore.open(both.above) as store:
+        assert store.resolve("app:1") == ("image", pulled.id)
+
+
 def test_a_pull_fetches_only_the_layers_that_are_not_beneath(both):
     more = image(both.home, name="more", layers=4)
     with layerstore.open(both.below) as store:

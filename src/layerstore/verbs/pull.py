@@ -111,8 +111,10 @@ def _pull(
         present = [job.layer_id for job in chain if job not in missing]
         with ReaderLock(handle, present):
             known = _stage_and_apply(handle, wanted, chain, missing, names, options, progress)
+    with handle.read() as own:   # one that the image has beneath becomes the store's own, too: it outlives that store
+        has = {name for name in names if (own.get("names", name) or {}).get("id") == known.id}
     for name in names:
-        if name not in known.names:
+        if name not in has:
             set_name(handle, name, "image", known.id, replace=options.replace_names)
     with looking(handle) as view:
         return replace(catalog.image(view, wanted.id), created=known.created)
