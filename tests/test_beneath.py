@@ -327,13 +327,35 @@ def test_content_is_taken_from_beneath_and_rot_there_is_told_to_nobody_beneath(b
     assert not (both.below / "layers" / both.base.id / "suspects").exists()
 
 
-def test_a_repair_takes_content_from_beneath(both):
+@pytest.mark.parametrize("content", [SHARED["shared"], b"beneath"], ids=["in an index", "too small for one"])
+def test_a_repair_takes_content_from_beneath(both, content):
     with both.open() as store:
-        own = add(store, {"copy": SHARED["shared"], "own": b"1"})
+        own = add(store, {"copy": content, "own": b"1"})
         (both.above / "layers" / own.id / "diff" / "copy").write_bytes(b"rotten")
         report = store.repair()
         assert report.mended == (own.id,) and f"layer {both.base.id}" in {step.source for step in report.steps}
         assert store.check(content=True).sound
+
+
+def test_a_layer_that_is_in_another_store_when_its_lock_is_had_is_read_there(both, monkeypatch):
+    from layerstore.opening import reading
+
+    with layerstore.open(both.above) as store:
+        add(store, {"base": b"beneath", **SHARED})
+    with both.open() as store:
+        looked, at = [], reading.home
+
+        def home(handle, layer_id):
+            found = at(handle, layer_id)
+            looked.append(found.root)
+            if len(looked) == 1:
+                store.delete_layer(layer_id)
+            return found
+
+        monkeypatch.setattr(reading, "home", home)
+        with store.layer_paths(both.base.id) as paths:
+            assert paths == [str(both.below / "layers" / both.base.id / "diff")]
+        assert looked == [str(both.above), str(both.below)]
 
 
 def test_a_check_looks_beneath_only_when_asked_and_names_the_store(both):

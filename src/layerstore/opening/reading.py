@@ -36,12 +36,17 @@ class ReaderLock:
             raise
 
     def _lock(self, handle: Handle, layer_id: str, damaged: bool) -> None:
-        store = home(handle, layer_id)
-        txid = self._held(store, layer_id) if store.locks else fs.txid_at(store.dirs["layers"], layer_id)
-        with looking(handle) as view:   # looked at again under the lock: it may have been deleted meanwhile
-            here = catalog.layer(view, layer_id, damaged=damaged, recorded=self._recorded.get(layer_id))
-        if txid == here.txid:
-            return
+        while True:
+            store, held = home(handle, layer_id), len(self._locks)
+            txid = self._held(store, layer_id) if store.locks else fs.txid_at(store.dirs["layers"], layer_id)
+            with looking(handle) as view:   # looked at again under the lock: it may have been deleted meanwhile
+                here = catalog.layer(view, layer_id, damaged=damaged, recorded=self._recorded.get(layer_id))
+            if txid == here.txid:
+                return
+            if here.store == (None if store is handle else store.config["uuid"]):
+                break
+            while len(self._locks) > held:   # it is in another store by now: one of the two came, or went
+                self._locks.pop().close()
         if here.store is not None:
             raise BeneathMissingError(
                 f"the tree of layer {layer_id} is not in its place in the store {here.store} beneath", store=here.store,

@@ -1,6 +1,6 @@
 """Content by the manifests of other committed layers: what no index has, as it is small, or as the index is damaged.
 
-Read once for each layer that is repaired, and only if it must be: it walks every manifest of the store. Reads only.
+Read once for each layer that is repaired, and only if it must be: it walks every manifest on the path. Reads only.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from layerstore.formats.manifest import ManifestEntry, final_entries
 from layerstore.formats.packed import open_regular
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
+from layerstore.opening.beneath import looking, open_tree
 from layerstore.opening.handle import Handle
-from layerstore.system import fs
 
 __all__ = ["Listed"]
 
@@ -37,11 +37,11 @@ class Listed:
         if not wanted:
             return
         self._asked |= wanted
-        with self.handle.read() as view:
+        with looking(self.handle) as view:
             layers = [each.id for each in catalog.layers(view) if each.state == State.COMMITTED and each.id != self.without]
         for layer_id in layers:
             try:
-                with fs.open_dir(layer_id, self.handle.dirs["layers"]) as tree_fd, open_regular(MANIFEST, tree_fd) as fd:
+                with open_tree(self.handle, layer_id) as tree_fd, open_regular(MANIFEST, tree_fd) as fd:
                     self._take(layer_id, fd, wanted)
             except (OSError, DamagedError):
                 continue                 # deleted meanwhile, or damaged itself

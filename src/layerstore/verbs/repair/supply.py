@@ -22,6 +22,7 @@ from layerstore.formats.packed import file_digest, open_regular, read_chunks
 from layerstore.formats.tarsplit import KEPT, Kept, read_tar_split
 from layerstore.formats.tarsplit import NAME as SPLIT
 from layerstore.model import Layer, LayerSource, SourceImage, StageOptions
+from layerstore.opening.beneath import open_tree
 from layerstore.opening.handle import Handle
 from layerstore.sources import open_source
 from layerstore.system import fs
@@ -175,7 +176,7 @@ class Supply:
         """In other layers, where their manifests say that it is: what was asked for with ``locate``."""
         for layer_id, entry in self._listed.places(digest):
             try:
-                with fs.open_dir(layer_id, self._handle.dirs["layers"]) as tree_fd:
+                with open_tree(self._handle, layer_id) as tree_fd:
                     if _has(tree_fd, entry.path, entry):
                         yield f"layer {layer_id}", partial(_file, tree_fd, entry.path)
             except OSError:
