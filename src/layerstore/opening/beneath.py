@@ -18,7 +18,7 @@ from layerstore.errors import AlreadyOpenError, BeneathError, BusyError, Invalid
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.stacked import Stacked
 from layerstore.model import StoreBeneath
-from layerstore.opening.config import NAME, read_config, recorded_beneath, text_with
+from layerstore.opening.config import NAME, read_config, stores_beneath, text_with
 from layerstore.opening.handle import Handle
 from layerstore.system import filesystem, fs
 from layerstore.system.descriptors import Descriptor
@@ -125,7 +125,7 @@ def record(root: str, found: Sequence[StoreBeneath]) -> None:
     Durability: on disk when this returns; a crash before leaves the old list or the new one.
     """
     with fs.open_dir(root) as root_fd:
-        if recorded_beneath(read_config(root_fd, root, readonly=False)) == list(found):
+        if stores_beneath(read_config(root_fd, root, readonly=False)) == list(found):
             return
         fs.lock_root(root_fd, exclusive=True, wait=10.0)
         config = read_config(root_fd, root, readonly=False)
@@ -140,7 +140,7 @@ def attach(handle: Handle, given: Sequence[StoreBeneath] | None) -> None:
 
     Not there is what cannot be opened now nor a moment later: BusyError, and what this process lacks, are raised.
     """
-    for each in recorded_beneath(handle.config) if given is None else given:
+    for each in stores_beneath(handle.config) if given is None else given:
         try:
             handle.beneath.append(_opened(handle, each))
         except (LayerstoreError, OSError) as error:

@@ -13,7 +13,7 @@ from layerstore.system import fs, idmap
 from layerstore.system.idmap import IDENTITY, IdMap
 from layerstore.system.privilege import own_map
 
-__all__ = ["FORMAT", "NAME", "ids_of", "read_config", "recorded_beneath", "text_of", "text_with"]
+__all__ = ["FORMAT", "NAME", "ids_of", "read_config", "stores_beneath", "text_of", "text_with"]
 
 NAME = "store.json"
 MAGIC = "layerstore"
@@ -42,7 +42,7 @@ def text_with(config: Mapping[str, Any], beneath: Sequence[StoreBeneath]) -> byt
     return _text({**config, "features": features, "beneath": stores})
 
 
-def recorded_beneath(config: Mapping[str, Any]) -> list[StoreBeneath]:
+def stores_beneath(config: Mapping[str, Any]) -> list[StoreBeneath]:
     """The stores beneath, in the order in which they are looked through."""
     return [StoreBeneath(each["uuid"], each["path"]) for each in config.get("beneath", ())]
 
@@ -72,7 +72,7 @@ def read_config(root_fd: int, root: str, *, readonly: bool) -> dict[str, Any]:
         if "id_map" in config:
             for kind in ("uid", "gid"):
                 idmap.checked(config["id_map"][kind])
-        for each in recorded_beneath(config):
+        for each in stores_beneath(config):
             if not isinstance(each.uuid, str) or not isinstance(each.path, str) or not os.path.isabs(each.path):
                 raise ValueError(f"a store beneath: {each}")
         major = int(config["format"][0])
