@@ -59,7 +59,11 @@ def referrers_tag(subject: str) -> str:
 
 def is_signature(entry: Listed) -> bool:
     """Whether a manifest that refers to another is said to be a signature of it."""
-    return entry.artifact_type is not None and _TYPES.match(entry.artifact_type) is not None
+    return entry.artifact_type is not None and _is_signatures(entry.artifact_type)
+
+
+def _is_signatures(kind: str) -> bool:
+    return _TYPES.match(kind) is not None
 
 
 def is_attachment(entry: Listed) -> bool:
@@ -91,7 +95,8 @@ class _Reading:
                 if is_signature(entry) and found.media_type == OCI_MANIFEST:
                     self._take(found.size)
                     data = self._place.manifest(found, f"the signature {found.digest} of {self._place.label}")
-                    if parse_artifact(data, found.media_type, self._what(subject)).subject == subject:
+                    artifact = parse_artifact(data, found.media_type, self._what(subject))
+                    if artifact.subject == subject and _is_signatures(artifact.kind):   # by its own word, too
                         yield self._whole(REFERRER, subject, data, found.media_type)
 
     def _whole(self, kind: str, subject: str, manifest: bytes, media_type: str) -> Signature:

@@ -1,0 +1,91 @@
+"""What a stranger's signatures may not do: to the place that they are pulled from, and to the place that they are sent to."""
+
+import json
+
+import pytest
+
+import imagemaker
+import layerstore
+import signing
+from layerstore import errors
+from signing import refer, referrer
+from storekit import image
+
+PLAIN = ("none",)   # what goes out as the very manifest that came
+
+
+def manifests(image):
+    return [each.manifest for each in image.signatures]
+
+
+def files(root):
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.parent.name != "journal"}
+
+
+def hostile(made, kind=signing.BUNDLE, **said):
+    """A layout's signature whose manifest says what it should not; the index says that it is one."""
+    manifest, blobs = referrer(made.manifest_digest)
+    manifest = imagemaker.encode({**json.loads(manifest), **said})
+    signing.put_blobs(made.path, manifest, *blobs)
+    signing.listed(made.path, **signing.described(imagemaker.MANIFEST, manifest, artifactType=kind))
+    return manifest
+
+
+@pytest.mark.parametrize("said", [
+    {"annotations": {"n": 1}}, {"annotations": "x"}, {"annotations": ["x"]}, {"artifactType": ["x"]}, {"artifactType": {}},
+    {"artifactType": 7},
+], ids=repr)
+def test_a_signature_with_annotations_or_a_type_that_are_none_is_refused(store, root, tmp_path, said):
+    made = image(tmp_path)
+    hostile(made, **said)
+    before = files(root)
+    with pytest.raises(errors.SourceError, match="annotation|artifactType"):
+        store.pull(made.reference)
+    assert files(root) == before
+
+
+def test_what_is_no_signature_by_its_own_manifest_is_left(store, tmp_path):
+    made = image(tmp_path, compression=PLAIN)
+    hostile(made, artifactType="foo")
+    hostile(made, artifactType="")                       # then its config's type says what it is
+    there = refer(made.path, made.manifest_digest)
+    assert manifests(store.pull(made.reference)) == [there]
+
+
+@pytest.mark.parametrize("key", [imagemaker.REF_NAME, "io.containerd.image.name"])
+def test_a_signature_takes_no_name_where_it_is_sent(store, tmp_path, key):
+    made = image(tmp_path, compression=PLAIN)
+    kept = {"dev.sigstore.bundle.content": "message-signature"}
+    hostile(made, annotations={key: "free", **kept})
+    store.pull(made.reference, names=["one"])
+    assert store.push("one", f"oci:{tmp_path}/out:tag").signatures == 1
+    (_, entry) = json.loads((tmp_path / "out" / "index.json").read_text())["manifests"]
+    assert entry["annotations"] == kept
+    with layerstore.open(tmp_path / "other") as other:
+        assert len(other.pull(f"oci:{tmp_path}/out").signatures) == 1
+        with pytest.raises(errors.SourceError, match="no image with the tag"):
+            other.pull(f"oci:{tmp_path}/out:free")
+
+
+def test_long_annotations_of_a_signature_do_not_go_into_the_index(store, tmp_path):
+    """Five such would make a layout's index longer than what is read of one."""
+    made = image(tmp_path, compression=PLAIN)
+    there = hostile(made, annotations={"x": "x" * 900_000})
+    store.pull(made.reference, names=["one"])
+    assert store.push("one", f"oci:{tmp_path}/out:tag").signatures == 1
+    assert (tmp_path / "out" / "index.json").stat().st_size < 2_000
+    with layerstore.open(tmp_path / "other") as other:
+        assert manifests(other.pull(f"oci:{tmp_path}/out:tag")) == [there]
+
+
+@pytest.mark.parametrize("entry", [{"artifactType": ["x"]}, {"annotations": {imagemaker.REF_NAME: ["x"]}}], ids=repr)
+def test_an_index_that_is_none_is_not_added_to(store, tmp_path, entry):
+    made = image(tmp_path, compression=PLAIN)
+    refer(made.path, made.manifest_digest)
+    store.pull(made.reference, names=["one"])
+    store.push("one", f"oci:{tmp_path}/out:tag", signatures=False)
+    signing.listed(tmp_path / "out", **signing.described(imagemaker.MANIFEST, b"another"), **entry)
+    before = (tmp_path / "out" / "index.json").read_bytes()
+    with pytest.raises(errors.SourceError, match="is none"):
+        store.push("one", f"oci:{tmp_path}/out:tag")
+    assert (tmp_path / "out" / "index.json").read_bytes() == before
