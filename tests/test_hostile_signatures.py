@@ -1,13 +1,18 @@
 """What a stranger's signatures may not do: to the place that they are pulled from, and to the place that they are sent to."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import imagemaker
 import layerstore
 import signing
+from imagemaker import MANIFEST
 from layerstore import errors
+from layerstore.model import Descriptor
+from layerstore.sources.attached import is_signature
+from layerstore.sources.documents import Listed
 from signing import refer, referrer
 from storekit import image
 
@@ -89,3 +94,17 @@ def test_an_index_that_is_none_is_not_added_to(store, tmp_path, entry):
     with pytest.raises(errors.SourceError, match="is none"):
         store.push("one", f"oci:{tmp_path}/out:tag")
     assert (tmp_path / "out" / "index.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("more", ["x", "\n", "; not=one"], ids=repr)
+@pytest.mark.parametrize("kind", [signing.BUNDLE, signing.NOTARY, "application/vnd.dev.cosign.artifact.sig.v1+json",
+                                  "application/vnd.dev.sigstore.bundle+json;version=0.2"])
+def test_a_type_that_only_begins_as_a_signatures_is_none(kind, more):
+    entry = Listed(Descriptor(MANIFEST, "sha256:" + "0" * 64, 1), None, None, kind)
+    assert is_signature(entry)
+    assert not is_signature(replace(entry, artifact_type=kind + more))
+
+
+def test_a_type_with_a_version_without_end_is_none():
+    kind = signing.BUNDLE.replace("v0.3", "v" + "0.3" * 1000)
+    assert not is_signature(Listed(Descriptor(MANIFEST, "sha256:" + "0" * 64, 1), None, None, kind))

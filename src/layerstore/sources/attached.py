@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 _TYPES = re.compile(
-    r"application/vnd\.dev\.sigstore\.bundle(\.v[0-9.]+\+json|\+json;version=[0-9.]+)"
-    r"|application/vnd\.dev\.cosign\.artifact\.sig\.v1\+json|application/vnd\.cncf\.notary\.signature\Z",
+    r"application/vnd\.dev\.sigstore\.bundle(\.v[0-9.]{1,20}\+json|\+json;version=[0-9.]{1,20})"
+    r"|application/vnd\.dev\.cosign\.artifact\.sig\.v1\+json|application/vnd\.cncf\.notary\.signature",
 )
 _TAG = re.compile(r"sha256-[0-9a-f]{64}(\.(sig|att|sbom))?\Z")
 
@@ -63,7 +63,7 @@ def is_signature(entry: Listed) -> bool:
 
 
 def _is_signatures(kind: str) -> bool:
-    return _TYPES.match(kind) is not None
+    return _TYPES.fullmatch(kind) is not None
 
 
 def is_attachment(entry: Listed) -> bool:
