@@ -9,10 +9,12 @@ import imagemaker
 import layerstore
 import signing
 from imagemaker import MANIFEST
-from layerstore import errors
+from layerstore import Limits, PullOptions, errors
 from layerstore.model import Descriptor
+from layerstore.sources import oci
 from layerstore.sources.attached import is_signature
 from layerstore.sources.documents import Listed
+from layerstore.sources.files import read_blob
 from signing import refer, referrer
 from storekit import image
 
@@ -108,3 +110,51 @@ def test_a_type_that_only_begins_as_a_signatures_is_none(kind, more):
 def test_a_type_with_a_version_without_end_is_none():
     kind = signing.BUNDLE.replace("v0.3", "v" + "0.3" * 1000)
     assert not is_signature(Listed(Descriptor(MANIFEST, "sha256:" + "0" * 64, 1), None, None, kind))
+
+
+# -- how much ------------------------------------------------------------------------------------------------------------
+
+
+def behind_index(made, padding=0):
+    """The layout's image is had by an index, of which *padding* bytes are white space; the index."""
+    entry = signing.described(MANIFEST, made.manifest, platform={"os": "linux", "architecture": "amd64"})
+    index = imagemaker.encode({"schemaVersion": 2, "mediaType": imagemaker.INDEX, "manifests": [entry]}) + b" " * padding
+    signing.put_blobs(made.path, index)
+    (made.path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [
+        signing.described(imagemaker.INDEX, index, annotations={imagemaker.REF_NAME: "latest"})]}))
+    return index
+
+
+def test_signatures_of_other_images_in_a_layout_do_not_count_and_each_is_read_once(store, tmp_path, monkeypatch):
+    made = image(tmp_path)
+    index = behind_index(made)
+    others = [refer(made.path, "sha256:" + "0" * 64, salt=str(n)) for n in range(10)]
+    there = [refer(made.path, made.manifest_digest), refer(made.path, imagemaker.digest_of(index))]
+    read = []
+    monkeypatch.setattr(oci, "read_blob", lambda files, found, *more: read.append(found.digest) or read_blob(files, found, *more))
+    limit = sum(len(blob) for manifest in [*there, index] for blob in (manifest, b"{}", b"x" * 80))
+    assert limit < sum(map(len, others))
+    options = PullOptions(limits=Limits(max_signature_bytes=limit))
+    assert manifests(store.pull(made.reference, options=options)) == there
+    assert all(read.count(imagemaker.digest_of(each)) == 1 for each in [*others, *there])
+
+
+@pytest.mark.parametrize("by_tag", [False, True])
+def test_one_that_is_listed_several_times_is_one(store, tmp_path, by_tag):
+    made = image(tmp_path)
+    there = [refer(made.path, made.manifest_digest, by_tag=several) for several in (False, False, by_tag)]
+    assert manifests(store.pull(made.reference)) == there[:1]
+
+
+def test_an_index_that_would_be_kept_counts_before_a_layer_is_fetched(store, root, tmp_path):
+    made = image(tmp_path)
+    index = behind_index(made, padding=1 << 20)
+    refer(made.path, made.manifest_digest)
+    assert store.pull(made.reference).indexes == ()      # none of them is signed
+    store.delete_image(made.config_digest.removeprefix("sha256:"))
+    refer(made.path, imagemaker.digest_of(index))
+    before = files(root)
+    with pytest.raises(errors.LimitExceededError, match="max_signature_bytes"):
+        store.pull(made.reference)
+    assert store.images() == []
+    assert files(root) == before

@@ -50,7 +50,7 @@ def resolve(client: Client, platform: Platform | None, limits: Limits) -> Source
 
 def signatures(client: Client, image: SourceImage, limits: Limits) -> tuple[Signature, ...]:
     """What the registry has beside *image* to vouch for it. Raises as ``signatures_of``."""
-    return signatures_of(_Beside(client, limits), image.subjects, limits)
+    return signatures_of(_Beside(client, limits), image, limits)
 
 
 class _Documents:
@@ -79,6 +79,8 @@ class _Documents:
     def config(self, found: Descriptor, what: str) -> bytes:
         """As in ``oci.Documents``."""
         return self._verified(f"blobs/{found.digest}", "*/*", found, what)
+
+    blob = config
 
     def layer(self, found: Descriptor, what: str) -> BlobSource:
         """As in ``oci.Documents``."""
@@ -168,6 +170,10 @@ class _Beside(_Documents):
             return listed
         under_tag = self.tagged(referrers_tag(subject))
         return [] if under_tag is None else listed_under(under_tag[0], what)
+
+    def unassigned(self) -> Sequence[Listed]:
+        """None: a registry is asked for each subject."""
+        return ()
 
     def _below(self, url: str, what: str) -> str:
         """The path of *url* below the repository: nowhere else is asked, and silence must not pass for the last page."""
