@@ -158,3 +158,52 @@ def test_an_index_that_would_be_kept_counts_before_a_layer_is_fetched(store, roo
         store.pull(made.reference)
     assert store.images() == []
     assert files(root) == before
+
+
+# -- an image that is here by another manifest -----------------------------------------------------------------------------
+
+
+def by_another_manifest(made):
+    """The layout's image, the same config and layers, by another manifest; that one's digest."""
+    manifest = imagemaker.encode({**json.loads(made.manifest), "annotations": {"is": "another"}})
+    signing.put_blobs(made.path, manifest)
+    (made.path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [
+        signing.described(MANIFEST, manifest, annotations={imagemaker.REF_NAME: "latest"})]}))
+    return imagemaker.digest_of(manifest)
+
+
+def test_what_was_verified_does_not_vouch_for_what_is_here_by_another_manifest(store, root, tmp_path):
+    made = image(tmp_path)
+    first = store.pull(made.reference, names=["first"])
+    another = by_another_manifest(made)
+    seen, before = [], files(root)
+    with pytest.raises(errors.ImageRefusedError, match=f"with the manifest {made.manifest_digest}") as caught:
+        store.pull(made.reference, names=["second"], options=PullOptions(verify=seen.append))
+    assert (caught.value.manifest_digest, seen[0].manifest_digest) == (another, another)
+    assert (caught.value.reference, caught.value.hint) == (made.reference, "delete it, and pull again")
+    assert (files(root), store.image(first.id).names) == (before, ("first",))
+    assert store.pull(made.reference, names=["second"]).manifest_digest == made.manifest_digest   # nobody verifies
+    store.delete_image(first.id)
+    assert store.pull(made.reference, options=PullOptions(verify=seen.append)).manifest_digest == another
+
+
+@pytest.mark.parametrize("moment", ["verified", "fetched"])
+def test_nor_for_what_came_by_another_manifest_meanwhile(store, tmp_path, moment):
+    made = image(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    again = image(tmp_path / "elsewhere")
+    by_another_manifest(again)
+    others = [lambda: store.pull(made.reference, names=["first"])]
+
+    def reached(now):
+        if now == moment and others:
+            others.pop()()
+
+    class Told(layerstore.Quiet):
+        def layer(self, *_what, **_more):
+            reached("fetched")
+
+    with pytest.raises(errors.ImageRefusedError, match="with the manifest"):
+        store.pull(again.reference, names=["second"], progress=Told(),
+                   options=PullOptions(verify=lambda _image: reached("verified")))
+    assert [each.names for each in store.images()] == [("first",)]

@@ -112,12 +112,10 @@ class _Reading:
         for found in _those_of_signatures(self._place.unassigned()):
             if found.digest in known:
                 continue
-            self._take(found.size)
             data, of = self._read(found)
-            if of in subjects:
+            if of in subjects:   # what other images have in the same place is nothing that this one answers for
+                self._take(found.size)
                 yield self._whole(REFERRER, of, data, found.media_type)
-            else:
-                self._left += found.size   # other images in one place are nothing that this one answers for
 
     def _read(self, found: Descriptor) -> tuple[bytes, str]:
         """A manifest, and of what it is a signature: by its own word, too. Empty: of nothing."""
