@@ -15,7 +15,7 @@ from layerstore.sources import oci
 from layerstore.sources.attached import is_signature
 from layerstore.sources.documents import Listed
 from layerstore.sources.files import read_blob
-from signing import refer, referrer
+from signing import by_another_manifest, refer, referrer
 from storekit import image
 
 PLAIN = ("none",)   # what goes out as the very manifest that came
@@ -161,15 +161,6 @@ def test_an_index_that_would_be_kept_counts_before_a_layer_is_fetched(store, roo
 
 
 # -- an image that is here by another manifest -----------------------------------------------------------------------------
-
-
-def by_another_manifest(made):
-    """The layout's image, the same config and layers, by another manifest; that one's digest."""
-    manifest = imagemaker.encode({**json.loads(made.manifest), "annotations": {"is": "another"}})
-    signing.put_blobs(made.path, manifest)
-    (made.path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [
-        signing.described(MANIFEST, manifest, annotations={imagemaker.REF_NAME: "latest"})]}))
-    return imagemaker.digest_of(manifest)
 
 
 def test_what_was_verified_does_not_vouch_for_what_is_here_by_another_manifest(store, root, tmp_path):
