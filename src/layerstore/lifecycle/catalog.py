@@ -13,10 +13,10 @@ from layerstore.errors import (
     UnknownImageError,
     UnknownLayerError,
 )
+from layerstore.formats.records import indexes_in, signatures_in
 from layerstore.lifecycle.stacked import STORE, why_missing
 from layerstore.lifecycle.states import State
 from layerstore.model import Beneath, Image, Layer, Lease, Mount
-from layerstore.signatures import indexes_in, signatures_in
 
 Row = dict[str, Any]
 _HEX = frozenset("0123456789abcdef")

@@ -12,7 +12,6 @@ from layerstore.formats import records
 from layerstore.model import Image
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
-from layerstore.signatures import as_record
 from layerstore.system import fs
 from layerstore.verbs.repair.supply import Source
 
@@ -35,7 +34,7 @@ def of(handle: Handle, image: Image, source: Source | None) -> tuple[str, dict[s
     return f"source {source.reference}", {
         "layers": list(image.layers), "names": list(image.names), "manifest": found.manifest, "config": found.config,
         "manifest_media_type": found.manifest_media_type, "manifest_digest": found.manifest_digest,
-        "config_digest": found.config_digest, **as_record(image.signatures, image.indexes),
+        "config_digest": found.config_digest, **records.as_record(image.signatures, image.indexes),
         **{key: row[key] for key in ("beneath",) if key in row},
     }
 
@@ -54,7 +53,7 @@ def _but_for_signatures(handle: Handle, image: Image) -> dict[str, Any] | None:
 def _signed_as(image: Image, record: Mapping[str, Any]) -> dict[str, Any]:
     """Of signatures the row is believed, and nobody else."""
     others = {key: value for key, value in record.items() if key not in records.IF_SIGNED}
-    return {**others, **as_record(image.signatures, image.indexes)}
+    return {**others, **records.as_record(image.signatures, image.indexes)}
 
 
 def _promised(handle: Handle, image: Image) -> dict[str, Any] | None:
