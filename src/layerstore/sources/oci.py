@@ -60,7 +60,7 @@ class _InFiles:
     def manifest(self, found: Descriptor, what: str) -> bytes:
         return read_blob(self._files, found, what, self._limits)
 
-    config = blob = manifest
+    config = manifest
 
     def layer(self, found: Descriptor, what: str) -> BlobSource:
         check_blob(self._files, found, what)
@@ -69,6 +69,8 @@ class _InFiles:
 
 class _Beside(_InFiles):
     """Implements ``Attachments``: by the tags and artifact types of ``index.json``."""
+
+    blob = _InFiles.manifest
 
     def __init__(self, files: Files, limits: Limits) -> None:
         super().__init__(files, limits)

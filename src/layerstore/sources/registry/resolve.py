@@ -80,8 +80,6 @@ class _Documents:
         """As in ``oci.Documents``."""
         return self._verified(f"blobs/{found.digest}", "*/*", found, what)
 
-    blob = config
-
     def layer(self, found: Descriptor, what: str) -> BlobSource:
         """As in ``oci.Documents``."""
         return RegistryBlob(self._client, found.digest, found.size, f"{what} of {self.label}")
@@ -146,6 +144,7 @@ class _Beside(_Documents):
     """Implements ``Attachments``."""
 
     _lists = True   # whether the registry can be asked for referrers; else a tag has them
+    blob = _Documents.config
 
     def tagged(self, tag: str) -> tuple[bytes, str] | None:
         what = f"{tag} of {self.label}"
