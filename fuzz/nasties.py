@@ -226,6 +226,7 @@ def _documents() -> Seeds:
         {"imageLayoutVersion": "1.0.0"}, {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [digest]}},
         {"rootfs": {"diff_ids": "x"}}, [], None, 1,
         {**manifest, "subject": config, "artifactType": "application/vnd.cncf.notary.signature"}, {**manifest, "subject": {}},
+        {**manifest, "annotations": {"n": 1}}, {**manifest, "annotations": "x"}, {**manifest, "artifactType": ["x"]},
         {**index, "manifests": [{**config, "artifactType": 7}, {**config, "artifactType": "application/vnd.cncf.notary.signature"}]},
     ]
     return [json.dumps(each).encode() for each in made] + [

@@ -74,6 +74,15 @@ def refer(layout, subject, *, kind=BUNDLE, salt="", by_tag=False):
     return manifest
 
 
+def by_another_manifest(made):
+    """A layout's image, the same config and layers, by another manifest; that one's digest."""
+    manifest = encode({**json.loads(made.manifest), "annotations": {"is": "another"}})
+    put_blobs(made.path, manifest)
+    entry = described(MANIFEST, manifest, annotations={REF_NAME: "latest"})
+    Path(made.path, "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    return digest_of(manifest)
+
+
 def key_pair(directory, name="cosign"):
     """An EC key pair as cosign makes them; the paths of the private and the public key."""
     private, public = (str(directory / f"{name}.{kind}") for kind in ("key", "pub"))

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import layerstore
+import signing
 from layerstore import errors
 from layerstore.verbs.check import Finding
 from layerstore.cli.commands import cli
@@ -216,6 +217,39 @@ def test_an_image_that_was_deleted_and_came_again_gets_the_side_file_of_its_last
     os.unlink(path)
     assert store.repair().mended == (pulled.id,)
     assert open(path, "rb").read() == data
+
+
+def manifest_and_signatures(image):
+    return image.manifest_digest, image.signatures
+
+
+@pytest.mark.parametrize("change", ["manifest", "signatures", "unsigned"])
+def test_an_image_that_came_again_as_another_does_not_get_the_side_file_of_its_first(root, tmp_path, change):
+    """The archive has the first promise, and its end; the second was lost with the database."""
+    made = image(tmp_path)
+    if change == "unsigned":
+        signing.refer(made.path, made.manifest_digest)
+    with layerstore.open(root) as store:
+        store.delete_image(store.pull(made.reference).id)
+        store.checkpoint(archive=True)   # its end
+        store.checkpoint(archive=True)   # and that the file is gone
+        if change == "manifest":
+            signing.by_another_manifest(made)
+        if change == "signatures":
+            signing.refer(made.path, made.manifest_digest)
+        pulled = store.pull(made.reference, options=layerstore.PullOptions(signatures=change != "unsigned"))
+    os.unlink(os.path.join(root, "journal", "data.mdb"))
+    layerstore.rebuild(root)
+    path = os.path.join(root, "images", pulled.id)
+    before = open(path, "rb").read()
+    os.unlink(path)
+    with layerstore.open(root) as store:
+        assert manifest_and_signatures(store.image(pulled.id)) == manifest_and_signatures(pulled)
+        if change == "manifest":
+            assert [step.do for step in store.repair().steps] == [Do.LEAVE]
+        assert store.repair(source=made.reference).mended == (pulled.id,)
+        assert store.check().sound
+    assert open(path, "rb").read() == before
 
 
 def test_a_tree_that_nobody_owns_is_set_aside(store):

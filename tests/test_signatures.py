@@ -449,14 +449,27 @@ def test_referrers_are_read_to_the_last_page(store, tmp_path, link):
         assert manifests(store.pull(fake.reference, options=PullOptions(registry=quick()))) == [there]
 
 
-@pytest.mark.parametrize("link", ["<http://127.0.0.2/v2/some/image/referrers/{0}?n={1}>; rel=next", "</v2/other/x?n={1}>; rel=next",
-                                  "<http://[>; rel=next", "nonsense"])
-def test_a_page_that_is_elsewhere_is_not_asked_for(store, tmp_path, link):
+@pytest.mark.parametrize("link", [
+    "<http://127.0.0.2/v2/some/image/referrers/{0}?n={1}>; rel=next", "</v2/other/x?n={1}>; rel=next", "<http://[>; rel=next",
+    '</v2/other/x?n={1}>; title="more"; REL = "last next"',
+])
+def test_a_page_that_is_elsewhere_is_not_asked_for_and_does_not_pass_for_the_last(store, tmp_path, link):
     made = image(tmp_path)
     with Fake(made) as fake:
         fake.hook, _ = pages(made, 3, link)
-        assert store.pull(fake.reference, options=PullOptions(registry=quick())).signatures == ()
+        with pytest.raises(errors.SourceError, match="go on elsewhere") as caught:
+            store.pull(fake.reference, options=PullOptions(registry=quick()))
+        assert "--no-signatures" in caught.value.hint
         assert len(fake.asked("/other/")) == 0 and len(fake.asked("/referrers/")) == 1
+
+
+@pytest.mark.parametrize("link", ["nonsense", "</v2/other/x>; rel=prev", "<x>; rel=nextish", "<x>; rel=prev, <y>; rel=first"])
+def test_another_link_than_one_to_the_next_page_leads_nowhere(store, tmp_path, link):
+    made = image(tmp_path)
+    with Fake(made) as fake:
+        fake.hook, _ = pages(made, 2, link)
+        assert store.pull(fake.reference, options=PullOptions(registry=quick())).signatures == ()
+        assert len(fake.asked("/referrers/")) == 1
 
 
 @pytest.mark.parametrize("size", [(1 << 20) + 1, 1 << 62])

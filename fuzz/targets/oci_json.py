@@ -33,6 +33,8 @@ def _check(data: bytes) -> None:
         if artifact is not None:
             for each in artifact.blobs:
                 _descriptor(each)
+            assert isinstance(artifact.kind, str)
+            assert all(isinstance(each, str) for each in (*artifact.annotations, *artifact.annotations.values()))
             assert artifact.subject is None or documents.check_sha256(artifact.subject, "the subject")
         manifest = _try(documents.parse_manifest, data, media_type, "the manifest")
         if manifest is not None:

@@ -153,8 +153,8 @@ class WriteTxn(ReadTxn):
         """Append a record and project it, so that later reads of this transaction see what it changed.
 
         ProjectionError from the projector, UsageError for what cannot be recorded (a payload of other than None,
-        bool, int, str, bytes, lists and maps of str; more than 1 MiB). After either the transaction can only be
-        aborted: the projector may have stopped half-way.
+        bool, int, str, bytes, lists and maps of str; a record of more than 12 MiB). After either the transaction can
+        only be aborted: the projector may have stopped half-way.
         """
         if entity == CONTROL:
             raise UsageError(f"the entity {CONTROL!r} is the journal's own")

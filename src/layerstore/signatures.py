@@ -1,17 +1,15 @@
 """Signatures of images, byte for byte as a source offers them, and what whoever verifies an image is shown. Values only.
 
-Nothing here verifies a signature: that is for who knows whom to trust (``PullOptions.verify``). In an image's promise, its
-row and its side file they are two keys, ``signatures`` and ``indexes``, which are absent where there is nothing to say.
+Nothing here verifies a signature: that is for who knows whom to trust (``PullOptions.verify``). How an image's records have
+them is ``formats.records``'s.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-__all__ = ["OfferedImage", "Signature", "as_record", "indexes_in", "signatures_in"]
+__all__ = ["OfferedImage", "Signature"]
 
 ATTACHED, REFERRER = "attached", "referrer"
 
@@ -53,30 +51,3 @@ class OfferedImage:
     config: bytes
     indexes: tuple[bytes, ...]
     signatures: tuple[Signature, ...]
-
-
-def as_record(signatures: Sequence[Signature], indexes: Sequence[bytes]) -> dict[str, Any]:
-    """The keys of a promise. An index is kept where a signature is of one: without it nobody could verify that again."""
-    if not signatures:
-        return {}
-    known = {f"sha256:{hashlib.sha256(each).hexdigest()}" for each in indexes}
-    record: dict[str, Any] = {"signatures": [
-        {"kind": each.kind, "subject": each.subject, "manifest_media_type": each.manifest_media_type,
-         "manifest": each.manifest, "blobs": list(each.blobs)} for each in signatures
-    ]}
-    if any(each.subject in known for each in signatures):
-        record["indexes"] = list(indexes)
-    return record
-
-
-def signatures_in(record: Mapping[str, Any]) -> tuple[Signature, ...]:
-    """Those of a row, promise or side file."""
-    return tuple(
-        Signature(each["kind"], each["subject"], each["manifest_media_type"], each["manifest"], tuple(each["blobs"]))
-        for each in record.get("signatures", ())
-    )
-
-
-def indexes_in(record: Mapping[str, Any]) -> tuple[bytes, ...]:
-    """The indexes that are kept with an image for the sake of its signatures."""
-    return tuple(record.get("indexes", ()))

@@ -8,16 +8,18 @@ the tree. Only the formats belong here; writing is ``executor``'s and ``staging`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import layerjournal
 from layerstore.errors import DamagedError
+from layerstore.signatures import Signature
 
 VERSION = 1
 LAYER_FILE = "layer"
 OUTPUT_FILE = "output"
-IF_SIGNED = ("signatures", "indexes")   # keys of an image's that are absent where there is nothing to say
+_SIGNATURES, _INDEXES = "signatures", "indexes"
+IF_SIGNED = (_SIGNATURES, _INDEXES)   # keys of an image's promise, row and side file, absent where there is nothing to say
 
 
 def layer_file(txid: str, row: Mapping[str, Any]) -> bytes:
@@ -48,6 +50,33 @@ def image_file(image_id: str, promise: Mapping[str, Any]) -> bytes:
         "config_digest": promise["config_digest"], **{key: promise[key] for key in IF_SIGNED if key in promise},
         **_beneath(promise),
     })
+
+
+def as_record(signatures: Sequence[Signature], indexes: Sequence[bytes]) -> dict[str, Any]:
+    """The keys of a promise. An index is kept where a signature is of one: without it nobody could verify that again."""
+    if not signatures:
+        return {}
+    known = {f"sha256:{hashlib.sha256(each).hexdigest()}" for each in indexes}
+    record: dict[str, Any] = {_SIGNATURES: [
+        {"kind": each.kind, "subject": each.subject, "manifest_media_type": each.manifest_media_type,
+         "manifest": each.manifest, "blobs": list(each.blobs)} for each in signatures
+    ]}
+    if any(each.subject in known for each in signatures):
+        record[_INDEXES] = list(indexes)
+    return record
+
+
+def signatures_in(record: Mapping[str, Any]) -> tuple[Signature, ...]:
+    """Those of a row, promise or side file."""
+    return tuple(
+        Signature(each["kind"], each["subject"], each["manifest_media_type"], each["manifest"], tuple(each["blobs"]))
+        for each in record.get(_SIGNATURES, ())
+    )
+
+
+def indexes_in(record: Mapping[str, Any]) -> tuple[bytes, ...]:
+    """The indexes that are kept with an image for the sake of its signatures."""
+    return tuple(record.get(_INDEXES, ()))
 
 
 def read(data: bytes | None, what: str) -> dict[str, Any]:

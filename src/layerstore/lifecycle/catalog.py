@@ -13,10 +13,10 @@ from layerstore.errors import (
     UnknownImageError,
     UnknownLayerError,
 )
+from layerstore.formats.records import indexes_in, signatures_in
 from layerstore.lifecycle.stacked import STORE, Reader, why_missing
 from layerstore.lifecycle.states import State
 from layerstore.model import Beneath, Image, Layer, Lease, Mount
-from layerstore.signatures import indexes_in, signatures_in
 
 __all__ = [
     "Reader", "Row", "beneath_of", "by_digest", "chain", "damaged_files", "image", "images", "is_committed", "layer",

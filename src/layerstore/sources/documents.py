@@ -66,10 +66,15 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """The descriptors of a manifest of whatever it is: config, then layers. ``subject``: the digest of what it is of."""
+    """The descriptors of a manifest of whatever it is: config, then layers. ``subject``: the digest of what it is of.
+
+    ``kind`` is its type; where it says none, its config's.
+    """
 
     blobs: tuple[Descriptor, ...]
     subject: str | None
+    kind: str
+    annotations: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +190,16 @@ def _descriptor(value: Any, what: str) -> Descriptor:
     size = document.get("size")
     if type(size) is not int or not 0 <= size <= _MAX_SIZE:
         raise SourceError(f"the size of {what} is not a number of bytes: {show(size)}")
-    annotations = document.get("annotations")
-    annotations = {} if annotations is None else as_object(annotations, f"'annotations' of {what}")
+    return Descriptor(media_type, digest, size, _annotations(document, what))
+
+
+def _annotations(document: Mapping[str, Any], what: str) -> dict[str, str]:
+    value = document.get("annotations")
+    annotations = {} if value is None else as_object(value, f"'annotations' of {what}")
     for key, text in annotations.items():
         if not isinstance(text, str):
             raise SourceError(f"the annotation {show(key)} of {what} is not text but {_kind(text)}")
-    return Descriptor(media_type, digest, size, annotations)
+    return annotations
 
 
 def _platform(value: Any, what: str) -> Platform | None:
@@ -271,10 +280,13 @@ def parse_artifact(data: bytes, media_type: str, what: str) -> Artifact:
         raise UnsupportedMediaTypeError(f"{what} is of the type {show(media_type)}, which is no manifest's")
     document = as_object(parse_json(data, what), what)
     _check_kind(document, media_type, what, ("manifests",))
-    found = [_descriptor(document.get("config"), f"the config of {what}")]
-    found += [_descriptor(each, f"layer {n} of {what}") for n, each in enumerate(_array(document, "layers", what))]
+    config = _descriptor(document.get("config"), f"the config of {what}")
+    layers = [_descriptor(each, f"layer {n} of {what}") for n, each in enumerate(_array(document, "layers", what))]
     subject = document.get("subject")
-    return Artifact(tuple(found), None if subject is None else _descriptor(subject, f"the subject of {what}").digest)
+    return Artifact(
+        (config, *layers), None if subject is None else _descriptor(subject, f"the subject of {what}").digest,
+        _optional_text(document, "artifactType", what) or config.media_type, _annotations(document, what),
+    )
 
 
 def parse_manifest(data: bytes, media_type: str, what: str) -> Manifest:

@@ -14,7 +14,7 @@ from layerstore.errors import NoMatchingPlatformError, SourceError, UnsupportedM
 from layerstore.model import Descriptor, LayerSource, Limits, SourceImage
 from layerstore.partial import BlobSource
 from layerstore.signatures import Signature
-from layerstore.sources.attached import is_attachment, is_signature, listed_under, referrers_tag, signatures_of
+from layerstore.sources.attached import is_attachment, listed_under, referrers_tag, signatures_of
 from layerstore.sources.documents import (
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -70,6 +70,8 @@ class _InFiles:
 class _Beside(_InFiles):
     """Implements ``Attachments``: by the tags and artifact types of ``index.json``."""
 
+    blob = _InFiles.manifest
+
     def __init__(self, files: Files, limits: Limits) -> None:
         super().__init__(files, limits)
         what = f"index.json of {files.label}"
@@ -80,17 +82,19 @@ class _Beside(_InFiles):
         return None if found is None else (self.manifest(found, f"{tag} of {self.label}"), found.media_type)
 
     def referrers(self, subject: str) -> Sequence[Listed]:
-        """Of those in the index itself it is not said there whose they are; who reads them sees."""
+        """As in ``Attachments``."""
         tag = referrers_tag(subject)
         under_tag = self.tagged(tag)
-        listed = [] if under_tag is None else listed_under(under_tag[0], f"{tag} of {self.label}")
-        known = {each.descriptor.digest for each in listed}
-        return [*listed, *(each for each in self._listed if is_signature(each) and each.descriptor.digest not in known)]
+        return [] if under_tag is None else listed_under(under_tag[0], f"{tag} of {self.label}")
+
+    def unassigned(self) -> Sequence[Listed]:
+        """Of an index's entries it is not said there of what they are; who reads them sees."""
+        return self._listed
 
 
 def signatures(files: Files, image: SourceImage, limits: Limits) -> tuple[Signature, ...]:
     """What a layout has beside *image*, which came from it, to vouch for it. Raises as ``signatures_of``."""
-    return signatures_of(_Beside(files, limits), image.subjects, limits)
+    return signatures_of(_Beside(files, limits), image, limits)
 
 
 def resolve(files: Files, reference: Reference, platform: Platform | None, limits: Limits) -> SourceImage:

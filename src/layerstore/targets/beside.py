@@ -15,30 +15,41 @@ from typing import Any
 from layerstore.errors import SourceError
 from layerstore.signatures import ATTACHED, Signature
 from layerstore.sources.attached import signature_tag
+from layerstore.sources.documents import Artifact, parse_artifact
 from layerstore.targets.manifests import OCI_INDEX, REF_NAME
 
 __all__ = ["blobs_of", "entry_of", "referring", "with_entries"]
 
 Entry = dict[str, Any]
 
+_NAMES = frozenset({REF_NAME, "io.containerd.image.name"})   # annotations by which an entry of an index gets a name
+_MOST = 4096   # characters of annotations: an index is read as a whole, and not beyond a limit
+
 
 def blobs_of(signature: Signature) -> Iterator[tuple[str, bytes]]:
     """The blobs with their digests, as the manifest has them."""
-    document = json.loads(signature.manifest)   # checked when it came
-    listed = [document["config"], *(document.get("layers") or [])]
-    return ((each["digest"], data) for each, data in zip(listed, signature.blobs, strict=True))
+    return ((each.digest, data) for each, data in zip(_parsed(signature).blobs, signature.blobs, strict=True))
 
 
 def entry_of(signature: Signature) -> Entry:
-    """What an index says of it: under cosign's tag, or with the type by which a signature is known."""
+    """What an index says of it: under cosign's tag, or with the type by which a signature is known.
+
+    Of what a stranger wrote into it nothing names anything here, or is so long that the index would suffer.
+    """
     entry: Entry = {
         "mediaType": signature.manifest_media_type, "digest": signature.digest, "size": len(signature.manifest),
     }
     if signature.kind == ATTACHED:
         return {**entry, "annotations": {REF_NAME: signature_tag(signature.subject)}}
-    document = json.loads(signature.manifest)
-    annotations = {"annotations": document["annotations"]} if document.get("annotations") else {}
-    return {**entry, **annotations, "artifactType": document.get("artifactType") or document["config"]["mediaType"]}
+    found = _parsed(signature)
+    notes = {key: text for key, text in found.annotations.items() if key not in _NAMES}
+    if notes and sum(len(key) + len(text) for key, text in notes.items()) <= _MOST:
+        entry["annotations"] = notes
+    return {**entry, "artifactType": found.kind}
+
+
+def _parsed(signature: Signature) -> Artifact:
+    return parse_artifact(signature.manifest, signature.manifest_media_type, f"the signature {signature.digest}")
 
 
 def referring(before: bytes | None, signatures: Sequence[Signature]) -> bytes | None:
@@ -77,9 +88,11 @@ def _index(data: bytes | None) -> tuple[Entry, list[Entry]]:
         document: Entry = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
         document = document if data is None else json.loads(data)
         listed = list(document["manifests"] or [])
-        if not all(isinstance(each["digest"], str) and isinstance(each.get("annotations", {}), dict) for each in listed):
-            raise ValueError("its entries are no descriptors")
-    except (ValueError, KeyError, TypeError) as error:
+        for each in listed:
+            said = (each.get("artifactType"), each.get("annotations", {}).get(REF_NAME))
+            if not isinstance(each["digest"], str) or not all(text is None or isinstance(text, str) for text in said):
+                raise ValueError("its entries are no descriptors")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(f"the index that is there is none: {error}", hint="choose another place") from error
     return document, listed
 

@@ -35,6 +35,7 @@ from layerstore.errors import (
     ParentUnavailableError,
     PendingError,
 )
+from layerstore.formats.records import as_record
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.machine import fire
 from layerstore.lifecycle.states import Kind, State, Trigger
@@ -43,7 +44,6 @@ from layerstore.observe import barrier
 from layerstore.opening.beneath import looking, over
 from layerstore.opening.handle import Handle, new_txid
 from layerstore.recovery import executor
-from layerstore.signatures import as_record
 from layerstore.system import fs
 from layerstore.verbs import quota
 from layerstore.verbs.checkpoint import checkpoint_if_due

@@ -55,8 +55,8 @@ def pull(
         wanted = _verified(handle, reference, source, wanted, options)
         for _ in range(_TRIES - 1):
             with suppress(ParentUnavailableError, UnknownLayerError):   # a layer that was there is being deleted meanwhile
-                return _pull(handle, wanted, names, options, progress)
-        return _pull(handle, wanted, names, options, progress)
+                return _pull(handle, reference, wanted, names, options, progress)
+        return _pull(handle, reference, wanted, names, options, progress)
 
 
 def _verified(
@@ -91,12 +91,13 @@ def _signatures(source: ImageSource, wanted: SourceImage) -> tuple[Signature, ..
 
 
 def _pull(
-    handle: Handle, wanted: SourceImage, names: Sequence[str], options: PullOptions, progress: Progress,
+    handle: Handle, reference: str, wanted: SourceImage, names: Sequence[str], options: PullOptions, progress: Progress,
 ) -> Image:
     chain = _chain(wanted)
     with looking(handle) as view:
         _check_names(view, names, wanted.id, options.replace_names)
         known = _known(view, wanted)
+        _check_verified(known, reference, wanted, options)
         missing = [job for job in chain if not catalog.is_committed(view, job.layer_id)]
         quarantined = [job for job in missing if catalog.tree_of(view, job.layer_id) is not None]
         for job in quarantined:
@@ -111,6 +112,7 @@ def _pull(
         present = [job.layer_id for job in chain if job not in missing]
         with ReaderLock(handle, present):
             known = _stage_and_apply(handle, wanted, chain, missing, names, options, progress)
+        _check_verified(known, reference, wanted, options)   # another process may have been before us
     with handle.read() as own:   # one that the image has beneath becomes the store's own, too: it outlives that store
         has = {name for name in names if (own.get("names", name) or {}).get("id") == known.id}
     for name in names:
@@ -135,6 +137,16 @@ def _known(view: catalog.Reader, wanted: SourceImage) -> Image | None:
     if row is None or row["state"] != State.COMMITTED or STORE in row:
         return None   # one that is beneath gets a row here, too: its names and documents outlive that store
     return replace(catalog.image(view, wanted.id), created=False)
+
+
+def _check_verified(known: Image | None, reference: str, wanted: SourceImage, options: PullOptions) -> None:
+    """Who verified one manifest said nothing of an image that is here by another, be it of the same config."""
+    if options.verify is not None and known is not None and known.manifest_digest != wanted.manifest_digest:
+        raise ImageRefusedError(
+            f"the image {known.id} is here with the manifest {known.manifest_digest}; what was verified is {reference}, "
+            f"the manifest {wanted.manifest_digest}",
+            reference=reference, manifest_digest=wanted.manifest_digest, hint="delete it, and pull again",
+        )
 
 
 def _check_names(view: catalog.Reader, names: Sequence[str], image_id: str, replace_names: bool) -> None:

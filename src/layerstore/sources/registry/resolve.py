@@ -28,7 +28,7 @@ from layerstore.sources.platforms import Platform
 from layerstore.sources.reference import usable_name
 from layerstore.sources.registry.blobs import RegistryBlob
 from layerstore.sources.registry.client import Client
-from layerstore.sources.registry.failures import Broken
+from layerstore.sources.registry.failures import Broken, shown
 from layerstore.sources.registry.transport import Reply
 
 __all__ = ["resolve", "signatures"]
@@ -36,7 +36,7 @@ __all__ = ["resolve", "signatures"]
 _ACCEPT = ", ".join(sorted(INDEX_TYPES | MANIFEST_TYPES))
 _UNTOLD = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 _NO_REFERRERS = (400, 404, 405, 406, 501)   # what registries of before OCI 1.1 are seen to say
-_NEXT = re.compile(r"<([^<>]*)>\s*;\s*rel=\"?next\"?")
+_NEXT = re.compile(r"""<([^<>]*)>[^<>]*?;\s*rel\s*=\s*(?:next|"(?:[^"<>]*\s)?next)(?![^\s",;])""", re.IGNORECASE)
 _MAX_PAGES = 32   # docs/verifying.md
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 
@@ -50,7 +50,7 @@ def resolve(client: Client, platform: Platform | None, limits: Limits) -> Source
 
 def signatures(client: Client, image: SourceImage, limits: Limits) -> tuple[Signature, ...]:
     """What the registry has beside *image* to vouch for it. Raises as ``signatures_of``."""
-    return signatures_of(_Beside(client, limits), image.subjects, limits)
+    return signatures_of(_Beside(client, limits), image, limits)
 
 
 class _Documents:
@@ -116,7 +116,7 @@ class _Documents:
     def _fetch_if(
         self, path: str, accept: str, what: str, size: int | None, absent: Collection[int],
     ) -> tuple[bytes, str, str] | None:
-        """The same, and where it goes on (empty: it does not); None for a status among *absent*."""
+        """The same, and the address where it goes on (empty: it does not); None for a status among *absent*."""
         attempts = self._client.attempts()
         most = self._limits.max_manifest_json if size is None else size
         while True:
@@ -134,17 +134,7 @@ class _Documents:
                     continue
                 if len(data) > most and size is None:
                     raise self._too_long(what)
-                return data, reply.header("Content-Type"), self._next(reply)
-
-    def _next(self, reply: Reply) -> str:
-        """The path of the next page, below the repository: nowhere else is it looked for (RFC 8288; OCI's "Link")."""
-        link = _NEXT.search(reply.header("Link"))
-        here = f"{self._client.home}{self._client.name.repository}/"
-        try:
-            url = "" if link is None else urljoin(reply.target, link[1])
-        except ValueError:
-            url = ""
-        return url.removeprefix(here) if url.startswith(here) else ""
+                return data, reply.header("Content-Type"), _next(reply)
 
     def _too_long(self, what: str) -> LimitExceededError:
         return LimitExceededError(what, limit="max_manifest_json", maximum=self._limits.max_manifest_json)
@@ -154,6 +144,7 @@ class _Beside(_Documents):
     """Implements ``Attachments``."""
 
     _lists = True   # whether the registry can be asked for referrers; else a tag has them
+    blob = _Documents.config
 
     def tagged(self, tag: str) -> tuple[bytes, str] | None:
         what = f"{tag} of {self.label}"
@@ -170,14 +161,34 @@ class _Beside(_Documents):
             self._lists = found is not None and found[1].partition(";")[0].strip().lower() == OCI_INDEX
             if found is not None and self._lists:
                 listed += listed_under(found[0], what)
-                path, pages = found[2], pages + 1
+                path, pages = self._below(found[2], what), pages + 1
             if pages > _MAX_PAGES or (pages and not self._lists):
-                why = "have more than 32 pages" if self._lists else "go on as something else"
+                why = f"have more than {_MAX_PAGES} pages" if self._lists else "go on as something else"
                 raise SourceError(f"{what} {why}")
         if pages:
             return listed
         under_tag = self.tagged(referrers_tag(subject))
         return [] if under_tag is None else listed_under(under_tag[0], what)
+
+    def unassigned(self) -> Sequence[Listed]:
+        """None: a registry is asked for each subject."""
+        return ()
+
+    def _below(self, url: str, what: str) -> str:
+        """The path of *url* below the repository: nowhere else is asked, and silence must not pass for the last page."""
+        here = f"{self._client.home}{self._client.name.repository}/"
+        if url and not url.startswith(here):
+            raise SourceError(f"{what} go on elsewhere, at {show(shown(url, self._client.home))}")
+        return url.removeprefix(here)
+
+
+def _next(reply: Reply) -> str:
+    """The address of the next page (RFC 8288; OCI's "Link")."""
+    link = _NEXT.search(reply.header("Link"))
+    try:
+        return "" if link is None else urljoin(reply.target, link[1])
+    except ValueError:
+        return str(link and link[1])   # it is no address, and so not below the repository
 
 
 def _read(reply: Reply, most: int) -> bytes:

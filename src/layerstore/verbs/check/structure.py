@@ -24,7 +24,6 @@ from layerstore.opening.config import unknown_features
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
 from layerstore.recovery import mending
-from layerstore.signatures import indexes_in, signatures_in
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
 from layerstore.trees.compare import OURS
@@ -143,9 +142,10 @@ def image(handle: Handle, image: Image) -> Iterator[Finding]:
     """Its side file, and whether its layers are there to be used."""
     try:
         found = records.read(fs.read_file(handle.dirs["images"], image.id), "the image's side file")
+        signed = records.signatures_in(found), records.indexes_in(found)
         if any(found[key] != getattr(image, key) for key in ("manifest_digest", "config_digest")):
             yield Finding("image-file-damaged", image.id, "the image's side file is another image's")
-        elif image.signatures and (signatures_in(found), indexes_in(found)) != (image.signatures, image.indexes):
+        elif image.signatures and signed != (image.signatures, image.indexes):
             yield Finding("image-file-damaged", image.id, "the image's side file has not the signatures that its row has")
     except DamagedError as error:
         if _is_there(handle, image.id):

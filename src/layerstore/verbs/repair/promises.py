@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +12,6 @@ from layerstore.formats import records
 from layerstore.model import Image
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
-from layerstore.signatures import as_record
 from layerstore.system import fs
 from layerstore.verbs.repair.supply import Source
 
@@ -35,7 +34,7 @@ def of(handle: Handle, image: Image, source: Source | None) -> tuple[str, dict[s
     return f"source {source.reference}", {
         "layers": list(image.layers), "names": list(image.names), "manifest": found.manifest, "config": found.config,
         "manifest_media_type": found.manifest_media_type, "manifest_digest": found.manifest_digest,
-        "config_digest": found.config_digest, **as_record(image.signatures, image.indexes),
+        "config_digest": found.config_digest, **records.as_record(image.signatures, image.indexes),
         **{key: row[key] for key in ("beneath",) if key in row},
     }
 
@@ -48,22 +47,31 @@ def _but_for_signatures(handle: Handle, image: Image) -> dict[str, Any] | None:
         return None
     if there["manifest_digest"] != image.manifest_digest:
         return None
-    return {**there, **as_record(image.signatures, image.indexes)}
+    return _signed_as(image, there)
+
+
+def _signed_as(image: Image, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Of signatures the row is believed, and nobody else."""
+    others = {key: value for key, value in record.items() if key not in records.IF_SIGNED}
+    return {**others, **records.as_record(image.signatures, image.indexes)}
 
 
 def _promised(handle: Handle, image: Image) -> dict[str, Any] | None:
-    """Its last promise: it may have been deleted in between. What is not archived is asked first."""
+    """Its last promise, with the signatures that its row has. What is not archived is asked first."""
     with handle.read() as view:
         found = _last(view.records(), image)
     if found is None:
         with suppress(LayerstoreError), journal_errors(None):   # the archive may be damaged: check says so
             found = _last(handle.journal.records(), image)
-    return found
+    return None if found is None else _signed_as(image, found)
 
 
 def _last(records: Iterable[Record], image: Image) -> dict[str, Any] | None:
+    """It may have been deleted in between, and have come again by another manifest, of which the log was lost."""
     found = None
     for each in records:
         if each.entity == f"image:{image.id}" and each.trigger == "promise":
-            found = dict(each.payload)
+            promised = each.payload
+            if promised["manifest_digest"] == image.manifest_digest and tuple(promised["layers"]) == image.layers:
+                found = dict(promised)
     return found
