@@ -157,7 +157,7 @@ def test_what_this_process_may_do_is_asked_of_the_kernel(ids):
 def test_a_root_that_lacks_some_of_roots_privileges_is_known_for_it(home):
     """As a container's root."""
     code = (
-        "import os, sys; sys.path[:0] = %r; from layerstore import privilege; p = privilege.Powers.of_this_process();"
+        "import os, sys; sys.path[:0] = %r; from layerstore.system import privilege; p = privilege.Powers.of_this_process();"
         "print(p.uid, p.chowns, p.reads_all, p.makes_devices)" % sys.path
     )
     done = subprocess.run(

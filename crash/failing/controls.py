@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from layerjournal import engine, lockfile
-from layerstore import store
+from layerstore import calling, store
 from layerstore.opening.handle import Handle
 from layerstore.system import fs
 
@@ -33,8 +33,8 @@ def lets_errors_out() -> None:
     def bare(error: OSError, _doing: str) -> Any:
         return error
 
-    fs.host_error = bare
-    store.host_error = bare  # type: ignore[attr-defined]
+    for each in (fs, store, calling):
+        each.host_error = bare  # type: ignore[attr-defined]
 
 
 def never_looks_for_dead_readers() -> None:

@@ -56,7 +56,7 @@ def test_the_planner_is_asked_in_every_cell_that_can_be_reached_and_in_no_other(
         asked.add((row["state"], "+".join(sorted(facts.places)) or "nowhere"))
         return decide(row, facts)
 
-    monkeypatch.setattr(recovery, "decide", recorded)
+    monkeypatch.setattr(planner, "decide", recorded)
     resting._decide.cache_clear()
     for scope in ("one", "two", "pair"):
         explored(scope)

@@ -7,7 +7,7 @@ Layers that are committed already (by chain ID), here or in a store beneath, are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -52,33 +52,32 @@ def pull(
             names = [wanted.name] if wanted.name is not None else []
         for name in names:
             check_name(name)
-        wanted = _verified(handle, reference, source, wanted, options)
+        if options.verify is not None:
+            wanted = _verified(reference, source, wanted, options.verify, options)
         for _ in range(_TRIES - 1):
             with suppress(ParentUnavailableError, UnknownLayerError):   # a layer that was there is being deleted meanwhile
-                return _pull(handle, reference, wanted, names, options, progress)
-        return _pull(handle, reference, wanted, names, options, progress)
+                return _pull(handle, reference, source, wanted, names, options, progress)
+        return _pull(handle, reference, source, wanted, names, options, progress)
 
 
 def _verified(
-    handle: Handle, reference: str, source: ImageSource, wanted: SourceImage, options: PullOptions,
+    reference: str, source: ImageSource, wanted: SourceImage, verify: Callable[[OfferedImage], object],
+    options: PullOptions,
 ) -> SourceImage:
-    """*wanted* with its signatures, where they are of use, once whoever is to verify it has let it pass."""
-    with handle.read() as view:
-        is_new = _known(view, wanted) is None
-    if options.signatures and (is_new or options.verify is not None):
+    """*wanted* with its signatures, once *verify* has let it pass."""
+    if options.signatures:
         wanted = replace(wanted, signatures=_signatures(source, wanted))
-    if options.verify is not None:
-        offered = OfferedImage(
-            reference, wanted.manifest_digest, wanted.manifest_media_type, wanted.manifest, wanted.config, wanted.indexes,
-            wanted.signatures,
-        )
-        try:
-            options.verify(offered)
-        except ImageRefusedError:
-            raise
-        except Exception as error:
-            what = f"{reference}, the manifest {wanted.manifest_digest}, is refused: {error}"
-            raise ImageRefusedError(what, reference=reference, manifest_digest=wanted.manifest_digest) from error
+    offered = OfferedImage(
+        reference, wanted.manifest_digest, wanted.manifest_media_type, wanted.manifest, wanted.config, wanted.indexes,
+        wanted.signatures,
+    )
+    try:
+        verify(offered)
+    except ImageRefusedError:
+        raise
+    except Exception as error:
+        what = f"{reference}, the manifest {wanted.manifest_digest}, is refused: {error}"
+        raise ImageRefusedError(what, reference=reference, manifest_digest=wanted.manifest_digest) from error
     return wanted
 
 
@@ -91,7 +90,8 @@ def _signatures(source: ImageSource, wanted: SourceImage) -> tuple[Signature, ..
 
 
 def _pull(
-    handle: Handle, reference: str, wanted: SourceImage, names: Sequence[str], options: PullOptions, progress: Progress,
+    handle: Handle, reference: str, source: ImageSource, wanted: SourceImage, names: Sequence[str], options: PullOptions,
+    progress: Progress,
 ) -> Image:
     chain = _chain(wanted)
     with looking(handle) as view:
@@ -106,6 +106,8 @@ def _pull(
         if job not in missing:
             progress.layer(job.source.diff_id, state="present", size=job.source.descriptor.size)
     if known is None or missing:
+        if options.signatures and options.verify is None:   # not asked for before: the image may have been known
+            wanted = replace(wanted, signatures=_signatures(source, wanted))
         # pinned by shared locks until the batch's own rows pin them: nobody may delete what we build on
         if options.preflight:
             preflight(handle, [job.source for job in missing])
