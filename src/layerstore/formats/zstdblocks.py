@@ -73,6 +73,8 @@ def in_pieces(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The same bytes in pieces that become little."""
     walk: _Walk | None = _Walk()
     for data in chunks:
+        if not data:                     # as a source may give it; it is no end
+            continue
         start = at = count = 0
         while walk is not None and at < len(data):
             if walk.skip:
