@@ -267,6 +267,30 @@ def test_a_child_forked_meanwhile_does_not_keep_it_alive(tmp_path):
 
 @pytest.mark.timeout(60)
 @pytest.mark.root
+def test_a_child_forked_while_it_starts_does_not_hide_its_end(tmp_path, monkeypatch):
+    def started(*given, start=process._start):
+        children.append(os.fork())
+        if not children[0]:
+            os.close(into)
+            os.read(out, 1)              # lives until we say so
+            os._exit(0)
+        return start(*given)
+
+    children = []
+    out, into = os.pipe()
+    replaced(tmp_path, monkeypatch, "raise SystemExit\n")
+    monkeypatch.setattr(process, "_start", started)
+    monkeypatch.setattr(process, "MSG_DONTWAIT", 0)
+    monkeypatch.setattr(process, "_never_starts", threading.Event())
+    with Descriptor(tmp_path, os.O_RDONLY) as lock, process.beside(lock, Dresser()) as made:
+        assert not made.is_ready()       # hears of its end
+    os.close(into)
+    os.close(out)
+    assert os.waitpid(children[0], 0)[1] == 0
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.root
 def test_whoever_else_has_a_copy_of_the_socket_does_not_keep_it_alive(tmp_path):
     with Descriptor(tmp_path, os.O_RDONLY) as lock, process.beside(lock, Dresser()) as made:
         assert made is not None
