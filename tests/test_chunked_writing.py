@@ -327,6 +327,49 @@ def test_a_table_of_contents_that_nobody_would_read_is_left_out(monkeypatch):
     assert "attributes" in write(everything())[1]
 
 
+def often_cut(size, name=b"cut"):
+    """A member that is cut after every third byte."""
+    return tarmaker.file(name, b"\x00\x03\xbd" * (size // 3))
+
+
+def test_what_is_cut_more_often_than_a_table_of_contents_has_room_for_is_cut_no_more_and_takes_no_memory(monkeypatch):
+    monkeypatch.setattr(writing, "_MOST", 100_000)
+    tar = often_cut(1 << 18) + often_cut(1 << 19, b"2nd") + tarmaker.END
+    ends = []
+    monkeypatch.setattr(writing.ZstdFrames, "end", lambda self, end=writing.ZstdFrames.end: ends.append(1) or end(self))
+    spooled = [io.BytesIO(), io.BytesIO()]
+    for each in spooled:
+        each.close = lambda: None
+    out = []
+    tracemalloc.start()
+    try:
+        written = writing.write_chunked(tarmaker.chunks(tar, 1 << 18), out.append, iter(spooled).__next__)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20, "800 bytes a chunk are 140 MB"
+    finally:
+        tracemalloc.stop()
+    assert (written.annotations, "nobody reads" in written.why) == ({}, True)
+    assert len(ends) < 1000
+    assert sum(len(each.getvalue()) for each in spooled) < 100_000
+    assert plain(b"".join(out)) == tar
+
+
+@pytest.mark.parametrize("size", [1, 4097, (1 << 20) + 7])
+def test_where_cutting_ends_does_not_depend_on_how_the_tar_comes(monkeypatch, size):
+    monkeypatch.setattr(writing, "_MOST", 20_000)
+    tar = often_cut(100_000) + tarmaker.file(b"last", b"1") + tarmaker.END
+    assert write(tar, size)[0] == write(tar)[0]
+
+
+@pytest.mark.parametrize("tar", [often_cut(3000), often_cut(3), everything()])
+def test_a_table_of_contents_that_just_fits_is_there_however_often_its_files_are_cut(monkeypatch, tar):
+    made, _ = write(tar + tarmaker.END)
+    size = len(metadata(made)[0])
+    monkeypatch.setattr(writing, "_MOST", size)
+    assert write(tar + tarmaker.END)[0] == made
+    monkeypatch.setattr(writing, "_MOST", size - 1)
+    assert "nobody reads" in write(tar + tarmaker.END)[1]
+
+
 def test_padding_that_is_longer_than_a_line_may_be_is_told_in_several():
     tar = tarmaker.file(b"a", b"1") + bytes(9 << 20)
     made, why = write(tar)

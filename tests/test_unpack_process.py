@@ -1,26 +1,32 @@
 """Files made by a process beside: the layer is the one that threads make, and whoever dies, nothing is left behind."""
 
 import array
+import errno
 import fcntl
 import hashlib
+import marshal
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import threading
 from contextlib import closing
-from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
+from _socket import AF_UNIX, MSG_CTRUNC, SOCK_SEQPACKET, socketpair
 
 import pytest
 from tarmaker import file, pax
 from test_unpack_threads import A, CLASHES, MANY, look, threads, trees  # noqa: F401 - a fixture
 
 from layerstore.errors import IoError
+from layerstore.formats.manifest import TIME, final_entries
 from layerstore.formats.tar import Entry
+from layerstore.system import kernel
 from layerstore.system.descriptors import Descriptor
 from layerstore.trees.dress import Dresser
 from layerstore.trees.unpack import creating, files, making, process
 
+OURS = (0o644, os.geteuid(), os.getegid())
 STARTED = "import sys\nfrom _socket import socket\npeer = socket(fileno=int(sys.argv[1]))\npeer.send(b'ready')\n"
 
 
@@ -29,6 +35,7 @@ def at_once(monkeypatch):
     """The process has the first file, and no thread has any that it could make."""
     monkeypatch.setattr(making, "_ITSELF", 0)
     monkeypatch.setattr(process, "MSG_DONTWAIT", 0)
+    monkeypatch.setattr(process, "_never_starts", threading.Event())
 
 
 def no_process_is_left():
@@ -70,6 +77,15 @@ def test_owners_modes_and_attributes_are_those_that_threads_give(trees, at_once)
 
 
 @pytest.mark.root
+def test_times_that_the_file_system_does_not_hold_are_told_as_threads_tell_them(trees, at_once):  # noqa: F811
+    times = {b"late": 1 << 33, b"early": -(1 << 33)}   # ext4 has no time before 1901
+    tree = both(trees, MANY + b"".join(pax((b"mtime", b"%d" % time)) + file(name, A) for name, time in times.items()))
+    with Descriptor(tree.path / "manifest", os.O_RDONLY) as fd:
+        told = {entry.path: not entry.unset & TIME for entry in final_entries(fd)}
+    assert all(told[name] == ((tree.diff / name.decode()).stat().st_mtime == time) for name, time in times.items())
+
+
+@pytest.mark.root
 def test_no_thread_makes_what_the_process_can(trees, at_once, monkeypatch):  # noqa: F811
     monkeypatch.setattr(files, "_write", None)   # calling it would fail
     trees(0).unpack(MANY)
@@ -85,24 +101,64 @@ def test_a_process_that_ends_by_itself_is_an_error_and_the_layer_is_not_finished
 
 
 @pytest.mark.root
-def test_where_the_program_cannot_run_threads_make_the_files(trees, at_once, monkeypatch, tmp_path):  # noqa: F811
-    replaced(tmp_path, monkeypatch, "raise SystemExit(1)\n")
+def test_what_stops_a_process_is_in_the_error_and_nothing_goes_to_the_programs_standard_error(  # noqa: D103
+    trees, at_once, monkeypatch, tmp_path, capfd,  # noqa: F811
+):
+    program = pathlib.Path(creating.__file__).read_text().replace("os.open(name", "1 / 0, os.open(name")
+    replaced(tmp_path, monkeypatch, program)
+    with pytest.raises(IoError, match=r"ended by itself: ZeroDivisionError\(.*\)"):
+        trees(0).unpack(MANY)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_process_that_ended_between_two_requests_leaves_the_files_to_the_thread_and_is_not_asked_again():
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    asking = process.Beside.__new__(process.Beside)
+    asking._peer, asking._ready = ours, True
+    theirs.close()
+    assert asking._ask([(0, b"a", 0o600, 3, 5, OURS)], []) == [None]
+    assert not asking.is_ready()
+    ours.close()
+
+
+@pytest.mark.root
+def test_directories_that_cannot_be_passed_leave_the_files_to_the_threads(trees, at_once, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(process, "SCM_RIGHTS", 99)   # refused, as with too many descriptors on their way (ETOOMANYREFS)
     both(trees, MANY)
+    assert no_process_is_left()
+
+
+@pytest.mark.root
+def test_where_the_program_cannot_run_threads_make_the_files_and_it_is_not_tried_again(trees, at_once, monkeypatch, tmp_path, capfd):  # noqa: F811
+    replaced(tmp_path, monkeypatch, "raise ValueError\n")
+    both(trees, MANY)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(process, "Beside", None)   # calling it would fail
+    both(trees, MANY)
+
+
+@pytest.mark.root
+def test_where_there_is_no_python_to_run_threads_make_the_files(trees, at_once, monkeypatch, tmp_path):  # noqa: F811
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python-that-is-not-there"))
     both(trees, MANY)
     assert no_process_is_left()
 
 
-@pytest.mark.parametrize("unlike", ["frozen", "another program", "an ordinary user"])
+@pytest.mark.parametrize("unlike", ["frozen", "another program", "an ordinary user", "in an archive", "without memfd_create"])
 def test_what_is_no_python_of_roots_is_not_run(monkeypatch, unlike):
     monkeypatch.setattr(process, "Beside", None)   # calling it would fail
     if unlike == "frozen":
         monkeypatch.setattr(sys, "frozen", True, raising=False)
     elif unlike == "another program":
         monkeypatch.setattr(sys, "executable", "/usr/bin/program")
+    elif unlike == "in an archive":
+        monkeypatch.setattr(creating, "__file__", "/archive.zip/layerstore/trees/unpack/creating.py")
+    elif unlike == "without memfd_create":
+        monkeypatch.delattr(os, "memfd_create")
+        kernel.has_trusted_xattrs()      # does without, too
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with process.beside(0, Dresser(), files.Births()) as made:
+    with process.beside(0, Dresser()) as made:
         assert made is None
 
 
@@ -114,8 +170,8 @@ def here(tmp_path):
 
 def test_what_is_there_already_is_left_and_the_next_file_has_its_own_content(here, tmp_path):
     (tmp_path / "a").write_bytes(b"old")
-    rows = [(0, b"a", 0o644, 3, 5, None), (0, b"b", 0o644, 4, 5, None)]
-    assert creating.make(rows, here, memoryview(b"new" b"more")) == [None, hashlib.sha256(b"more").digest()]
+    rows = [(0, b"a", 0o644, 3, 5, OURS), (0, b"b", 0o644, 4, 5, OURS)]
+    assert creating.make(rows, here, memoryview(b"new" b"more"), {}) == [None, hashlib.sha256(b"more").digest()]
     assert ((tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes()) == (b"old", b"more")
 
 
@@ -124,9 +180,9 @@ def test_what_could_not_be_finished_is_taken_away(here, tmp_path, monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(os, "fchown", refused)
-    assert creating.make([(0, b"a", 0o644, 3, 5, (0o644, 7, 7))], here, memoryview(b"new")) == [None]
+    assert creating.make([(0, b"a", 0o644, 3, 5, (0o644, 7, 7))], here, memoryview(b"new"), {}) == [None]
     monkeypatch.setattr(os, "write", lambda _fd, data: len(data) - 1)
-    assert creating.make([(0, b"b", 0o644, 3, 5, None)], here, memoryview(b"new")) == [None]
+    assert creating.make([(0, b"b", 0o644, 3, 5, OURS)], here, memoryview(b"new"), {}) == [None]
     assert os.listdir(tmp_path) == []
 
 
@@ -137,11 +193,27 @@ def test_requests_are_answered_until_nobody_asks(here, tmp_path):
     asking = process.Beside.__new__(process.Beside)
     asking._peer = ours
     assert ours.recv(100) == creating.READY
-    assert asking._ask([(0, b"a", 0o600, 3, 5, None)], here) == [hashlib.sha256(b"new").digest()]
+    assert asking._ask([(0, b"a", 0o600, 3, 5, (0o600, os.geteuid(), os.getegid()))], here) == [hashlib.sha256(b"new").digest()]
     ours.close()
     thread.join()
     theirs.close()
     assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_of_directories_that_were_not_passed_nothing_is_made(monkeypatch):
+    class Peer:
+        def __init__(self):
+            self.requests, self.answers = [marshal.dumps([(0, b"a", 0o600, 0, 5, OURS)] * 2), b""], []
+
+        def recvmsg(self, *_):
+            return self.requests.pop(0), [], MSG_CTRUNC, None
+
+        def send(self, data):
+            self.answers.append(data)
+
+    peer = Peer()
+    creating.serve(peer, memoryview(b""))
+    assert marshal.loads(peer.answers[1]) == [None, None]
 
 
 KILLED = """
@@ -152,7 +224,7 @@ from layerstore.trees.unpack import files, process
 import fcntl
 lock = Descriptor(sys.argv[1], os.O_RDONLY)
 fcntl.flock(lock.fd, fcntl.LOCK_EX)
-beside = process.Beside(lock.fd, files.Births())
+beside = process.Beside(lock.fd)
 process.MSG_DONTWAIT = 0
 assert beside.is_ready()
 print("started", beside._pid, flush=True)
@@ -179,7 +251,7 @@ def test_a_process_whose_starter_is_killed_keeps_the_lock_until_it_ended_and_end
 @pytest.mark.timeout(60)
 @pytest.mark.root
 def test_a_child_forked_meanwhile_does_not_keep_it_alive(tmp_path):
-    with Descriptor(tmp_path, os.O_RDONLY) as lock, process.beside(lock, Dresser(), files.Births()) as made:
+    with Descriptor(tmp_path, os.O_RDONLY) as lock, process.beside(lock, Dresser()) as made:
         assert made is not None
         out, into = os.pipe()
         child = os.fork()
@@ -193,13 +265,106 @@ def test_a_child_forked_meanwhile_does_not_keep_it_alive(tmp_path):
     assert no_process_is_left()
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.root
+def test_a_child_forked_while_it_starts_does_not_hide_its_end(tmp_path, monkeypatch):
+    def started(*given, start=process._start):
+        children.append(os.fork())
+        if not children[0]:
+            os.close(into)
+            os.read(out, 1)              # lives until we say so
+            os._exit(0)
+        return start(*given)
+
+    children = []
+    out, into = os.pipe()
+    replaced(tmp_path, monkeypatch, "raise SystemExit\n")
+    monkeypatch.setattr(process, "_start", started)
+    monkeypatch.setattr(process, "MSG_DONTWAIT", 0)
+    monkeypatch.setattr(process, "_never_starts", threading.Event())
+    with Descriptor(tmp_path, os.O_RDONLY) as lock, process.beside(lock, Dresser()) as made:
+        assert not made.is_ready()       # hears of its end
+    os.close(into)
+    os.close(out)
+    assert os.waitpid(children[0], 0)[1] == 0
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.root
+def test_whoever_else_has_a_copy_of_the_socket_does_not_keep_it_alive(tmp_path):
+    with Descriptor(tmp_path, os.O_RDONLY) as lock, process.beside(lock, Dresser()) as made:
+        assert made is not None
+        copy = os.dup(made._peer.fileno())   # as a child has that was started without Python's knowing
+    os.close(copy)
+    assert no_process_is_left()
+
+
+@pytest.mark.root
+def test_a_umask_that_changes_while_it_lives_cuts_no_mode(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "MSG_DONTWAIT", 0)
+    old = os.umask(0o077)
+    try:
+        with Descriptor(tmp_path, os.O_RDONLY) as lock, closing(process.Beside(lock)) as beside:
+            assert beside.is_ready()
+            os.umask(0o022)
+            assert beside.make([files.NewFile(lock, None, b"a", b"a", plain(0o644), memoryview(b"x"))]) == []
+            assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o644
+    finally:
+        os.umask(old)
+
+
+def test_the_memory_that_both_have_is_there_before_it_is_written_to(monkeypatch):
+    """Writing to what is not would kill the process, where no more is to be had."""
+    def no_memory(fd, *_):
+        os.fstat(fd)
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(os, "posix_fallocate", no_memory)
+    with pytest.raises(OSError, match="no memory"):
+        process.Beside(0)
+
+
+@pytest.mark.root
+def test_a_name_that_leaves_the_environment_meanwhile_is_no_error(monkeypatch):
+    class Changing:
+        def keys(self):
+            return ["gone"]
+
+        def __getitem__(self, key):
+            raise KeyError(key)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "environ", Changing())
+        with process.beside(0, Dresser()) as made:
+            assert made is None
+
+
+def test_no_descriptor_is_handed_over_by_duplicating_it_onto_itself(monkeypatch):
+    """A glibc before 2.29 leaves it close-on-exec then: the program would not have it."""
+    given = []
+    monkeypatch.setattr(os, "posix_spawn", lambda *_, file_actions, **__: given.extend(file_actions))
+    process._start(5, 3, 0)
+    numbers = [(what[1], what[2]) for what in given if what[0] == os.POSIX_SPAWN_DUP2]
+    assert numbers == [(5, 6), (3, 7), (0, 8)]
+
+
+@pytest.mark.root
+def test_the_program_is_started_where_every_low_descriptor_is_closed(tmp_path):
+    """Its own may be 0 to 2 then."""
+    program = "import os\nfor fd in range(3): os.close(fd)\n" + KILLED.split("print")[0] + "beside.close()\n"
+    assert subprocess.run([sys.executable, "-c", program, tmp_path], check=False).returncode == 0
+
+
+def plain(mode):
+    return Entry(b"n", "file", mode, 0, 0, 0, 0, b"", 0, 0, {}, None, 0)
+
+
 @pytest.mark.root
 def test_what_is_too_much_for_one_request_is_left_to_the_thread(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "_MEMORY", 4096)
     monkeypatch.setattr(process, "MSG_DONTWAIT", 0)
-    entry = Entry(b"n", "file", 0o600, 0, 0, 0, 0, b"", 0, 0, {}, None, 0)
-    with Descriptor(tmp_path, os.O_RDONLY) as lock, closing(process.Beside(lock, files.Births())) as beside:
-        fits, large = (files.NewFile(lock, None, name, name, entry, memoryview(bytes(size)))
+    with Descriptor(tmp_path, os.O_RDONLY) as lock, closing(process.Beside(lock)) as beside:
+        fits, large = (files.NewFile(lock, None, name, name, plain(0o600), memoryview(bytes(size)))
                        for name, size in ((b"fits", 4000), (b"large", 4097)))
         assert beside.is_ready()
         assert beside.make([large, fits]) == [large]

@@ -4,6 +4,8 @@ import hashlib
 import itertools
 import os
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -12,9 +14,11 @@ from test_unpack import FORM, Tree
 
 from fuzz import nasties
 from layerstore.trees.assemble import assembled
-from layerstore.errors import ArchiveError, LayerstoreError, LimitExceededError
+from layerstore.differs import tar
+from layerstore.errors import ArchiveError, IoError, LayerstoreError, LimitExceededError
 from layerstore.model import DiffTarget, Limits
 from layerstore.system import kernel
+from layerstore.system import threads as threads_module
 from layerstore.system.threads import running
 from layerstore.trees.unpack import files, making, records, regular, unpack
 from layerstore.trees.unpack import hashing as hashing_module
@@ -314,6 +318,68 @@ def test_what_stops_the_hashing_is_raised_and_nobody_waits_for_it_for_ever():
         hasher.add(Bad(), memoryview(b"x"))
         hasher.settle()
     assert hashing() == []
+
+
+AFTER_MAIN = """
+import hashlib, sys, threading
+from layerstore.differs.tar import _Hashes
+from layerstore.system import threads
+from layerstore.trees.unpack.hashing import Hasher
+
+def tar(hashes):
+    hashes.tar(b"one")
+    hashes._thread.join(0.2)             # as if the stream stood still
+    hashes.tar(b" and two")
+    return hashes.finish()[1].removeprefix("sha256:")
+
+def large(hasher):
+    digest = hashlib.sha256(b"one")
+    hasher._thread.join(0.2)
+    hasher.add(digest, memoryview(b" and two"))
+    hasher.settle()
+    return digest.hexdigest()
+
+def work():
+    for kind, digest in (_Hashes, tar), (Hasher, large):
+        with threads.running(kind()) as worker:
+            while threading.main_thread().is_alive():
+                worker._thread.join(0.01)
+            print(digest(worker) == hashlib.sha256(b"one and two").hexdigest(), flush=True)
+
+threads._LOOK_SECONDS = 0.01
+threading.Thread(target=work).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_one_has_all_hashed_and_does_not_hang():
+    done = subprocess.run([sys.executable, "-c", AFTER_MAIN], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("True\nTrue\n", "")
+
+
+@pytest.mark.timeout(60)
+def test_a_hashing_thread_that_ended_before_its_end_gives_no_digest_and_nobody_waits_for_it(monkeypatch):
+    monkeypatch.setattr(threads_module, "_LOOK_SECONDS", 0.01)
+    workers = []
+
+    def make():                          # and be gone
+        workers.extend((hashing_module.Hasher(), tar._Hashes()))
+        for each in workers:
+            each.start()
+
+    maker = threading.Thread(target=make)
+    maker.start()
+    maker.join()
+    hasher, hashes = workers
+    for each in workers:
+        each._thread.join()
+    with pytest.raises(IoError, match="ended by itself"):
+        hasher.settle()
+    hashes.tar(b"x")
+    with pytest.raises(IoError, match="ended by itself"):
+        hashes.finish()
+    with pytest.raises(IoError, match="ended by itself"):
+        for _ in range(100):
+            hashes.tar(b"x")
 
 
 def test_much_of_one_file_is_on_its_way_to_the_disk_before_the_sync(trees, monkeypatch):

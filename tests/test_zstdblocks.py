@@ -76,3 +76,9 @@ def test_headers_that_become_nothing_do_not_make_a_piece_long():
     """Who decompresses copies what comes after a frame's end."""
     stream = (b"\x50\x2a\x4d\x18" + bytes(4)) * 10_000
     assert max(map(len, in_pieces(cut(stream, MIB)))) <= 64
+
+
+@pytest.mark.parametrize("strange", [b"", b"junk"], ids=["understood", "not understood"])
+def test_an_empty_chunk_among_others_is_nothing(strange):
+    stream = frame(b"x" * 5000) + strange
+    assert b"".join(in_pieces(iter([b"", stream[:7], b"", stream[7:], b""]))) == stream

@@ -7,9 +7,9 @@ says, the tar that is made by it is verified as a whole.
     annotations  what a descriptor says         footers    what a blob's end says
     toc          its TOC's entries              golines    its tar-split's lines
     agreement    that both say the same         layout     where in the blob the content of files is
-    plan         what of it is fetched              assembly   the tar, made again out of parts
-    writing      a tar becomes such a blob           cutting    where a file's data is cut into chunks
-    described    what a TOC says of a member
+    plan         what of it is fetched          assembly   the tar, made again out of parts
+    writing      a tar becomes such a blob      cutting    where a file's data is cut into chunks
+    described    what a TOC says of a member    content    a member's data, cut, in frames
 """
 
 from layerstore.chunked.annotations import Announced, Position, Unsuitable, announced, is_chunked

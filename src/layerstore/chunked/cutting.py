@@ -10,7 +10,7 @@ Source: containers/storage ``pkg/chunked/compressor`` (``RollsumBits``, ``holesT
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 __all__ = ["HOLE", "Piece", "cut"]
@@ -39,9 +39,12 @@ class Piece(NamedTuple):
     ends: bool
 
 
-def cut(data: Iterable[bytes]) -> Iterator[Piece]:
-    """The same *data*, and where it is to be cut. How it came in pieces makes no difference to that."""
-    roll = _Rolling()
+def cut(data: Iterable[bytes], is_wanted: Callable[[], bool] = lambda: True) -> Iterator[Piece]:
+    """The same *data*, and where it is to be cut. How it came in pieces makes no difference to that.
+
+    Once *is_wanted* says no, it comes without: soon, for data may be cut after each byte.
+    """
+    roll = _Rolling(is_wanted)
     run = 0                              # zeros that are not handed on yet: too few for a hole, or one that goes on
     for piece in data:
         at = 0
@@ -96,7 +99,8 @@ def _zeros_before(data: bytes, at: int) -> int:
 class _Rolling:
     """The checksum over the data of one file: of it all, the last bytes are enough."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_wanted: Callable[[], bool]) -> None:
+        self._is_wanted = is_wanted
         self.over_hole()
 
     def over_hole(self) -> None:
@@ -105,6 +109,9 @@ class _Rolling:
     def over(self, data: bytes) -> Iterator[Piece]:
         for start in range(0, len(data), _STEP):
             step = data[start : start + _STEP]
+            if not self._is_wanted():
+                yield Piece(step, zeros=False, ends=False)
+                continue
             seen = self._before + step
             at = 0
             for end in _ends(seen):

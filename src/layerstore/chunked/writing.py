@@ -1,10 +1,12 @@
-"""A tar becomes a zstd:chunked blob, of the current form, while it passes. What is held is one frame and the names.
+"""A tar becomes a zstd:chunked blob, of the current form, while it passes. Held: a frame, the names, a file's chunks.
 
 The blob is a row of zstd frames, which any zstd reader makes the tar of: each chunk of a file has one, and so has what
 lies between two files. Then, in frames that such readers skip: the table of contents, the tar-split, and a footer that
 says where both are. The same tar gives the same bytes: no time, no name and no size of a piece goes into it.
 
-A tar that a TOC cannot describe (``described``; a name twice) becomes a row of frames without one: plain zstd.
+A tar that a TOC cannot describe (``described``; a name twice; more than a reader takes) becomes a row of frames without
+one: plain zstd. From then on nothing is cut, and no more is held or spooled: there is no least size of a chunk, so what
+is cut is counted while it is.
 Source: containers/storage ``pkg/chunked/compressor``, whose blobs these are but for zstd's own choices.
 """
 
@@ -17,11 +19,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 from layerstore.chunked import footers
 from layerstore.chunked.annotations import Position, Unsuitable, announcing
-from layerstore.chunked.cutting import Piece, cut
+from layerstore.chunked.content import Content
 from layerstore.chunked.described import described
 from layerstore.chunked.toc import LONGEST_ENTRY
 from layerstore.formats.compression import ZstdFrames, ZstdWriter
-from layerstore.formats.crc64 import crc64
 from layerstore.formats.tar import Entry, TarReader
 from layerstore.formats.tar.header import BLOCK
 from layerstore.model import Limits
@@ -30,6 +31,7 @@ from layerstore.trees.gotarsplit import member, segment
 __all__ = ["Written", "write_chunked"]
 
 _PIECE = 1 << 20
+_NO_DIGEST = "sha256:" + "0" * 64
 _HEADERS = 4 << 20                       # bytes before one member, in one line of the tar-split
 _MOST = Limits().max_toc                 # bytes of a TOC; the field's readers have the same limit
 _BOUNDLESS = 1 << 62                     # the tar is one that was taken already
@@ -70,7 +72,7 @@ class _Blob:
         self._raw: list[bytes] = []      # of the tar, since the last file's data
         self._raw_size = self._padding = self._lines = 0
         self._names: set[bytes] = set()
-        self._why: str | None = None
+        self._why: str | None = None     # there will be no TOC: nothing more is kept for one
         self._comma = ""
         toc.write('{"version":1,"entries":[')
 
@@ -90,9 +92,12 @@ class _Blob:
                 fields = self._described(entry, reader.raw_name, headers, padding)
             except Unsuitable as why:
                 self._why = str(why)
-        content = _Content(self._frames)
+        content = Content(self._frames)
         if entry.size:
-            content.take(bytes(view) for view in reader.read_data(entry))
+            # the first chunk has no row of its own
+            room = 0 if self._why is not None else (_MOST - self._toc.size) // _least_row(fields["name"]) + 2
+            if not content.take((bytes(view) for view in reader.read_data(entry)), room):
+                self._exceeded()
         self._padding = -content.size % BLOCK
         self._line(member(reader.raw_name, content.size, content.crc))
         if self._why is None:
@@ -104,8 +109,8 @@ class _Blob:
         split_digest, split = self._split.finish(0)
         self._toc.write(f'],"tarSplitDigest":"{split_digest}"}}')
         toc_digest, toc = self._toc.finish(end)
-        if self._why is None and toc.size > _MOST:
-            self._why = f"its table of contents has {toc.size} bytes, more than {_MOST}, which nobody reads"
+        if toc.size > _MOST:
+            self._exceeded()
         if self._why is not None:
             return Written({}, self._why)
         split = split._replace(offset=toc.offset + toc.length + footers.FRAME)
@@ -133,77 +138,31 @@ class _Blob:
         self._names.add(entry.name)
         return described(entry, name, headers[padding:])
 
+    def _exceeded(self) -> None:
+        self._why = self._why or f"its table of contents would have more than {_MOST} bytes, which nobody reads"
+
     def _line(self, fields: dict[str, Any]) -> None:
+        if self._why is not None:
+            return
         self._split.write(_json({**fields, "position": self._lines}) + "\n")
         self._lines += 1
 
-    def _entries(self, fields: dict[str, Any], content: _Content) -> None:
+    def _entries(self, fields: dict[str, Any], content: Content) -> None:
         if content.size:
             fields.update(digest=content.digest, offset=content.start, endOffset=content.end)
-        chunks = content.chunks if len(content.chunks) > 1 else []
-        rows = [fields, *({"type": "chunk", "name": fields["name"]} for _ in chunks[1:])]
-        for row, chunk in zip(rows, chunks, strict=False):
-            row.update(chunk)
-        for row in rows:
-            text = _json({key: value for key, value in row.items() if value})
-            if len(text) >= LONGEST_ENTRY:
-                self._why = "it has a member with more attributes than a table of contents can say"
-            self._toc.write(self._comma + text)
-            self._comma = ","
+        chunks = content.rows()
+        self._row(fields | next(chunks, {}))
+        for chunk in chunks:
+            self._row({"type": "chunk", "name": fields["name"], **chunk})
+        if self._toc.size > _MOST:
+            self._exceeded()
 
-
-class _Content:
-    """The data of one member on its way into frames of its own."""
-
-    def __init__(self, frames: ZstdFrames) -> None:
-        self._frames = frames
-        self._whole = hashlib.sha256()
-        self._crc = self.size = self.start = self.end = 0
-        self.chunks: list[dict[str, Any]] = []
-
-    @property
-    def digest(self) -> str:
-        return f"sha256:{self._whole.hexdigest()}"
-
-    @property
-    def crc(self) -> bytes | None:
-        return self._crc.to_bytes(8, "big") if self.size else None
-
-    def take(self, data: Iterable[bytes]) -> None:
-        self.start = self._frames.end()
-        chunk = _Chunk(self.start, 0)
-        for piece in cut(data):
-            self._add(piece.data)
-            chunk.add(piece)
-            if piece.ends and chunk.size:
-                self.chunks.append(chunk.fields())
-                chunk = _Chunk(self._frames.end(), self.size)
-        if chunk.size:
-            self.chunks.append(chunk.fields())
-        self.end = self._frames.end()
-
-    def _add(self, data: bytes) -> None:
-        self._frames.write(data)
-        self._whole.update(data)
-        self._crc = crc64(data, self._crc)
-        self.size += len(data)
-
-
-class _Chunk:
-    def __init__(self, start: int, at: int) -> None:
-        self._start, self._at, self.size = start, at, 0
-        self._digest, self._zeros = hashlib.sha256(), False
-
-    def add(self, piece: Piece) -> None:
-        self._digest.update(piece.data)
-        self.size += len(piece.data)
-        self._zeros = piece.zeros
-
-    def fields(self) -> dict[str, Any]:
-        return {
-            "offset": self._start, "chunkSize": self.size, "chunkOffset": self._at,
-            "chunkDigest": f"sha256:{self._digest.hexdigest()}", "chunkType": "zeros" if self._zeros else "",
-        }
+    def _row(self, row: dict[str, Any]) -> None:
+        text = _json({key: value for key, value in row.items() if value})
+        if len(text) >= LONGEST_ENTRY:
+            self._why = "it has a member with more attributes than a table of contents can say"
+        self._toc.write(self._comma + text)
+        self._comma = ","
 
 
 class _Text:
@@ -214,6 +173,11 @@ class _Text:
         self._zstd = ZstdWriter(self._put)
         self._pending: list[str] = []
         self._held = self._size = self._length = 0
+
+    @property
+    def size(self) -> int:
+        """Characters of it so far: at most as many as it has bytes."""
+        return self._size + self._held
 
     def write(self, text: str) -> None:
         self._pending.append(text)
@@ -242,6 +206,12 @@ class _Text:
         self._digest.update(data)
         self._length += len(data)
         self._file.write(data)
+
+
+def _least_row(name: str) -> int:
+    """Characters of the row of one of that file's chunks, at least."""
+    numbers = {"offset": 1, "chunkSize": 1, "chunkOffset": 1}
+    return len(_json({"type": "chunk", "name": name, **numbers, "chunkDigest": _NO_DIGEST}))
 
 
 def _json(fields: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any, BinaryIO
@@ -178,7 +177,7 @@ class _Hashes(Worker):
         super().__init__("layerstore-hash")
         self.blob_size = 0
         self._blob, self._tar = hashlib.sha256(), hashlib.sha256()
-        self._plain = False
+        self._plain = self._ending = False
         self._jobs: Channel[tuple[Any, bytes]] = Channel(2 * _DEPTH)
 
     def plain(self) -> None:
@@ -194,15 +193,16 @@ class _Hashes(Worker):
 
     def _put(self, digest: Any, chunk: bytes) -> None:
         if not self._jobs.put((digest, chunk), self._thread.is_alive):
-            self._check()
+            self._complain()
 
     def _work(self) -> None:
-        while (job := self._jobs.get(threading.main_thread().is_alive)) is not None:
+        while (job := self._jobs.get(self._is_wanted)) is not None:
             job[0].update(job[1])
-        self._whole = True
+        self._whole = self._ending
 
     def close(self) -> None:
         """End the thread. It hashes what it was given first; nobody may be adding."""
+        self._ending = True
         if self._thread.is_alive():
             self._jobs.end()
             self._thread.join()

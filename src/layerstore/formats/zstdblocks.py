@@ -3,6 +3,9 @@
 A block becomes at most 128 KiB, however few bytes it has; but the decoder, given bytes, gives all that they become. Only
 headers are looked at, nothing is judged: what is not understood is handed on in pieces so small that they become little,
 and the decoder says what is wrong with it. Pure. Source: RFC 8878, 3.1.1 (frames) and 3.1.1.2 (blocks), 3.1.2 (skippable).
+
+Each header takes 0.6 microseconds: some four minutes for a GiB of blocks of nothing, of three bytes each, which no limit
+forbids (SECURITY.md says so).
 """
 
 from __future__ import annotations
@@ -73,6 +76,8 @@ def in_pieces(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The same bytes in pieces that become little."""
     walk: _Walk | None = _Walk()
     for data in chunks:
+        if not data:                     # as a source may give it; it is no end
+            continue
         start = at = count = 0
         while walk is not None and at < len(data):
             if walk.skip:

@@ -123,7 +123,7 @@ def has_trusted_xattrs() -> bool:
     """
     try:
         probe = open(os.memfd_create("xattr-probe"), "rb", buffering=0)  # noqa: SIM115 - closed below, or when it is forgotten
-    except OSError:
+    except (OSError, AttributeError):    # a Python built with a glibc before 2.27 lacks it
         return _is_initial_root()
     with probe:
         try:

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from layerstore.errors import BusyError, IoError
 
@@ -70,6 +70,7 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._error: BaseException | None = None
         self._whole = False
+        self._maker = threading.current_thread()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -102,12 +103,23 @@ class Worker:
     def _ended(self) -> None:
         """Told in the thread, when there is nothing more to come."""
 
+    def _is_wanted(self) -> bool:
+        """Whether the thread that made this one lives, for one that waits for work.
+
+        The main one lives on when it counts as ended: it waits for others, or runs what was left for the exit.
+        """
+        return self._maker is threading.main_thread() or self._maker.is_alive()
+
     def _check(self) -> None:
         """Raise what stopped the work before its end."""
+        if self._error is not None or not self._whole:
+            self._complain()
+
+    def _complain(self) -> NoReturn:
+        """Raise what ended the thread, which should not have ended yet."""
         if self._error is not None:
             raise self._take_error()
-        if not self._whole:
-            raise IoError(f"the thread {self._thread.name!r} ended by itself")
+        raise IoError(f"the thread {self._thread.name!r} ended by itself")
 
     def _take_error(self) -> BaseException:
         """Once: an error that is kept here would keep alive, by its traceback, all that waited for the work."""

@@ -30,7 +30,7 @@ from layerstore.system.idmap import IDENTITY, IdMap, Range
 from layerstore.system.privilege import Powers, own_map
 from layerstore.trees import override
 
-__all__ = ["Dresser", "entry_text", "improvable"]
+__all__ = ["Dresser", "entry_text", "improvable", "is_safe_time"]
 
 _UNKNOWN = (-1, -1, -1)
 _SAFE_UNTIL = (1 << 31) * 1_000_000_000   # nanoseconds: every file system holds times this far from 1970
@@ -76,7 +76,7 @@ class Dresser:
     def time(fd: int, mtime_ns: int) -> int:
         """Only the time, of a file that has all else."""
         os.utime(fd, ns=(mtime_ns, mtime_ns))
-        if _SAFE_FROM <= mtime_ns < _SAFE_UNTIL:
+        if is_safe_time(mtime_ns):
             return 0
         return 0 if os.fstat(fd).st_mtime_ns == mtime_ns else TIME
 
@@ -99,7 +99,7 @@ class Dresser:
         if entry.type != "symlink":
             os.chmod(base, entry.mode, dir_fd=dir_fd)
         os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
-        if _SAFE_FROM <= entry.mtime_ns < _SAFE_UNTIL:
+        if is_safe_time(entry.mtime_ns):
             return unset
         found = os.stat(base, dir_fd=dir_fd, follow_symlinks=False)
         return unset | (0 if found.st_mtime_ns == entry.mtime_ns else TIME)
@@ -183,6 +183,11 @@ def _improvable(
         if all(n is not None and any(a <= n < a + size for a, _, size in here[kind]) for kind, n in owners):
             return True
     return bool((entry.unset & XATTR and powers.is_root) or (entry.unset & MODE and powers.reads_all))
+
+
+def is_safe_time(mtime_ns: int) -> bool:
+    """Whether every file system holds that time, so that nobody needs to look what became of it."""
+    return _SAFE_FROM <= mtime_ns < _SAFE_UNTIL
 
 
 def entry_text(entry: Entry) -> str:

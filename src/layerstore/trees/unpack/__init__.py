@@ -28,7 +28,7 @@ the same with and without.
     regular   by whom a file is made, and when   making    batches of files that threads make
     files     one regular file, made             donated   one that has its content already
     records   manifest and tar-split, in order   process   another process that makes a thread's files
-    creating  that process's program         hashing   a thread that hashes what is large
+    creating  that process's program             hashing   a thread that hashes what is large
 """
 
 from layerstore.trees.unpack.entries import Unpacked, unpack

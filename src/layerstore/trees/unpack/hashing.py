@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import threading
 from typing import Any
 
 from layerstore.system.threads import Channel, Worker
@@ -21,11 +20,12 @@ class Hasher(Worker):
         super().__init__("layerstore-digest")
         self._pieces: Channel[tuple[Any, memoryview]] = Channel(_DEPTH)
         self._hashed: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._ending = False
 
     def add(self, digest: Any, piece: memoryview) -> None:
         """*piece* goes on what *digest* is of."""
         if not self._pieces.put((digest, piece), self._thread.is_alive):
-            self._check()
+            self._complain()
 
     def settle(self) -> None:
         """Wait until all is hashed."""
@@ -35,21 +35,22 @@ class Hasher(Worker):
                 self._hashed.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
                 if not self._thread.is_alive():
-                    self._check()
+                    self._complain()
             else:
                 return
 
     def _work(self) -> None:
-        while (given := self._pieces.get(threading.main_thread().is_alive)) is not None:
+        while (given := self._pieces.get(self._is_wanted)) is not None:
             digest, piece = given
             if digest is None:
                 self._hashed.put(None)
             else:
                 digest.update(piece)
-        self._whole = True
+        self._whole = self._ending
 
     def close(self) -> None:
         """End the thread. What it was given it hashes first; nobody may be adding."""
+        self._ending = True
         if self._thread.is_alive():
             self._pieces.end()
             self._thread.join()

@@ -112,7 +112,7 @@ class Files(Tree):
         while len(creators) < _CREATORS:
             # no methods of ours: what refers to itself is closed only when Python collects cycles
             creator = Creator(self._in_flight.batches, partial(make, dress=self._dress, births=self._births),
-                              partial(beside, self._lock_fd, self._dress, self._births))
+                              partial(beside, self._lock_fd, self._dress))
             creators.append(self._threads.enter_context(running(creator)))
 
     def heed_threads(self) -> None:
