@@ -810,6 +810,25 @@ def test_an_image_that_was_deleted_and_emptied_since_is_not_back_though_its_laye
     assert ("deleted-since", gone) in codes(rebuilt(made))
 
 
+def test_the_file_of_an_image_that_was_deleted_on_record_and_pulled_again_since_is_kept(made):
+    again = first(made)
+    with layerstore.open(made.root) as store:
+        store.delete_image(again)
+        store.checkpoint(archive=True)
+        store.pull(image(made.home, name="first").reference)
+        store.checkpoint()
+        layers = {layer.id for layer in store.layers()}
+    made.lose()
+    report = layerstore.rebuild(made.root)
+    assert ("set-aside", f"images/{again}") in codes(report)
+    with layerstore.open(made.root) as store:
+        store.checkpoint()
+        assert {layer.id for layer in store.layers()} == layers
+        assert again not in {each.id for each in store.images()}, "it is not proven that it was pulled again"
+        assert os.path.exists(made.path("quarantine", f"images-{again}-0"))
+    assert violations(made.root) == []
+
+
 def test_an_image_one_of_whose_layers_is_nowhere_is_not_shown_and_its_file_is_kept(made):
     made.lose()
     with layerstore.open(made.home / "store", readonly=True) as store:

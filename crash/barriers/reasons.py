@@ -33,8 +33,8 @@ REASONS: dict[str, str] = {
         "`create.sync` stands in for it. It is the promise of the journal's library, whose users need not "
         "be this store: a journal that was created is there.",
     "journal.create.sync":
-        "All of the new journal is on disk before it gets its name. It takes a long look: most of what may be lost there loses "
-        "the name as well, and a store without a journal is made anew.",
+        "All of the new journal is on disk before it gets its name. It takes a long look: most of what may be lost there "
+        "loses the name as well, and a store without a journal is made anew.",
     "rebuild.journal.sync":
         "The new database takes its name before a rebuild returns. It takes a long look to see just that rename lost, and "
         "nothing else, after it was told.",
