@@ -34,6 +34,14 @@ def test_what_is_between_the_marks_is_taken_from_the_page(tmp_path, wanted, line
     assert figures.up_to_date(made, tmp_path) == made
 
 
+def test_what_is_between_two_blocks_stays(tmp_path):
+    (tmp_path / "out.txt").write_text("said")
+    block = "<!-- from out.txt -->\n<!-- end -->\n"
+    made = figures.up_to_date(f"{block}kept\n{block}", tmp_path)
+    assert made.split("\n").count("kept") == 1
+    assert made.count("said") == 2
+
+
 @pytest.mark.parametrize("wanted", ["p.md: Nowhere", "p.md: Empty", "p.md: Top | z"])
 def test_a_table_that_is_not_there_is_an_error(tmp_path, wanted):
     (tmp_path / "p.md").write_text(PAGE)

@@ -82,6 +82,9 @@ def test_every_link_of_the_sites_pages_leads_to_a_page_of_it(tmp_path):
                 assert posixpath.normpath(posixpath.join(posixpath.dirname(page), target)) in pages, (page, target)
                 links += 1
     assert links > 50
+    for page in pages:
+        for picture in re.findall(r"!\[[^\]\n]*\]\(([^)\s]+)\)", (tmp_path / page).read_text()):
+            assert (tmp_path / page).parent.joinpath(picture).exists(), (page, picture)
 
 
 def test_every_page_of_the_sites_contents_is_there_and_every_public_name_has_a_place(tmp_path):

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- from ([^\s:]+)(?:: (.*?))? -->\n)(?:.*?\n)?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- from ([^\s:]+)(?:: (.*?))? -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
 
 
 class NotThereError(Exception):

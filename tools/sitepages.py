@@ -13,6 +13,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("*.md", "docs/**/*.md", "journal/*.md", "crash/**/*.md", "fuzz/**/*.md", "bench/**/*.md")
+PICTURES = "docs/**/*.svg"
 LINK = re.compile(r"(?<!!)\[([^\]\n]*)\]\(([^)\s]+)\)")
 
 
@@ -83,6 +84,10 @@ def lay_out(directory: Path) -> None:
     for page, text in {**{page: relinked(text, page, known) for page, text in texts.items()}, **made}.items():
         (directory / page).parent.mkdir(parents=True, exist_ok=True)
         (directory / page).write_text(text)
+    for path in ROOT.glob(PICTURES):
+        to = directory / path.relative_to(ROOT)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, to)
 
 
 if __name__ == "__main__":
