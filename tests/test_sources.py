@@ -958,3 +958,16 @@ def test_any_archive_with_bytes_changed_resolves_or_raises_one_of_our_errors(dat
         assert str(error)
     finally:
         shutil.rmtree(top)
+
+
+def test_making_a_stream_runs_no_code_whose_interrupt_would_be_dropped(tmp_path, monkeypatch):
+    from layerstore.sources import window
+    from layerstore.system.descriptors import Descriptor
+
+    (tmp_path / "file").write_bytes(b"0123456789")
+    seek, asked = window._Window.seek, []
+    monkeypatch.setattr(window._Window, "seek", lambda self, *where: asked.append(where) or seek(self, *where))
+    with window.open_window(Descriptor(tmp_path / "file", os.O_RDONLY), 2, 6, "it") as stream:
+        assert asked == []
+        assert (stream.read(2), stream.tell()) == (b"23", 2)
+        assert (stream.seek(-1, os.SEEK_END), stream.read()) == (5, b"7")

@@ -69,7 +69,13 @@ def open_window(file: Descriptor, offset: int, size: int, label: str) -> BinaryI
     read in messages. Raises SourceError when the file cannot be read or turns out to be shorter than the
     window.
     """
-    return cast("BinaryIO", io.BufferedReader(_Window(file, offset, size, label), _BUFFER))
+    window = _Window(file, offset, size, label)
+    # as it is made a BufferedReader asks for the position, and drops whatever that raises: an interrupt, too, if it is
+    # Python that answers
+    window.__dict__["tell"] = int
+    stream = io.BufferedReader(window, _BUFFER)
+    del window.__dict__["tell"]
+    return cast("BinaryIO", stream)
 
 
 def reopen(fd: int) -> Descriptor:
