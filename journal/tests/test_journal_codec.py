@@ -127,3 +127,9 @@ def test_an_enum_of_strings_is_recorded_as_its_value():
 
 def test_tuples_are_recorded_as_lists():
     assert decode(encode((1, (2,)))) == [1, [2]]
+
+
+@pytest.mark.parametrize(("kind", "plain"), [(bytes, b"ab"), (int, 70_000), (str, "ab")])
+def test_what_is_derived_from_a_type_is_encoded_as_that(kind, plain):
+    derived = type("Derived", (kind,), {})(plain)
+    assert encode({"k": derived}) == encode({"k": plain})

@@ -209,10 +209,8 @@ class _Completion:
 
     def _adopt_images(self) -> None:
         for name, file in sorted(self._found.images.items()):
-            if name.startswith("."):
-                continue
             row = self._txn.get("images", name)
-            if row is not None:
+            if name.startswith(".") or row is not None:
                 self._keep_if_newer(name, file, row)
                 continue
             why = self._image_refusal(file)
@@ -226,9 +224,9 @@ class _Completion:
             self._out.say("adopted-image", name, "from its file in images/: not proven that it was not deleted")
             self._named.append((file.written_ns, "image", name, tuple(file.record["names"])))
 
-    def _keep_if_newer(self, name: str, file: ImageFile, row: Row) -> None:
+    def _keep_if_newer(self, name: str, file: ImageFile, row: Row | None) -> None:
         """A deleted image's file is unlinked some day. With all its layers there it may be that of a later pull instead."""
-        if row["state"] == State.GONE and file.record is not None and not self._gone(file.record):
+        if row is not None and row["state"] == State.GONE and file.record is not None and not self._gone(file.record):
             self._out.put_aside("images", name, "its deletion is on record; it may have been pulled again since")
 
     def _image_refusal(self, file: ImageFile) -> str:
