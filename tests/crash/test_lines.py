@@ -61,7 +61,7 @@ def test_every_tenth_line_of_every_mutating_verb_interrupted(work, record_proper
 @pytest.mark.parametrize(("verb", "functions"), [
     ("delete", ("Gate.", "lock_tree", "TreeLock.", "_same")),
     ("delete", ("Engine.writing", "Engine._write_once", "Engine._begin_writing", "Engine._end", "Engine.reading")),
-    ("apply", ("Worker.", "Channel.", "_Hashes.", "_Ahead.", "running")),
+    ("apply", ("Worker.", "Channel.", "_Hashes.", "Hasher.", "_Ahead.", "running")),
     ("stage-many", ("Creator.", "InFlight.", "Files.")),
     ("apply", ("StagedLayer.", "_fresh", "Handle.hold", "Handle.let_go", "Handle.in_use")),
     ("stage", ("has_trusted_xattrs",)),

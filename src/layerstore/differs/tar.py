@@ -27,6 +27,7 @@ from layerstore.system import fs
 from layerstore.system.threads import Channel, Worker, running
 from layerstore.trees.spooled import through
 from layerstore.trees.unpack import unpack
+from layerstore.trees.unpack.hashing import Hasher
 
 __all__ = ["Source", "TarDiffer", "fill"]
 
@@ -170,15 +171,14 @@ def _hashed(stream: Decompressed, hashes: _Hashes) -> Iterator[bytes]:
         yield chunk
 
 
-class _Hashes(Worker):
+class _Hashes(Hasher):
     """sha256 of the blob and of the tar, in a thread of its own. A plain tar is hashed once."""
 
     def __init__(self) -> None:
-        super().__init__("layerstore-hash")
+        super().__init__("layerstore-hash", 2 * _DEPTH)
         self.blob_size = 0
         self._blob, self._tar = hashlib.sha256(), hashlib.sha256()
-        self._plain = self._ending = False
-        self._jobs: Channel[tuple[Any, bytes]] = Channel(2 * _DEPTH)
+        self._plain = False
 
     def plain(self) -> None:
         """From now on the blob's chunks need no hashing: they are the tar's."""
@@ -186,26 +186,10 @@ class _Hashes(Worker):
 
     def blob(self, chunk: bytes) -> None:
         if not self._plain:
-            self._put(self._blob, chunk)
+            self.add(self._blob, chunk)
 
     def tar(self, chunk: bytes) -> None:
-        self._put(self._tar, chunk)
-
-    def _put(self, digest: Any, chunk: bytes) -> None:
-        if not self._jobs.put((digest, chunk), self._thread.is_alive):
-            self._complain()
-
-    def _work(self) -> None:
-        while (job := self._jobs.get(self._is_wanted)) is not None:
-            job[0].update(job[1])
-        self._whole = self._ending
-
-    def close(self) -> None:
-        """End the thread. It hashes what it was given first; nobody may be adding."""
-        self._ending = True
-        if self._thread.is_alive():
-            self._jobs.end()
-            self._thread.join()
+        self.add(self._tar, chunk)
 
     def finish(self) -> tuple[str, str]:
         self.close()

@@ -1,35 +1,38 @@
-"""A thread that hashes large files while the unpacking one writes them. Knows no files, only bytes and their order."""
+"""A thread that hashes while another goes on: large files here, blobs and tars in ``differs``. Bytes and their order only."""
 
 from __future__ import annotations
 
 import queue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerstore.system.threads import Channel, Worker
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
 __all__ = ["Hasher"]
 
-_DEPTH = 4                               # pieces that wait
+_DEPTH = 4
 _LOOK_SECONDS = 0.5
 
 
 class Hasher(Worker):
-    """For one thread that gives it pieces, and waits until they are hashed before it asks the digest."""
+    """For one thread that gives it pieces, and settles or closes it before it asks a digest. *depth* pieces wait."""
 
-    def __init__(self) -> None:
-        super().__init__("layerstore-digest")
-        self._pieces: Channel[tuple[Any, memoryview]] = Channel(_DEPTH)
+    def __init__(self, name: str = "layerstore-digest", depth: int = _DEPTH) -> None:
+        super().__init__(name)
+        self._pieces: Channel[tuple[Any, Buffer]] = Channel(depth)
         self._hashed: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._ending = False
 
-    def add(self, digest: Any, piece: memoryview) -> None:
+    def add(self, digest: Any, piece: Buffer) -> None:
         """*piece* goes on what *digest* is of."""
         if not self._pieces.put((digest, piece), self._thread.is_alive):
             self._complain()
 
     def settle(self) -> None:
         """Wait until all is hashed."""
-        self.add(None, memoryview(b""))
+        self.add(None, b"")
         while True:
             try:
                 self._hashed.get(timeout=_LOOK_SECONDS)
