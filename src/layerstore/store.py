@@ -170,7 +170,8 @@ def _open(
             stores_beneath.record(path, beneath)
         handle = Handle(path, readonly=readonly, allow_filesystem=allow_filesystem, observer=observer, clock=clock)
     except FileNotFoundError as error:
-        raise UnknownStoreError(path) from error
+        hint = "pull into it, or open it writable, to make one"
+        raise UnknownImageError(f"there is no store at {path}", hint=hint) from error
     except OSError as error:
         raise host_error(error, f"opening the store at {path}") from error
     try:
@@ -187,11 +188,6 @@ def _open(
         low_water=report.low_water, seconds=report.seconds,
     )
     return Store(handle, report)
-
-
-class UnknownStoreError(UnknownImageError):
-    def __init__(self, path: str) -> None:
-        super().__init__(f"there is no store at {path}", hint="pull into it, or open it writable, to make one")
 
 
 class Store:

@@ -1,4 +1,4 @@
-"""A thread that hashes while another goes on: large files here, blobs and tars in ``differs``. Bytes and their order only."""
+"""A thread that hashes while another goes on: large files here, blob and tar in ``differs``. Bytes and their order only."""
 
 from __future__ import annotations
 
