@@ -127,13 +127,13 @@ def states(store):
 
 def finished(store):
     """The rows of the trees that are finished and not applied: staged, or filled and not durable yet; by txid."""
-    from layerstore.recovery import executor
+    from layerstore.recovery import looking
 
     found = {}
     with store._handle.read() as view:
         rows = dict(view.scan("layers"))
     for txid, row in rows.items():
-        left = executor.left_at(store._handle, txid) if row["state"] == "staging" else None
+        left = looking.left_at(store._handle, txid) if row["state"] == "staging" else None
         if left is not None or row["state"] == "staged":
             found[txid] = {**row, "output": row["output"] if left is None else left["output"]}
     return found

@@ -648,8 +648,8 @@ def test_an_older_reader_refuses_a_store_with_stores_beneath(both, monkeypatch):
 def test_recording_waits_for_whoever_has_the_store_open(both, monkeypatch):
     from layerstore.opening import beneath
 
-    wait = beneath.fs.lock_root
-    monkeypatch.setattr(beneath.fs, "lock_root", lambda fd, **options: wait(fd, **{**options, "wait": 0.0}))
+    wait = beneath.flock.lock_root
+    monkeypatch.setattr(beneath.flock, "lock_root", lambda fd, **options: wait(fd, **{**options, "wait": 0.0}))
     with layerstore.open(both.above), pytest.raises(errors.BusyError):
         beneath.record(str(both.above), beneath.found_at([both.below]))
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import layerstore
 from layerstore import errors
-from layerstore.recovery import executor
+from layerstore.recovery import executor, looking
 from layerstore.verbs.check.hashing import Pace
 from layerstore.cli.commands import cli
 from storekit import add, image, observed
@@ -257,7 +257,7 @@ def test_a_rate_makes_it_wait():
 def test_a_quarantined_layer_is_named_with_its_bad_files_and_its_image_says_so(store, tmp_path):
     pulled = store.pull(image(tmp_path).reference)
     bad = store.layer(pulled.layers[1])
-    row = executor._row(store._handle, bad.txid)
+    row = looking.row_of(store._handle, bad.txid)
     from layerstore.lifecycle.states import Trigger
     executor._fire(store._handle, "t", bad.txid, row, Trigger.QUARANTINE, {"why": "rot", "files": [b"diff/shared/file"]})
     found = store.check().findings

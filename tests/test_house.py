@@ -22,7 +22,7 @@ INSIDE = {   # the same within a package; what has no entry here is free inside
         apply delete > checkpoint stage > begin > staging > quota
     """,
     "recovery": """
-        rebuilding recover > executor mounting readopt > mending > planner > remains
+        rebuilding recover > executor mounting readopt > mending looking > planner > remains
     """,
     "opening": """
         reading > beneath create > handle > journaling > config reserve > form
@@ -38,7 +38,7 @@ INSIDE = {   # the same within a package; what has no entry here is free inside
         digests manifest records tar tarsplit > packed > containers_storage > compression > crc64 zstdblocks
     """,
     "system": """
-        threads > filesystem fs > filecaps namespace privilege > rate > kernel faults descriptors idmap
+        threads > filesystem flock fs > filecaps namespace privilege > rate > kernel faults descriptors idmap
     """,
 }
 

@@ -12,7 +12,7 @@ import pytest
 
 import layerstore
 from layerstore import errors
-from layerstore.recovery import executor, mounting, recover
+from layerstore.recovery import executor, looking, mounting, recover
 from layerstore.system import fs
 from layerstore.lifecycle.machine import fire
 from layerstore.recovery.planner import Action, Do, Probe, Subjects, TreeFacts, plan, possibilities
@@ -51,9 +51,9 @@ def test_what_has_no_row_needs_nothing(store):
 
 def test_what_is_not_there_or_no_directory_does_not_say_that_it_is_filled(store, root):
     (root / "staging" / ("f" * 32)).write_bytes(b"")
-    assert executor.left_at(store._handle, "0" * 32) is None
-    assert executor.left_at(store._handle, "f" * 32) is None
-    assert executor.spool_at(store._handle, "f" * 32, {"content_key": None}) is None
+    assert looking.left_at(store._handle, "0" * 32) is None
+    assert looking.left_at(store._handle, "f" * 32) is None
+    assert looking.spool_at(store._handle, "f" * 32, {"content_key": None}) is None
 
 
 @pytest.mark.parametrize("looks", [1, 2])
@@ -66,7 +66,7 @@ def test_a_row_that_goes_while_its_tree_is_being_locked_needs_nothing_more(root,
         shutil.rmtree(root / "staging" / txid)
         row = row_of(store, txid)
         rows = iter([row] * looks)
-        monkeypatch.setattr(executor, "_row", lambda handle, txid: next(rows, None))
+        monkeypatch.setattr(executor, "row_of", lambda handle, txid: next(rows, None))
         assert executor.resolve(store._handle, txid) is None
         monkeypatch.undo()
         assert states(store) == ["staged"]
@@ -90,7 +90,7 @@ def test_a_row_that_is_further_along_is_left_as_it_is(store):
 
 
 def test_a_tree_that_vanishes_while_it_is_looked_at_has_no_side_file(store):
-    assert executor._side_file(store._handle, "layers", "f" * 64) is None
+    assert looking.side_file(store._handle, "layers", "f" * 64) is None
 
 
 def test_an_image_that_somebody_finished_is_not_finished_again(store, tmp_path):

@@ -14,7 +14,7 @@ from storekit import add
 import layerstore
 from crash.content import content
 from crash.taking import TakingDiffer
-from layerstore.system import fs
+from layerstore.system import fs, flock
 from layerstore.cli.commands import cli
 from layerstore.dedup import LayerFinder
 from layerstore.trees.dirfds import DirFds
@@ -125,7 +125,7 @@ def test_it_is_said_not_to_be_known_where_the_file_system_does_not_tell(store, t
 
 def test_a_layer_that_is_being_deleted_is_passed_over(store):
     layer = add(store, ONE)
-    with fs.lock_tree(store._handle.dirs["layers"], layer.id):
+    with flock.lock_tree(store._handle.dirs["layers"], layer.id):
         report = store.usage()
     assert (report.allocated, report.unread) == (0, 1)
 

@@ -10,7 +10,7 @@ import pytest
 import layerstore
 from layerstore import errors
 from layerstore.recovery import recover
-from layerstore.system import faults, fs
+from layerstore.system import faults, fs, flock
 from layerstore.verbs import checkpoint
 from layerstore.lifecycle.machine import fire
 from layerstore.recovery.planner import Do
@@ -185,10 +185,10 @@ def test_the_tree_that_is_locked_is_the_one_that_is_there_when_the_lock_is_had(s
         (root / "staging" / "t").mkdir()
 
     armed(at("the.lock", "before", replace))
-    with closing(fs.lock_tree(store._handle.dirs["staging"], "t", point="the.lock")) as lock:
+    with closing(flock.lock_tree(store._handle.dirs["staging"], "t", point="the.lock")) as lock:
         assert os.fstat(lock.fd).st_ino == (root / "staging" / "t").stat().st_ino
     armed(at("the.lock", "before", lambda: os.rmdir(root / "staging" / "t")))
-    assert fs.lock_tree(store._handle.dirs["staging"], "t", point="the.lock") is None
+    assert flock.lock_tree(store._handle.dirs["staging"], "t", point="the.lock") is None
 
 
 def test_a_tree_that_somebody_is_staging_is_nothing_to_recover_or_to_wait_for(store):

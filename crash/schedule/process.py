@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any, NoReturn
 
 from layerjournal import Journal
-from layerstore.system import faults, fs
+from layerstore.system import faults, flock, fs
 
 PRIVATE = {"unpack.entry"}   # writes into a tree that nobody else knows: there is nothing to interleave
 
@@ -61,7 +61,7 @@ class Scheduled:
         _replace(fcntl, "flock", self._flock(fcntl.flock))
         _replace(Journal, "update", self._update(Journal.update))
         _replace(Journal, "read", self._before("read catalog", Journal.read))
-        _replace(fs, "locked_dir", self._before("lock directory", fs.locked_dir))   # other locks are fault points
+        _replace(flock, "locked_dir", self._before("lock directory", flock.locked_dir))   # other locks are fault points
         for function in ("txid_at", "names_in", "exists", "read_txid"):
             _replace(fs, function, self._before(f"look {function}", getattr(fs, function)))
 

@@ -12,7 +12,7 @@ from crash.lines import Bench, Case, judge, plan, state_of, states
 from crash.lines.points import NotReachedError, Point
 from crash.state import collect
 from layerjournal import engine, gate, verifying
-from layerstore.system import fs
+from layerstore.system import fs, flock
 from layerstore.verbs import delete
 
 EVERY, SEED = 10, 1
@@ -99,13 +99,13 @@ KEPT = []
 
 
 def test_a_tree_lock_that_is_kept_after_an_error_is_seen(bench, monkeypatch):
-    made = fs.TreeLock.__init__
+    made = flock.TreeLock.__init__
 
     def keeping(self, *args):
         KEPT.append(self)
         made(self, *args)
 
-    monkeypatch.setattr(fs.TreeLock, "__init__", keeping)
+    monkeypatch.setattr(flock.TreeLock, "__init__", keeping)
     found = aimed(bench, "delete", ("resolve_deleting", "_lock_where_it_is"), errors=["MemoryError"])
     assert any("descriptors stay open" in line for s in found for line in s.violations)
     assert any("deferred" in line for s in found for line in s.violations), "nor did it get in another process's way"
@@ -129,14 +129,14 @@ def test_a_gate_that_counts_and_does_not_count_back_is_seen(bench, monkeypatch):
 
 
 def test_a_lock_that_a_repair_keeps_after_an_error_is_seen(bench, monkeypatch):
-    made = fs.TreeLock.__init__
+    made = flock.TreeLock.__init__
 
     def keeping(self, *args):
         KEPT.append(self)
         made(self, *args)
 
     bench.points("repair")   # prepared and counted before the mistake is planted
-    monkeypatch.setattr(fs.TreeLock, "__init__", keeping)
+    monkeypatch.setattr(flock.TreeLock, "__init__", keeping)
     points = [p for p in sorted(bench.points("repair")) if p.function == "_Run._under_lock"]
     found = (state_of(bench, Case("repair", each, 1, "MemoryError"), "aimed", SEED) for each in points)
     assert any("descriptors stay open" in line for s in found for line in s.violations)   # until it is seen: others wait

@@ -18,8 +18,8 @@ from crash.schedule.controller import Controller
 from crash.schedule.scenarios import Scenario, build
 from crash.schedule.search import Plan
 from layerstore.lifecycle import catalog
-from layerstore.recovery import executor, recover
-from layerstore.system import fs
+from layerstore.recovery import looking, recover
+from layerstore.system import flock, fs
 from layerstore.verbs import apply, delete
 from layerstore.lifecycle.machine import fire
 from layerstore.lifecycle.states import Kind, Trigger
@@ -135,7 +135,7 @@ def test_a_process_that_fails_otherwise_than_it_may_is_a_violation(work):
 def test_a_deadlock_is_a_violation(work):
     def one_then_other(first, second):
         def part(store, ledger):
-            with fs.locked_dir(store._handle.dirs[first]), fs.locked_dir(store._handle.dirs[second]):
+            with flock.locked_dir(store._handle.dirs[first]), flock.locked_dir(store._handle.dirs[second]):
                 pass
 
         return part
@@ -185,40 +185,40 @@ def test_users_looked_for_outside_of_the_deletion_s_transaction_are_found(work, 
 
 def test_a_sweep_of_a_live_staging_directory_is_found(work, monkeypatch):
     """A recovery that takes every staging tree without a lock for a dead one's."""
-    lock_tree = fs.lock_tree
+    lock_tree = flock.lock_tree
 
     def none(dir_fd, name, *, shared=False, wait=None, point="tree.lock"):
         if point == "recover.lock":
             return None
         return lock_tree(dir_fd, name, shared=shared, wait=wait, point=point)
 
-    monkeypatch.setattr(executor, "_is_held", lambda *_: False)
-    monkeypatch.setattr(recover.fs, "is_locked", lambda *_args, **_options: False)
-    monkeypatch.setattr(fs, "lock_tree", none)
+    monkeypatch.setattr(looking, "_is_held", lambda *_: False)
+    monkeypatch.setattr(recover.flock, "is_locked", lambda *_args, **_options: False)
+    monkeypatch.setattr(flock, "lock_tree", none)
     found = caught(work, "open-owner")
     assert found is not None and found.fault == "none"
 
 
 def test_a_collection_of_what_is_staged_and_alive_is_found(work, monkeypatch):
-    lock_tree = fs.lock_tree
+    lock_tree = flock.lock_tree
 
     def shared(dir_fd, name, *, shared=False, wait=None, point="tree.lock"):
         """The owner's lock and gc's do not exclude each other."""
         return lock_tree(dir_fd, name, shared=shared or point in ("gc.lock", "stage.lock"), wait=wait, point=point)
 
-    monkeypatch.setattr(fs, "lock_tree", shared)
+    monkeypatch.setattr(flock, "lock_tree", shared)
     found = caught(work, "gc-stage")
     assert found is not None
 
 
 def shared_for(monkeypatch, *points):
     """Locks that two may have at once."""
-    lock_tree = fs.lock_tree
+    lock_tree = flock.lock_tree
 
     def lock(dir_fd, name, *, shared=False, wait=None, point="tree.lock"):
         return lock_tree(dir_fd, name, shared=shared or point in points, wait=wait, point=point)
 
-    monkeypatch.setattr(fs, "lock_tree", lock)
+    monkeypatch.setattr(flock, "lock_tree", lock)
 
 
 def first_found(site, name, most):
@@ -233,6 +233,6 @@ def test_two_repairs_of_a_layer_that_do_not_exclude_each_other_are_found(site, m
 
 
 def test_two_rebuilds_that_do_not_exclude_each_other_are_found(site, monkeypatch):
-    lock_root = fs.lock_root
-    monkeypatch.setattr(fs, "lock_root", lambda fd, *, exclusive, wait=60.0: lock_root(fd, exclusive=False, wait=wait))
+    lock_root = flock.lock_root
+    monkeypatch.setattr(flock, "lock_root", lambda fd, *, exclusive, wait=60.0: lock_root(fd, exclusive=False, wait=wait))
     assert first_found(site, "rebuild-twice", 60) is not None

@@ -20,7 +20,7 @@ from layerstore.lifecycle.stacked import Stacked
 from layerstore.model import StoreBeneath
 from layerstore.opening.config import NAME, read_config, stores_beneath, text_with
 from layerstore.opening.handle import Handle
-from layerstore.system import filesystem, fs
+from layerstore.system import filesystem, flock, fs
 from layerstore.system.descriptors import Descriptor
 
 __all__ = [
@@ -127,7 +127,7 @@ def record(root: str, found: Sequence[StoreBeneath]) -> None:
     with fs.open_dir(root) as root_fd:
         if stores_beneath(read_config(root_fd, root, readonly=False)) == list(found):
             return
-        fs.lock_root(root_fd, exclusive=True, wait=10.0)
+        flock.lock_root(root_fd, exclusive=True, wait=10.0)
         config = read_config(root_fd, root, readonly=False)
         for each in found:
             _check_fits(config, root, _config_at(each.path), each)

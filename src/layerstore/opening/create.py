@@ -21,7 +21,7 @@ from layerstore.opening.config import text_of
 from layerstore.opening.form import Form
 from layerstore.opening.handle import DIRECTORIES
 from layerstore.opening.journaling import create_journal, journal_errors, open_journal
-from layerstore.system import filesystem, fs
+from layerstore.system import filesystem, flock, fs
 
 __all__ = ["create"]
 
@@ -46,7 +46,7 @@ def _create(
         return
     ids = form.id_map()
     filesystem.probe(root_fd, allow=allow_filesystem)
-    fs.lock_root(root_fd, exclusive=True)
+    flock.lock_root(root_fd, exclusive=True)
     if fs.exists(root_fd, "store.json"):
         return
     strangers = set(fs.names_in(root_fd)) - {*DIRECTORIES, "journal", ".store.json.new"}

@@ -35,7 +35,7 @@ from layerstore.observe import Observer, Silent, Timed, barrier, transitions, wa
 from layerstore.opening import reserve
 from layerstore.opening.config import ids_of, read_config
 from layerstore.opening.journaling import fault_hook, journal_errors, open_journal
-from layerstore.system import filesystem, fs
+from layerstore.system import filesystem, flock, fs
 from layerstore.system.descriptors import Descriptor
 from layerstore.system.idmap import IdMap
 
@@ -69,7 +69,7 @@ class Handle:
         self.closed = False
         self.poison: str | None = None
         # tree locks held by this handle, oldest first: weakly, so that a lock goes with whom it was taken for
-        self._locks: dict[int, weakref.ref[fs.TreeLock]] = {}
+        self._locks: dict[int, weakref.ref[flock.TreeLock]] = {}
         self._numbers = count()
         self._gate = Gate()                        # who is inside a verb
         self._given_back = False
@@ -96,7 +96,7 @@ class Handle:
             raise AlreadyOpenError(f"this process already has the store at {self.root} open")
         self.filesystem = filesystem.probe(self.root_fd, allow=allow)
         if self.locks and (not self.readonly or not _is_read_only(self.root_fd)):
-            fs.lock_root(self.root_fd, exclusive=False)
+            flock.lock_root(self.root_fd, exclusive=False)
         self.config = read_config(self.root_fd, self.root, readonly=self.readonly)
         for name in DIRECTORIES:
             self.dirs[name] = self._own(fs.open_dir(name, self.root_fd))
@@ -211,13 +211,13 @@ class Handle:
 
     # -- locks ---------------------------------------------------------------------------------------------------
 
-    def hold(self, txid: str, lock: fs.TreeLock) -> None:
+    def hold(self, txid: str, lock: flock.TreeLock) -> None:
         """Register the lock of the tree *txid*. It is the caller's to keep: a lock that is forgotten is let go of."""
         lock.txid = txid
         number = next(self._numbers)
         self._locks[number] = weakref.ref(lock, partial(self._locks.pop, number))
 
-    def _held(self) -> list[fs.TreeLock]:
+    def _held(self) -> list[flock.TreeLock]:
         live = [each() for each in list(self._locks.values())]
         return [lock for lock in live if lock is not None and lock.fd >= 0]
 
@@ -303,7 +303,7 @@ def is_open_here(root_fd: int) -> bool:
 def _after_fork_in_child() -> None:
     """A child must not keep its parent's locks alive, nor use what belongs to the parent."""
     for handle in list(_handles):
-        handle._close_descriptors()  # noqa: SLF001 - the same module; ``fs`` closes the tree locks
+        handle._close_descriptors()  # noqa: SLF001 - the same module; ``flock`` closes the tree locks
     _handles.clear()
 
 

@@ -10,7 +10,7 @@ from layerstore.lifecycle import catalog
 from layerstore.model import Beneath
 from layerstore.opening.beneath import home, looking
 from layerstore.opening.handle import Handle
-from layerstore.system import fs
+from layerstore.system import flock, fs
 
 
 class ReaderLock:
@@ -26,7 +26,8 @@ class ReaderLock:
         self, handle: Handle, layer_ids: Sequence[str], *, damaged: bool = False, wait: float = 30.0,
         recorded: Mapping[str, Beneath] = MappingProxyType({}),
     ) -> None:
-        self._locks: list[fs.TreeLock] = []   # no ExitStack: what an interrupt raises in one keeps all that it was to leave
+        # no ExitStack: what an interrupt raises in one keeps all that it was to leave
+        self._locks: list[flock.TreeLock] = []
         self._wait, self._recorded = wait, recorded
         try:
             for layer_id in layer_ids:
@@ -56,7 +57,7 @@ class ReaderLock:
 
     def _held(self, store: Handle, layer_id: str) -> str | None:
         """The txid of the tree that is in the layer's place, which is held from now on."""
-        lock = fs.lock_tree(store.dirs["layers"], layer_id, shared=True, wait=self._wait, point="reader.lock")
+        lock = flock.lock_tree(store.dirs["layers"], layer_id, shared=True, wait=self._wait, point="reader.lock")
         if lock is None:
             return None
         self._locks.append(lock)

@@ -1,4 +1,4 @@
-"""Carrying out: gathers what the planner wants to know, and does what it decides, each step under its lock.
+"""Carrying out: does what the planner decides, each step under its lock.
 
 The forward steps of apply and delete live here too (``finish_batch``, ``finish_delete``), because recovery does the
 very same. Every step is idempotent, re-reads the row under the tree's lock, and takes "further along already" for
@@ -12,112 +12,19 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from layerstore.errors import BusyError, DamagedError, HostError, PendingError
+from layerstore.errors import BusyError, HostError, PendingError
 from layerstore.formats import records
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.machine import fire, state_of
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.opening.handle import Handle
 from layerstore.recovery import mending
+from layerstore.recovery.looking import Row, find_tree, name_of, row_of
 from layerstore.recovery.planner import Do, Place, TreeFacts, decide
-from layerstore.system import fs
-from layerstore.trees import spool
+from layerstore.system import flock, fs
 
-Row = dict[str, Any]
 _SLICE_SECONDS = 0.2
 _LOOKS_BEFORE_MISSING = 3   # a tree on its way from one directory to the other can be missed once
-
-
-# -- looking -----------------------------------------------------------------------------------------------------
-
-
-def find_tree(handle: Handle, txid: str, row: Mapping[str, Any], *, locked: bool | None = None) -> TreeFacts:
-    """Where the tree is, whether somebody else holds it, and whether its side file is right. Changes nothing."""
-    places, layer_id, occupant = set(), row.get("layer_id"), None
-    if fs.txid_at(handle.dirs["staging"], txid) is not None:
-        places.add(Place.STAGING)
-    if fs.txid_at(handle.dirs["trash"], txid) is not None:
-        places.add(Place.TRASH)
-    if layer_id is not None:
-        found = fs.txid_at(handle.dirs["layers"], layer_id)
-        if found == txid:
-            places.add(Place.LAYERS)
-        else:
-            occupant = found
-    right = True
-    if places == {Place.LAYERS} and row["state"] in (State.INCOMPLETE, State.COMMITTED):
-        right = _side_file(handle, "layers", layer_id or "") == records.layer_file(txid, row)
-    being_staged = places == {Place.STAGING} and row["state"] == State.STAGING
-    filled = being_staged and left_at(handle, txid) is not None
-    resumable = being_staged and not filled and spool_at(handle, txid, row) is not None
-    if locked is None:
-        locked = _is_held(handle, txid, row, places)
-    return TreeFacts(
-        frozenset(places), locked=locked, side_file_right=right, occupant=occupant, filled=filled, resumable=resumable,
-    )
-
-
-def left_at(handle: Handle, txid: str) -> Row | None:
-    """What the tree ``staging/<txid>`` says of itself, if it was finished. Whether it is whole is another question."""
-    try:
-        with fs.open_dir(txid, handle.dirs["staging"]) as fd:
-            return left_output(fd, txid)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def left_output(tree_fd: int, txid: str) -> Row | None:
-    """What the file ``output`` of a tree says (``output``, ``filled_ns``).
-
-    None if it is missing, torn or another's. So, too, if the tree's own ``txid`` is: nothing was synced, any of it may be.
-    """
-    try:
-        found = records.read(fs.read_file(tree_fd, records.OUTPUT_FILE), "the side file 'output'")
-    except DamagedError:
-        return None
-    return found if found["txid"] == fs.read_txid(tree_fd) == txid else None
-
-
-def spool_at(handle: Handle, txid: str, row: Mapping[str, Any]) -> int | None:
-    """When the spool of the tree ``staging/<txid>`` was last added to, in ns; None if it cannot be gone on with."""
-    try:
-        with fs.open_dir(txid, handle.dirs["staging"]) as fd:
-            return left_spool(fd, txid, row)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def left_spool(tree_fd: int, txid: str, row: Mapping[str, Any]) -> int | None:
-    """The same, of a tree that is open. One whose own ``txid`` is torn could not be published, so it is none, too."""
-    return spool.kept_ns(tree_fd, row.get("content_key")) if fs.read_txid(tree_fd) == txid else None
-
-
-def _is_held(handle: Handle, txid: str, row: Mapping[str, Any], places: set[Place]) -> bool:
-    """By an owner; for a deletion also by readers. What is at rest is not asked: that would get in readers' way."""
-    if Place.STAGING in places:
-        return fs.is_locked(handle.dirs["staging"], txid)
-    if Place.LAYERS in places and "repair" in row and row["state"] in (State.COMMITTED, State.QUARANTINED):
-        return fs.is_locked(handle.dirs["layers"], row["layer_id"])
-    if Place.LAYERS in places and row["state"] in (State.INCOMPLETE, State.DELETING):
-        return fs.is_locked(handle.dirs["layers"], row["layer_id"], by_readers=row["state"] == State.DELETING)
-    return False
-
-
-def _name(place: Place, txid: str, layer_id: str | None) -> str:
-    return str(layer_id) if place is Place.LAYERS else txid
-
-
-def _side_file(handle: Handle, directory: str, name: str) -> bytes | None:
-    try:
-        with fs.open_dir(name, handle.dirs[directory]) as fd:
-            return fs.read_file(fd, records.LAYER_FILE)
-    except FileNotFoundError:
-        return None
-
-
-def _row(handle: Handle, txid: str) -> Row | None:
-    with handle.read() as view:
-        return view.get("layers", txid)
 
 
 # -- bringing one tree to rest -------------------------------------------------------------------------------------
@@ -128,7 +35,7 @@ def resolve(handle: Handle, txid: str, *, wait: float | None = None) -> tuple[Do
 
     *wait* bounds, in seconds, how long to wait for a live holder of a tree that must be finished (BusyError).
     """
-    row = _row(handle, txid)
+    row = row_of(handle, txid)
     if row is None:
         return None
     facts = find_tree(handle, txid, row)
@@ -158,16 +65,17 @@ def _lock_where_it_is(
     BusyError after *wait* seconds at one lock.
     """
     while True:
-        row = _row(handle, txid)
+        row = row_of(handle, txid)
         if row is None:
             return None
         locked = set()
         for place in sorted(find_tree(handle, txid, row, locked=False).places):
-            lock = fs.lock_tree(handle.dirs[place.value], _name(place, txid, row.get("layer_id")), wait=wait, point=point)
+            name = name_of(place, txid, row.get("layer_id"))
+            lock = flock.lock_tree(handle.dirs[place.value], name, wait=wait, point=point)
             if lock is not None:
                 stack.enter_context(lock)
                 locked.add(place)
-        row = _row(handle, txid)
+        row = row_of(handle, txid)
         if row is None:
             return None
         facts = find_tree(handle, txid, row, locked=False)
@@ -226,7 +134,7 @@ def _quarantine(handle: Handle, txid: str, row: Row, _facts: TreeFacts, why: str
 
 def _set_aside_tree(handle: Handle, txid: str, row: Row, facts: TreeFacts, _why: str) -> None:
     for place in sorted(facts.places):
-        set_aside(handle, place.value, _name(place, txid, row.get("layer_id")))
+        set_aside(handle, place.value, name_of(place, txid, row.get("layer_id")))
     state = State(row["state"])
     if state is State.CREATING:
         _fire(handle, "recover.release", txid, row, Trigger.RELEASE)
@@ -263,7 +171,7 @@ def _fire(
 def _move_to_trash(handle: Handle, txid: str, row: Row, facts: TreeFacts) -> None:
     for place in (Place.LAYERS, Place.STAGING):
         if place in facts.places:
-            fs.move(handle.dirs[place.value], _name(place, txid, row.get("layer_id")), handle.dirs["trash"], txid,
+            fs.move(handle.dirs[place.value], name_of(place, txid, row.get("layer_id")), handle.dirs["trash"], txid,
                     point="delete.rename")
 
 
@@ -284,7 +192,7 @@ def _clear_place(handle: Handle, layer_id: str, facts: TreeFacts) -> None:
     """Make ``layers/<id>`` free of a tree that is not the one its row names."""
     if facts.occupant is None:
         return
-    row = _row(handle, facts.occupant) if facts.occupant else None
+    row = row_of(handle, facts.occupant) if facts.occupant else None
     if row is not None and row["state"] == State.GONE:
         resolve(handle, facts.occupant)
     else:
@@ -361,7 +269,7 @@ def _lock_member(handle: Handle, stack: ExitStack, txid: str, deadline: float | 
     """Lock a promised tree wherever it is; done, too, when it is promised no longer, or nowhere to be found."""
     missed = 0
     while missed < _LOOKS_BEFORE_MISSING:
-        row = _row(handle, txid)
+        row = row_of(handle, txid)
         if row is None or row["state"] != State.INCOMPLETE:
             return   # somebody finished it; readers may hold it by now, and must not be waited for
         if deadline is not None and time.monotonic() > deadline:
@@ -369,7 +277,7 @@ def _lock_member(handle: Handle, stack: ExitStack, txid: str, deadline: float | 
         missed += 1
         for directory, name in (("staging", txid), ("layers", row["layer_id"])):
             try:
-                lock = fs.lock_tree(handle.dirs[directory], name, wait=_SLICE_SECONDS, point="recover.lock")
+                lock = flock.lock_tree(handle.dirs[directory], name, wait=_SLICE_SECONDS, point="recover.lock")
             except BusyError:
                 missed = 0
                 break
@@ -396,7 +304,7 @@ def _into_place(handle: Handle, txid: str, row: Row) -> bool:
 def write_image_file(handle: Handle, image_id: str, promise: Mapping[str, Any]) -> None:
     """The image's side file, from its promise; under the directory's lock, because an image has no tree to lock."""
     content = records.image_file(image_id, promise)
-    with fs.locked_dir(handle.dirs["images"]):
+    with flock.locked_dir(handle.dirs["images"]):
         if fs.read_file(handle.dirs["images"], image_id) != content:
             _replace(handle, handle.dirs["images"], image_id, content, point="publish.image-file")
 
@@ -432,7 +340,7 @@ def finish_delete(handle: Handle, txid: str, *, wait: float) -> bool:
 
 
 def resolve_deleting(handle: Handle, txid: str, *, wait: float) -> bool:
-    row = _row(handle, txid)
+    row = row_of(handle, txid)
     if row is None or row["state"] != State.DELETING:
         return True
     with ExitStack() as stack:
@@ -453,7 +361,7 @@ def remove_stray(handle: Handle, path: str) -> bool:
     if directory == "images":
         return _remove_stray_file(handle, name)
     try:
-        lock = fs.lock_tree(handle.dirs[directory], name, wait=0.0, point="recover.lock")
+        lock = flock.lock_tree(handle.dirs[directory], name, wait=0.0, point="recover.lock")
     except BusyError:
         return False
     except NotADirectoryError:
@@ -471,7 +379,7 @@ def remove_stray(handle: Handle, path: str) -> bool:
 
 
 def _remove_stray_file(handle: Handle, name: str) -> bool:
-    with fs.locked_dir(handle.dirs["images"]):
+    with flock.locked_dir(handle.dirs["images"]):
         image_id = name.removeprefix(".").removesuffix(".new")
         with handle.read() as view:
             row = view.get("images", image_id)

@@ -35,7 +35,7 @@ from layerstore.opening.handle import DIRECTORIES, is_open_here
 from layerstore.opening.journaling import journal_errors, open_journal, rebuild_journal, salvage_journal
 from layerstore.recovery.readopt import Item, Outcome, complete, deletions
 from layerstore.recovery.remains import gather
-from layerstore.system import filesystem, fs
+from layerstore.system import filesystem, flock, fs
 
 __all__ = ["RebuildReport", "rebuild"]
 
@@ -131,7 +131,7 @@ class _Rebuild:
                 if not self._dry:
                     raise ReadOnlyError(f"the file system of {self._path} is mounted read-only")
             else:
-                fs.lock_root(self._root, exclusive=True, wait=self._wait)
+                flock.lock_root(self._root, exclusive=True, wait=self._wait)
             for name in DIRECTORIES:
                 self._open(name)
             self._stack = self._stack.pop_all()

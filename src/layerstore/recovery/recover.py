@@ -17,9 +17,9 @@ from layerstore.errors import DamagedError, JournalDamagedError, PrivilegeError
 from layerstore.formats import records
 from layerstore.lifecycle.states import State, Trigger
 from layerstore.opening.handle import Handle
-from layerstore.recovery import executor, mounting
+from layerstore.recovery import executor, looking, mounting
 from layerstore.recovery.planner import Action, Do, Probe, Subjects, plan
-from layerstore.system import fs
+from layerstore.system import flock, fs
 
 _MAX_TRIES = 10
 _REMOVALS = (Do.SWEEP, Do.REMOVE_STRAY)
@@ -91,7 +91,7 @@ def gather(handle: Handle, upto: int | None = None) -> Subjects:
 
 def probe(handle: Handle, subjects: Subjects) -> Probe:
     """What the disk says of them. Reads only."""
-    trees = {txid: executor.find_tree(handle, txid, row) for txid, row in subjects.layers.items()}
+    trees = {txid: looking.find_tree(handle, txid, row) for txid, row in subjects.layers.items()}
     right = {}
     for image_id in subjects.redo_images:
         right[image_id] = subjects.images[image_id]["state"] != State.COMMITTED or image_file_right(
@@ -130,7 +130,7 @@ def _strays(handle: Handle, subjects: Subjects) -> tuple[dict[str, bool], tuple[
             for name in fs.names_in(handle.dirs[directory]):
                 row = view.get("layers", name)
                 if row is None:
-                    strays[f"{directory}/{name}"] = fs.is_locked(handle.dirs[directory], name)
+                    strays[f"{directory}/{name}"] = flock.is_locked(handle.dirs[directory], name)
                 elif row["state"] in (State.COMMITTED, State.QUARANTINED) and name not in subjects.layers:
                     misplaced.append(f"{directory}/{name}")
         for name in fs.names_in(handle.dirs["uppers"]):
@@ -200,7 +200,7 @@ def carry_out(handle: Handle, action: Action) -> bool:
     """Do one action. False if it turned out that somebody else had."""
     if action.do is Do.REMOVE_STRAY:
         if action.key.startswith("uppers/"):
-            with fs.locked_dir(handle.dirs["uppers"]):   # a mount that is being made is looked at when it is made
+            with flock.locked_dir(handle.dirs["uppers"]):   # a mount that is being made is looked at when it is made
                 return executor.remove_stray(handle, action.key)
         return executor.remove_stray(handle, action.key)
     if action.do is Do.SET_ASIDE and "/" in action.key:
@@ -215,7 +215,7 @@ def carry_out(handle: Handle, action: Action) -> bool:
     if action.do is Do.REWRITE_IMAGE:
         return _rewrite_image(handle, action.key)
     if action.do is Do.DETACH:
-        with fs.locked_dir(handle.dirs["uppers"]):
+        with flock.locked_dir(handle.dirs["uppers"]):
             return mounting.forget(handle, action.key)
     return executor.resolve(handle, action.key) is not None
 

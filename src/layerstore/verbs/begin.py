@@ -26,8 +26,8 @@ from layerstore.lifecycle.machine import fire
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.opening import reserve
 from layerstore.opening.handle import Handle, new_txid
-from layerstore.recovery import executor
-from layerstore.system import fs
+from layerstore.recovery import executor, looking
+from layerstore.system import flock, fs
 from layerstore.trees import spool
 from layerstore.trees.dress import improvable
 from layerstore.trees.left import is_whole
@@ -94,7 +94,7 @@ def _free(handle: Handle, view: Any, wants: Sequence[Want], *, ordered: bool) ->
         if owner is None:
             keys.append(None if key in keys else key)   # the same content twice: waiting for ourselves would never end
         elif handle.held_by_this_thread(owner) or (
-            not ordered and (keys or handle.held_by_this_thread()) and fs.is_locked(handle.dirs["staging"], owner)
+            not ordered and (keys or handle.held_by_this_thread()) and flock.is_locked(handle.dirs["staging"], owner)
         ):
             keys.append(None)   # waiting for ourselves, or in a circle, would never end
         else:
@@ -125,7 +125,7 @@ def _make_tree(handle: Handle, content_key: str | None, made: list[Staging]) -> 
     while True:
         txid = new_txid()
         fs.make_dir(staging_fd, txid, point="stage.mkdir")
-        lock = fs.lock_tree(staging_fd, txid, point="stage.lock")
+        lock = flock.lock_tree(staging_fd, txid, point="stage.lock")
         if lock is not None:  # None: a recovery saw a tree without a row and was quicker
             break
     handle.hold(txid, lock)
@@ -161,7 +161,7 @@ def _join(handle: Handle, txid: str, waiting: Callable[[int], None]) -> Staging 
     if row["state"] == State.INCOMPLETE and not fs.exists(handle.dirs["staging"], txid):
         place, name = "layers", row["layer_id"]
     try:
-        lock = fs.lock_tree(handle.dirs[place], name, wait=_JOIN_SLICE_SECONDS, point="stage.join")
+        lock = flock.lock_tree(handle.dirs[place], name, wait=_JOIN_SLICE_SECONDS, point="stage.join")
         if lock is None:
             executor.resolve(handle, txid, wait=_JOIN_SLICE_SECONDS)   # a row without a tree, or between two steps
             return None
@@ -174,14 +174,14 @@ def _join(handle: Handle, txid: str, waiting: Callable[[int], None]) -> Staging 
     if row is None or (fs.read_txid(lock.fd) != txid and state is not State.STAGING):
         lock.close()
         return None
-    left = executor.left_output(lock.fd, txid) if state is State.STAGING else None
+    left = looking.left_output(lock.fd, txid) if state is State.STAGING else None
     if state is State.STAGED or left is not None:
         handle.hold(txid, lock)
         output = output_from_row(row["output"] if left is None else left["output"])
-        spooled = left is not None and executor.left_spool(lock.fd, txid, row) is not None
+        spooled = left is not None and looking.left_spool(lock.fd, txid, row) is not None
         found = Staging(txid, row["content_key"], lock, output, durable=left is None, adopted=True)
         return _adopt(handle, found, spooled=spooled)
-    if state is State.STAGING and executor.left_spool(lock.fd, txid, row) is not None:
+    if state is State.STAGING and looking.left_spool(lock.fd, txid, row) is not None:
         handle.hold(txid, lock)
         return _resume(handle, Staging(txid, row["content_key"], lock))
     lock.close()

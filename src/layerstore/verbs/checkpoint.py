@@ -19,7 +19,7 @@ from layerstore.lifecycle.states import HOLDS_MARK, Kind, State, Trigger
 from layerstore.opening import reserve
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
-from layerstore.system import fs
+from layerstore.system import flock, fs
 
 EVERY = 2_048
 """Records after which a verb that has finished makes a checkpoint by itself: lazy, so that redo stays a path walked."""
@@ -123,7 +123,7 @@ def empty_gone(
             left = left or error
             trees.remove(txid)
     for image_id in images:
-        with fs.locked_dir(handle.dirs["images"]):
+        with flock.locked_dir(handle.dirs["images"]):
             with handle.read() as view:
                 gone = state_of(view, Kind.IMAGE, image_id) is State.GONE
             if gone:

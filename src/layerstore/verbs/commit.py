@@ -29,7 +29,7 @@ from layerstore.opening.beneath import looking
 from layerstore.opening.handle import Handle
 from layerstore.opening.reading import ReaderLock
 from layerstore.sources.platforms import this_machine
-from layerstore.system import fs
+from layerstore.system import flock, fs
 from layerstore.system.descriptors import DIRECTORY
 from layerstore.verbs.apply import LayerSpec, apply_batch, check_name
 from layerstore.verbs.export import image_documents
@@ -72,7 +72,7 @@ def commit(handle: Handle, target: str, names: Sequence[str], options: CommitOpt
                                    hint="commit in the user namespace that the store is for")
     mount_id, row = _mount_at(handle, target)
     layer_ids, recorded = list(row["layers"]), catalog.recorded_beneath(row)
-    lock = fs.lock_tree(handle.dirs["uppers"], mount_id, shared=True, wait=0.0, point="commit.lock")
+    lock = flock.lock_tree(handle.dirs["uppers"], mount_id, shared=True, wait=0.0, point="commit.lock")
     if lock is None:
         raise UnknownMountError(f"the upper directory of the mount at {target} is gone")
     with lock, ReaderLock(handle, layer_ids, recorded=recorded):

@@ -17,7 +17,7 @@ from layerstore.lifecycle.timeline import Life, Step
 from layerstore.opening.beneath import over
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
-from layerstore.recovery import executor
+from layerstore.recovery import looking
 from layerstore.recovery.planner import Place, decide, possibilities
 from layerstore.recovery.recover import image_file_right
 from layerstore.system import fs
@@ -181,7 +181,7 @@ def _tree_now(handle: Handle, txid: str) -> str:
         left = [place.value for place in where_left if fs.txid_at(handle.dirs[place.value], txid) is not None]
         where = f", but it lies in {' and '.join(left)}/: the next open removes it" if left else " and no tree"
         return f"tree {txid[:12]}: no row{where}"
-    facts = executor.find_tree(handle, txid, row)
+    facts = looking.find_tree(handle, txid, row)
     do, why = decide(row, facts)
     places = " and ".join(f"{place.value}/" for place in sorted(facts.places)) or "nowhere"
     side = "" if row["state"] != State.COMMITTED else f", side file {'right' if facts.side_file_right else 'lost or torn'}"

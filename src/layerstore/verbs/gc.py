@@ -21,8 +21,8 @@ from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
-from layerstore.recovery import executor
-from layerstore.system import fs
+from layerstore.recovery import looking
+from layerstore.system import flock, fs
 from layerstore.system.rate import Rate
 from layerstore.trees.measure import measure
 from layerstore.verbs.checkpoint import checkpoint
@@ -176,7 +176,7 @@ def _old_staged(handle: Handle, retention: float) -> list[str]:
         if row is not None and not handle.holds(txid):
             finished = _finished_ns(handle, txid, row)
             old = finished is not None and now - finished >= retention * 1e9
-            if old and not fs.is_locked(handle.dirs["staging"], txid):
+            if old and not flock.is_locked(handle.dirs["staging"], txid):
                 found.append(txid)
     return found
 
@@ -187,14 +187,14 @@ def _finished_ns(handle: Handle, txid: str, row: dict[str, Any]) -> int | None:
         return int(row.get("sealed_ns", 0))
     if row["state"] != State.STAGING:
         return None
-    left = executor.left_at(handle, txid)
-    return int(left["filled_ns"]) if left is not None else executor.spool_at(handle, txid, row)
+    left = looking.left_at(handle, txid)
+    return int(left["filled_ns"]) if left is not None else looking.spool_at(handle, txid, row)
 
 
 def _discard(handle: Handle, txid: str) -> bool:
     """Under the tree's lock, if it is still left finished. False if somebody adopted it meanwhile."""
     try:
-        lock = fs.lock_tree(handle.dirs["staging"], txid, wait=0.0, point="gc.lock")
+        lock = flock.lock_tree(handle.dirs["staging"], txid, wait=0.0, point="gc.lock")
     except BusyError:
         return False
     if lock is None:

@@ -31,7 +31,7 @@ from layerstore.opening.beneath import diff_path, looking, open_tree, over
 from layerstore.opening.handle import Handle
 from layerstore.opening.reading import ReaderLock
 from layerstore.recovery import mounting
-from layerstore.system import faults, fs
+from layerstore.system import faults, flock, fs
 from layerstore.system.idmap import IDENTITY
 from layerstore.trees import extract, overlay
 from layerstore.trees.meant import Recorded
@@ -58,7 +58,7 @@ def mount(
     target = os.path.realpath(target)
     if not os.path.isdir(target):
         raise InvalidArgumentError(f"the mount point {target} is not an existing directory", hint="make it first")
-    with fs.locked_dir(handle.dirs["uppers"]), ReaderLock(
+    with flock.locked_dir(handle.dirs["uppers"]), ReaderLock(
         handle, [layer.id for layer in chain], damaged=damaged,
     ):
         kept = _resume(handle, chain, target, writable)
@@ -173,7 +173,7 @@ def unmount(handle: Handle, target: str, *, keep_upper: bool = False) -> None:
     """Unmount what this store mounted at *target*. The upper directory of a writable one goes, unless kept."""
     handle.check_writable()
     target = os.path.realpath(target)
-    with fs.locked_dir(handle.dirs["uppers"]):
+    with flock.locked_dir(handle.dirs["uppers"]):
         with handle.read() as view:
             known = next((m for m in catalog.mounts(view) if m.target == target), None)
             row = None if known is None else view.get("mounts", known.id)
@@ -190,7 +190,7 @@ def unmount(handle: Handle, target: str, *, keep_upper: bool = False) -> None:
 def _not_being_committed(handle: Handle, mount_id: str, target: str) -> Iterator[None]:
     """Who commits reads the upper directory, and holds it shared: it must not go, nor half of it, meanwhile."""
     try:
-        lock = fs.lock_tree(handle.dirs["uppers"], mount_id, wait=0.0, point="unmount.lock")
+        lock = flock.lock_tree(handle.dirs["uppers"], mount_id, wait=0.0, point="unmount.lock")
     except BusyError as error:
         raise BusyError(f"the mount at {target} is being committed", hint="try again when that is done") from error
     with lock or nullcontext():

@@ -14,8 +14,8 @@ from typing import Any
 from layerstore.errors import DamagedError, InvalidArgumentError, QuotaError
 from layerstore.lifecycle.states import State
 from layerstore.opening.handle import Handle
-from layerstore.recovery import executor
-from layerstore.system import fs
+from layerstore.recovery import looking
+from layerstore.system import flock, fs
 
 __all__ = ["NAME", "check", "limit_of", "remaining", "set_limit", "used"]
 
@@ -45,7 +45,7 @@ def set_limit(handle: Handle, limit: int | None) -> None:
     handle.check_writable()
     if limit is not None and (type(limit) is not int or not 0 <= limit <= _MAXIMUM):
         raise InvalidArgumentError(f"a quota is a number of bytes, and not {limit!r}")
-    with fs.locked_dir(handle.dirs["layers"]):   # one at a time
+    with flock.locked_dir(handle.dirs["layers"]):   # one at a time
         if limit is None:
             fs.unlink(handle.root_fd, NAME, point="quota.unlink")
         else:
@@ -63,7 +63,7 @@ def used(handle: Handle, view: Any, *, mine: Mapping[str, int] | None = None) ->
         elif txid in known:
             total += known[txid]
         elif row["state"] == State.STAGING:
-            left = executor.left_at(handle, txid)
+            left = looking.left_at(handle, txid)
             total += int(left["output"]["diff_size"]) if left is not None else 0
     return total
 

@@ -30,7 +30,7 @@ from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.model import DiffOutput
 from layerstore.opening import reserve
 from layerstore.opening.handle import Handle
-from layerstore.system import fs
+from layerstore.system import flock, fs
 from layerstore.trees import spool
 from layerstore.trees.spooled import is_bad_content
 
@@ -41,7 +41,7 @@ class Staging:
 
     txid: str
     content_key: str | None
-    lock: fs.TreeLock = field(repr=False)   # kept here and nowhere else: whoever forgets the tree lets go of it
+    lock: flock.TreeLock = field(repr=False)   # kept here and nowhere else: whoever forgets the tree lets go of it
     output: DiffOutput | None = None
     durable: bool = False
     adopted: bool = False

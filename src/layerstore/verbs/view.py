@@ -43,7 +43,7 @@ from layerstore.lifecycle import catalog
 from layerstore.model import Layer
 from layerstore.opening.beneath import looking
 from layerstore.opening.handle import Handle
-from layerstore.system import fs, kernel
+from layerstore.system import flock, fs, kernel
 from layerstore.verbs import holds, view_files
 from layerstore.verbs.export import image_documents
 
@@ -141,7 +141,7 @@ def _opened(path: str) -> Iterator[int]:
     if not os.path.isdir(path):
         with fs.open_dir(os.path.dirname(path)) as parent:
             fs.make_public_dir(parent, os.path.basename(path), point="view.dir")
-    with fs.open_dir(path) as at, fs.locked_dir(at):
+    with fs.open_dir(path) as at, flock.locked_dir(at):
         yield at
 
 

@@ -22,7 +22,7 @@ from layerstore.model import Image, Layer
 from layerstore.opening.beneath import only_own
 from layerstore.opening.handle import Handle
 from layerstore.recovery import executor, mending
-from layerstore.system import fs
+from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
 from layerstore.verbs.check import Depth, Finding, layers, structure
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
@@ -169,7 +169,7 @@ class _Run:
         return Known(entries, supply.locate(wanted(findings, known), entries or {}), known.parts, known.kept), supply
 
     def _under_lock(self, layer: Layer) -> None:
-        lock = fs.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
+        lock = flock.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
         if lock is None:
             self._give_up(layer, [Finding("layer-missing", layer.id, "its tree is not in its place")])
             return
