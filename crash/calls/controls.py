@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from layerstore.recovery import executor
+from layerstore.recovery import executor, rebuilding
 from layerstore.store import Store
 from layerstore.system import faults, fs
 
@@ -46,3 +46,19 @@ def mends_in_place() -> None:
             os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
 
     fs.exchange = over
+
+
+def moves_the_old_database_away_first() -> None:
+    """A rebuild moves the old database aside, and gives it the name under which it is kept when the new one is there."""
+    original = fs.put_in_place
+
+    def put(src_fd: int, src: str, dst_fd: int, dst: str, *, point: str) -> None:
+        if point != "rebuild.rename":
+            return original(src_fd, src, dst_fd, dst, point=point)
+        os.rename(dst, f"{dst}.old", src_dir_fd=dst_fd, dst_dir_fd=dst_fd)
+        original(src_fd, src, dst_fd, dst, point=point)
+        os.rename(f"{dst}.old", f"../quarantine/{rebuilding._KEPT}-0", src_dir_fd=dst_fd, dst_dir_fd=dst_fd)
+        return None
+
+    fs.put_in_place = put
+    rebuilding._Rebuild._keep_old = lambda _self: None  # type: ignore[method-assign]
