@@ -18,7 +18,7 @@ ORDER = """
 """
 INSIDE = {   # the same within a package; what has no entry here is free inside
     "verbs": """
-        pull repair > pull_layers > commit mount push view > view_files > check explain export gc space usage > holds >
+        open pull repair > pull_layers > commit mount push view > view_files > check explain export gc space usage > holds >
         apply delete > checkpoint stage > begin > staging > quota
     """,
     "recovery": """

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from layerjournal import engine, lockfile
-from layerstore import calling, store
+from layerstore import calling
 from layerstore.opening.handle import Handle
 from layerstore.system import fs
+from layerstore.verbs import open as opening
 
 
 def retries_after_eio() -> None:
@@ -33,7 +34,7 @@ def lets_errors_out() -> None:
     def bare(error: OSError, _doing: str) -> Any:
         return error
 
-    for each in (fs, store, calling):
+    for each in (fs, opening, calling):
         each.host_error = bare  # type: ignore[attr-defined]
 
 

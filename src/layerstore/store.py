@@ -6,13 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from layerstore.calling import as_verb
-from layerstore.errors import InvalidArgumentError, LayerstoreError, UnknownImageError
+from layerstore.errors import InvalidArgumentError, LayerstoreError
 from layerstore.lifecycle import catalog
 from layerstore.model import (
     Differ,
@@ -33,7 +32,7 @@ from layerstore.opening.journaling import journal_errors
 from layerstore.progress import Progress, Quiet
 from layerstore.recovery import recover
 from layerstore.recovery.recover import RecoveryReport
-from layerstore.system.fs import host_error
+from layerstore.verbs.open import opened
 
 
 class _Verb:
@@ -57,10 +56,10 @@ class _Verb:
 _VERBS = [_Verb(f"verbs.{name}") for name in (
     "apply", "check", "checkpoint", "commit", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
     "push", "repair", "space", "stage", "usage", "view",
-)] + [_Verb("opening.create"), _Verb("opening.reading")]
+)] + [_Verb("opening.reading"), _Verb("opening.create")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore.lifecycle.timeline import Life
-    from layerstore.opening import create, reading
+    from layerstore.opening import reading
     from layerstore.sources.registry import RegistryOptions
     from layerstore.trees.extract import ExtractReport
     from layerstore.verbs import (
@@ -87,7 +86,7 @@ if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore.verbs.stage import StagedLayer
 else:
     (apply, check, checkpoint, committing, delete, explain, export, gc, holds, mount, pull, quota, push, repair, space,
-     stage, usage, view, create, reading) = _VERBS
+     stage, usage, view, reading, _) = _VERBS
 
 
 def open(  # noqa: A001 - layerstore.open is the name that users expect
@@ -132,10 +131,8 @@ def open(  # noqa: A001 - layerstore.open is the name that users expect
             each.load()
     path, watcher = os.path.abspath(os.fspath(root)), watching(observer)
     with verb(watcher, "open"):
-        return _open(
-            path, readonly, Form(overlay_form, uid_map, gid_map) if create and not readonly else None,
-            tuple(allow_filesystem), watcher, clock, _found(beneath),
-        )
+        form = Form(overlay_form, uid_map, gid_map) if create and not readonly else None
+        return Store(*opened(path, readonly, form, tuple(allow_filesystem), watcher, clock, beneath))
 
 
 def open_for(
@@ -150,44 +147,7 @@ def open_for(
         next(each for each in _VERBS if each.name == name).load()
     path, watcher = os.path.abspath(os.fspath(root)), watching(observer)
     with verb(watcher, "open"):
-        return _open(path, False, Form(), tuple(allow_filesystem), watcher, time.time_ns, _found(beneath))
-
-
-def _found(beneath: Sequence[str | os.PathLike[str]] | None) -> list[StoreBeneath] | None:
-    return None if beneath is None else stores_beneath.found_at(beneath)
-
-
-def _open(
-    path: str, readonly: bool, form: Form | None, allow_filesystem: tuple[str, ...], observer: Observer,
-    clock: Callable[[], int], beneath: list[StoreBeneath] | None,
-) -> Store:
-    if form is not None:
-        if beneath and form.overlay is None:
-            form = replace(form, overlay=stores_beneath.form_of(beneath))
-        create.create(path, form=form, allow_filesystem=allow_filesystem, clock=clock)
-    try:
-        if beneath is not None and not readonly:
-            stores_beneath.record(path, beneath)
-        handle = Handle(path, readonly=readonly, allow_filesystem=allow_filesystem, observer=observer, clock=clock)
-    except FileNotFoundError as error:
-        hint = "pull into it, or open it writable, to make one"
-        raise UnknownImageError(f"there is no store at {path}", hint=hint) from error
-    except OSError as error:
-        raise host_error(error, f"opening the store at {path}") from error
-    try:
-        stores_beneath.attach(handle, beneath)
-        report = recover.dry_run(handle) if readonly else recover.recover(handle)
-    except BaseException as error:
-        handle.close()
-        if isinstance(error, OSError):
-            raise host_error(error, f"recovering the store at {path}") from error
-        raise
-    handle.recovered = frozenset(action.layer_id for action in report.actions if action.layer_id is not None)
-    handle.observer.event(
-        "opened", readonly=readonly, actions=len(report.actions), deferred=len(report.deferred), head=report.head,
-        low_water=report.low_water, seconds=report.seconds,
-    )
-    return Store(handle, report)
+        return Store(*opened(path, False, Form(), tuple(allow_filesystem), watcher, time.time_ns, beneath))
 
 
 class Store:
