@@ -67,7 +67,7 @@ def reference() -> dict[str, str]:
             f"layerstore.errors.{name}" for name, each in vars(errors).items()
             if isinstance(each, type) and issubclass(each, errors.LayerstoreError)
         ]),
-        "api/testing.md": page("layerstore.testing", homes(testing, testing.__all__)),
+        "api/testing.md": page("layerstore.testing", [*homes(testing, testing.__all__), "layerstore.system.faults.point"]),
         "api/observing.md": page("layerstore.observing", ["layerstore.observing.logs", "layerstore.observing.metrics",
                                                           "layerstore.observing.tracing"]),
         "api/layerjournal.md": page("layerjournal", homes(layerjournal, list(vars(layerjournal)))),
