@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from layerstore.cli import output
-from layerstore.cli.options import Settings, json_option
+from layerstore.cli.options import Settings, complete_references, json_option
 
 
 @click.command()
 @click.argument("target", type=click.Path())
 @click.option("--name", "names", multiple=True, help="A name for the image.")
-@click.option("--base", metavar="ID", help="The image whose config it takes over, if several have the mounted layers.")
+@click.option("--base", metavar="ID", shell_complete=complete_references,
+              help="The image whose config it takes over, if several have the mounted layers.")
 @click.option("--comment", default="", help="For the image's history.")
 @click.option("--replace", is_flag=True, help="Move names that belong to another image.")
 @json_option
