@@ -19,7 +19,7 @@ import signing
 ROOT = Path(__file__).parent.parent
 HOWTOS = {   # how many pieces of each are run: every sh block, and all Python as one
     "use-it": 1, "debug-a-crash": 5, "wiped-podman-store": 3, "verifying": 3, "beneath": 3, "operate": 4, "rebuild": 1,
-    "observing": 1, "rootless": 1,
+    "observing": 1, "rootless": 1, "snapshots": 2,
 }
 RUN_ELSEWHERE = {   # page, kind: how many, and by which test
     ("README.md", "sh"): (4, "test_new_user.py, test_readme.py; the rest are make's"),
@@ -71,7 +71,7 @@ def place(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", HOWTOS)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.root) if page == "snapshots" else page for page in HOWTOS])
 def test_what_a_howto_shows_runs(page, place):
     environment = {**os.environ, "LAYERSTORE_ROOT": str(place / "layers"), "PATH": f"{place}/bin:{os.environ['PATH']}"}
     ran = 0
