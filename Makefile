@@ -27,9 +27,8 @@ $(VENV)/ready-dev: $(VENV)/ready
 demo: $(VENV)/ready
 	$(BIN)/python demo/demo.py
 
-WORKERS ?= auto
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(or $(WORKERS),auto) --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check src journal/layerjournal crash fuzz examples
