@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 
 import imagemaker
 import pytest
@@ -448,3 +449,38 @@ def test_a_tree_in_whose_place_is_something_else_is_made_again(store, instead):
     assert [(each.code, each.path) for each in store.check().findings] == [("part-missing", "diff")]
     assert store.repair().mended == (layer.id,)
     assert store.check(content=True).sound
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """How often each name was opened, by its last component."""
+    counted = Counter()
+    real = os.open
+
+    def counting(path, *args, **options):
+        counted[os.path.basename(os.fsencode(path))] += 1
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", counting)
+    return counted
+
+
+MANY = {f"d{n % 16}/{n:04}": (b"%04d" % (n % 1200)) * (8 if n % 3 else 20) for n in range(2_000)}
+
+
+@pytest.mark.parametrize("from_source", [False, True], ids=["another layer", "the source"])
+def test_manifests_and_indexes_are_read_as_often_for_many_files_as_for_few(store, tmp_path, opened, from_source):
+    if from_source:
+        made = imagemaker.Image([imagemaker.Layer(MANY)]).write_oci(tmp_path / "image")
+        layer = store.layer(store.pull(made.reference).layers[0])
+    else:
+        layer = add(store, MANY)
+        add(store, {**MANY, "more": b"1"})
+    before = read_tree(tree(store, layer, "diff"))
+    removed(tree(store, layer, "diff"))
+    opened.clear()
+    report = store.repair(source=made.reference if from_source else None)
+    assert (report.mended, report.clean) == ((layer.id,), True)
+    assert read_tree(tree(store, layer, "diff")) == before
+    assert opened[b"manifest"] <= 40 and opened[b"digests"] <= 8, opened.most_common(12)
+    assert sum(opened.values()) <= 16 * len(MANY)

@@ -2,7 +2,8 @@
 
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
     making    the steps, carried out in ``mending``'s order            listed    it by the manifests of other layers
-    promises  what an image's side file is made of                     this module   one layer after the other
+    places    all digests of one layer at once, remembered             promises  what an image's side file is made of
+    this module one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from layerstore.errors import BusyError, HostError, LayerstoreError
@@ -29,7 +30,7 @@ from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
 from layerstore.verbs.repair import making, promises
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
-from layerstore.verbs.repair.supply import Source, Supply, entries_of, kept_of
+from layerstore.verbs.repair.supply import Source, Supply, kept_of
 
 __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
 
@@ -132,10 +133,11 @@ class _Run:
         findings = self._look(layer)
         if not findings and layer.state == State.COMMITTED:
             return
+        supply = Supply(self._handle, layer, self._source)
         with ExitStack() as stack:
             try:
                 tree_fd = stack.enter_context(fs.open_dir(layer.id, self._handle.dirs["layers"]))
-                known, _ = self._known(layer, tree_fd, findings)
+                known = self._known(layer, tree_fd, findings, supply)
             except OSError:
                 known = Known()
             steps = plan(findings, known)
@@ -145,7 +147,7 @@ class _Run:
         if self._source is not None and any(step.source.startswith("source ") for step in steps):
             self._source.tree(layer)     # fetched before the lock is taken
         try:
-            self._under_lock(layer)
+            self._under_lock(layer, supply)
         except BusyError:
             self._busy.append(layer.id)
         except HostError as error:       # no error of the whole repair, which would say that nothing happened
@@ -162,13 +164,12 @@ class _Run:
         layers.take_hashed(look, self._hashers)
         return look.findings
 
-    def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding]) -> tuple[Known, Supply]:
-        supply = Supply(self._handle, layer, tree_fd, self._source)
-        entries = entries_of(tree_fd, layer.manifest_digest)
-        known = Known(entries, {}, supply.parts(), kept_of(tree_fd, layer.tar_split_digest))
-        return Known(entries, supply.locate(wanted(findings, known), entries or {}), known.parts, known.kept), supply
+    def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding], supply: Supply) -> Known:
+        supply.at(tree_fd)
+        known = Known(supply.entries(), {}, supply.parts(), kept_of(tree_fd, layer.tar_split_digest))
+        return replace(known, content=supply.locate(wanted(findings, known)))
 
-    def _under_lock(self, layer: Layer) -> None:
+    def _under_lock(self, layer: Layer, supply: Supply) -> None:
         lock = flock.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
         if lock is None:
             self._give_up(layer, [Finding("layer-missing", layer.id, "its tree is not in its place")])
@@ -179,7 +180,7 @@ class _Run:
                 return                   # deleted meanwhile
             marked: set[bytes] = set()
             try:
-                left = self._rounds(layer, tree_fd, marked)
+                left = self._rounds(layer, tree_fd, marked, supply)
                 self._close(layer, left, row)
             except BaseException:
                 self._take_back(layer)
@@ -190,7 +191,7 @@ class _Run:
             row = view.get("layers", layer.txid)
         return row if row is not None and row["state"] in (State.COMMITTED, State.QUARANTINED) else None
 
-    def _rounds(self, layer: Layer, tree_fd: int, marked: set[bytes]) -> list[Finding]:
+    def _rounds(self, layer: Layer, tree_fd: int, marked: set[bytes], supply: Supply) -> list[Finding]:
         """Look, plan, do, until there is nothing left that can be done: what is left."""
         before: set[tuple[str, str]] = set()
         for _ in range(_ROUNDS):
@@ -199,7 +200,7 @@ class _Run:
             if not findings or now == before:
                 return findings
             before = now
-            known, supply = self._known(layer, tree_fd, findings)
+            known = self._known(layer, tree_fd, findings, supply)
             steps = [step for step in plan(findings, known) if step.do not in (Do.QUARANTINE, Do.LEAVE)]
             if not steps:
                 return findings

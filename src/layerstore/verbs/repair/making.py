@@ -130,7 +130,7 @@ class _Making:
             raise _CannotError from error
 
     def _restore(self, own: int, name: str, digest: bytes) -> None:
-        for pieces in self._supply.contents(digest, self._known.entries or {}):
+        for pieces in self._supply.contents(digest):
             try:
                 if self._write(own, name, pieces()) == digest:
                     return
