@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerstore.errors import BusyError, HostError, LayerstoreError
+from layerstore.errors import BusyError, HostError, LayerstoreError, PrivilegeError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Image, Layer
@@ -35,6 +35,7 @@ __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
 
 _ROUNDS = 5                              # a manifest that is restored shows what else is wrong
 _ALL = 1 << 30
+_READ = "run it in the namespace that made the store, or as root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class _Run:
 
     def layer(self, layer: Layer) -> None:
         """Look without a lock; if there is anything, plan, and do it under the layer's own."""
-        findings = self._look(layer)
+        findings = self._look(layer).findings
         if not findings and layer.state == State.COMMITTED:
             return
         with ExitStack() as stack:
@@ -153,14 +154,15 @@ class _Run:
         except OSError as error:
             self._failed[layer.id] = str(host_error(error, "repairing a layer"))
 
-    def _look(self, layer: Layer) -> list[Finding]:
-        with self._handle.read() as view:
-            row: Any = view.get("layers", layer.txid)
-        if row is None or row["state"] not in (State.COMMITTED, State.QUARANTINED):
-            return []
-        look = layers.begin(self._handle, layer, row, self._options.depth, self._hashers, _ALL)
+    def _look(self, layer: Layer) -> layers.Look:
+        """At the depth that was asked for; at everything of what is quarantined: only so it can be said to be whole."""
+        row = self._row(layer)
+        if row is None:
+            return layers.Look(layer, {}, self._options.depth)
+        depth = Depth.CONTENT if row["state"] == State.QUARANTINED else self._options.depth
+        look = layers.begin(self._handle, layer, row, depth, self._hashers, _ALL)
         layers.take_hashed(look, self._hashers)
-        return look.findings
+        return look
 
     def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding]) -> tuple[Known, Supply]:
         supply = Supply(self._handle, layer, tree_fd, self._source)
@@ -174,13 +176,10 @@ class _Run:
             self._give_up(layer, [Finding("layer-missing", layer.id, "its tree is not in its place")])
             return
         with lock as tree_fd:
-            row = self._row(layer)
-            if row is None:
+            if self._row(layer) is None:
                 return                   # deleted meanwhile
-            marked: set[bytes] = set()
             try:
-                left = self._rounds(layer, tree_fd, marked)
-                self._close(layer, left, row)
+                self._close(layer, self._rounds(layer, tree_fd, set()))
             except BaseException:
                 self._take_back(layer)
                 raise
@@ -190,37 +189,40 @@ class _Run:
             row = view.get("layers", layer.txid)
         return row if row is not None and row["state"] in (State.COMMITTED, State.QUARANTINED) else None
 
-    def _rounds(self, layer: Layer, tree_fd: int, marked: set[bytes]) -> list[Finding]:
+    def _rounds(self, layer: Layer, tree_fd: int, marked: set[bytes]) -> layers.Look:
         """Look, plan, do, until there is nothing left that can be done: what is left."""
         before: set[tuple[str, str]] = set()
         for _ in range(_ROUNDS):
-            findings = self._look(layer)
+            look = self._look(layer)
+            findings = look.findings
             now = {(each.code, each.path) for each in findings}
             if not findings or now == before:
-                return findings
+                return look
             before = now
             known, supply = self._known(layer, tree_fd, findings)
             steps = [step for step in plan(findings, known) if step.do not in (Do.QUARANTINE, Do.LEAVE)]
             if not steps:
-                return findings
+                return look
             marked |= {os.fsencode(step.path) for step in steps}
             if not mending.mark(self._handle, layer.txid, marked):
-                return []
+                break                    # it is being deleted
             aside = making.carry_out(self._handle, layer, tree_fd, steps, known, supply)
             if aside is not None:
                 self._evidence.append(aside)
         return self._look(layer)
 
-    def _close(self, layer: Layer, left: list[Finding], row: dict[str, Any]) -> None:
+    def _close(self, layer: Layer, last: layers.Look) -> None:
         """The last step: the mark goes, with what was found at last."""
         now = self._row(layer)
         if now is None:
             return
-        if not left and "repair" not in now and row["state"] == State.COMMITTED:
-            return                       # somebody else was quicker
-        if left:
-            self._give_up(layer, left)
+        if last.findings:
+            self._give_up(layer, last.findings)
             return
+        if "repair" not in now and now["state"] == State.COMMITTED:
+            return                       # somebody else was quicker
+        if last.unread:                  # any of them may be what is bad
+            raise PrivilegeError(f"{last.unread} of its paths may not be read by this process; any may be bad", hint=_READ)
         if "repair" not in now:          # one that was quarantined, and is whole
             mending.mark(self._handle, layer.txid, ())
         mending.end(self._handle, layer.txid, None, label="mend")
