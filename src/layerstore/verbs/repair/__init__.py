@@ -29,7 +29,7 @@ from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
 from layerstore.verbs.repair import making, promises
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
-from layerstore.verbs.repair.supply import Source, Supply, entries_of, kept_of
+from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, entries_of, kept_of
 
 __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
 
@@ -58,9 +58,10 @@ class RepairReport:
     """What was done (``dry_run``: would be). IDs of layers and images, but for ``steps``.
 
     ``mended``: whole again. ``quarantined``: kept, not served, with what is left of the damage. ``busy``: readers held
-    them; nothing was changed. ``failed``: ID → why; nothing is lost, try again. ``remount``: where something of a layer
-    that was changed is mounted: unmount, and mount again. ``evidence``: where what was replaced is kept. ``fetched``:
-    bytes that came from a registry.
+    them; nothing was changed. ``failed``: ID → why (the disk is full, the source cannot be reached …); what it was it is,
+    nothing is lost, try again. ``remount``: where something of a layer that was changed is mounted: unmount, and mount
+    again. ``evidence``: where what was replaced is kept. ``fetched``: bytes that came from a registry. ``refused``: ID →
+    why what the source gives for it is not its content.
     """
 
     steps: tuple[Step, ...]
@@ -72,6 +73,7 @@ class RepairReport:
     evidence: tuple[str, ...] = ()
     dry_run: bool = False
     fetched: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -106,6 +108,7 @@ class _Run:
         self._quarantined: list[str] = []
         self._busy: list[str] = []
         self._failed: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
         self._evidence: list[str] = []
 
     def every(self) -> list[Layer]:
@@ -123,7 +126,7 @@ class _Run:
         return RepairReport(
             tuple(self._steps), tuple(self._mended), tuple(self._quarantined), tuple(self._busy), self._failed,
             tuple(sorted(targets)), tuple(self._evidence), self._options.dry_run,
-            self._source.fetched if self._source is not None else 0,
+            self._source.fetched if self._source is not None else 0, self._refused,
         )
 
     # -- one layer -----------------------------------------------------------------------------------------------------
@@ -143,16 +146,20 @@ class _Run:
         self._steps += steps
         if self._options.dry_run:
             return
-        if self._source is not None and any(step.source.startswith("source ") for step in steps):
-            self._source.tree(layer)     # fetched before the lock is taken
         try:
+            if self._source is not None and any(step.source.startswith("source ") for step in steps):
+                self._source.tree(layer)   # fetched before the lock is taken
             self._under_lock(layer)
+        except NotFetchedError as error:   # no verdict: the layer stays what it is
+            self._failed[layer.id] = f"from the source: {error}"
         except BusyError:
             self._busy.append(layer.id)
         except HostError as error:       # no error of the whole repair, which would say that nothing happened
             self._failed[layer.id] = str(error)
         except OSError as error:
             self._failed[layer.id] = str(host_error(error, "repairing a layer"))
+        if self._source is not None and layer.diff_id in self._source.refused:
+            self._refused[layer.id] = self._source.refused[layer.diff_id]
 
     def _look(self, layer: Layer) -> layers.Look:
         """At the depth that was asked for; at everything of what is quarantined: only so it can be said to be whole."""
