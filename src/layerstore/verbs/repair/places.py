@@ -27,7 +27,7 @@ from layerstore.trees.compare import OURS
 from layerstore.trees.dirfds import DirFds
 from layerstore.verbs.repair.listed import Listed
 
-__all__ = ["Nearby", "Place", "by_digest", "read"]
+__all__ = ["Nearby", "Place", "by_digest", "pieces", "read"]
 
 _TRIES = 8                               # searches, each without the layers that had rotten content in the one before
 _PIECE = 1 << 20
@@ -138,10 +138,10 @@ def read(handle: Handle, place: Place, tree_fd: int, *, whole: bool = False) -> 
     """What is there, at most its size; *whole*: nothing if the file has another one. DamagedError if it cannot be read."""
     try:
         if place.layer_id is None:
-            yield from _pieces(tree_fd, place, whole=whole)
+            yield from pieces(tree_fd, place, whole=whole)
         else:
             with open_tree(handle, place.layer_id) as other_fd:
-                yield from _pieces(other_fd, place, whole=whole)
+                yield from pieces(other_fd, place, whole=whole)
     except OSError as error:
         if error.errno in OURS:
             raise                        # it says nothing of the place
@@ -149,7 +149,8 @@ def read(handle: Handle, place: Place, tree_fd: int, *, whole: bool = False) -> 
         raise DamagedError(f"{os.fsdecode(place.path)} ({place.label}) cannot be read: {error.strerror}") from error
 
 
-def _pieces(tree_fd: int, place: Place, *, whole: bool) -> Iterator[bytes]:
+def pieces(tree_fd: int, place: Place, *, whole: bool = False) -> Iterator[bytes]:
+    """The same of the tree whose directory is *tree_fd*. OSError."""
     parent, _, base = place.path.rpartition(b"/")
     with Descriptor("diff", os.O_RDONLY | os.O_DIRECTORY, dir_fd=tree_fd) as diff_fd:
         fds = DirFds(diff_fd)
