@@ -2,7 +2,8 @@
 
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
     making    the steps, carried out in ``mending``'s order            listed    it by the manifests of other layers
-    promises  what an image's side file is made of                     this module   one layer after the other
+    promises  what an image's side file is made of                     rest      those, and what nobody owns
+    this module   one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
@@ -18,17 +19,18 @@ from typing import Any
 from layerstore.errors import BusyError, HostError, LayerstoreError, PrivilegeError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
-from layerstore.model import Image, Layer
+from layerstore.model import Layer
 from layerstore.opening.beneath import only_own
 from layerstore.opening.handle import Handle
-from layerstore.recovery import executor, mending
+from layerstore.recovery import mending
 from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
-from layerstore.verbs.check import Depth, Finding, layers, structure
+from layerstore.verbs.check import Depth, Finding, layers
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
-from layerstore.verbs.repair import making, promises
+from layerstore.verbs.repair import making
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
+from layerstore.verbs.repair.rest import Done, rest
 from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, entries_of, kept_of
 
 __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
@@ -96,7 +98,7 @@ def repair(handle: Handle, options: RepairOptions) -> RepairReport:
         for each in run.every():
             run.layer(each)
         if not options.layers:
-            run.rest()
+            rest(handle, source, run.done, dry_run=options.dry_run)
         return run.report()
 
 
@@ -110,6 +112,7 @@ class _Run:
         self._failed: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._evidence: list[str] = []
+        self.done = Done(self._steps, self._mended, self._evidence, self._failed)
 
     def every(self) -> list[Layer]:
         for each in self._options.layers:
@@ -253,27 +256,3 @@ class _Run:
                 mending.settle(self._handle, layer.txid, row)
         except (LayerstoreError, OSError):
             return
-
-    # -- what is no layer's --------------------------------------------------------------------------------------------
-
-    def rest(self) -> None:
-        """Trees that nobody owns, and images' side files."""
-        for finding in structure.ownerless(self._handle):
-            self._steps += plan([finding], Known())
-            if not self._options.dry_run:
-                self._evidence.append(executor.set_aside(self._handle, *finding.subject.split("/", 1)))
-        with self._handle.read() as view:
-            images = list(catalog.images(view))
-        for image in images:
-            self._image(image)
-
-    def _image(self, image: Image) -> None:
-        findings = [each for each in structure.image(self._handle, image) if each.code == "image-file-damaged"]
-        if not findings:
-            return
-        promise = promises.of(self._handle, image, self._source)
-        parts = {} if promise is None else {"image": promise[0]}
-        self._steps += plan(findings, Known(parts=parts))
-        if promise is not None and not self._options.dry_run:
-            executor.write_image_file(self._handle, image.id, promise[1])
-            self._mended.append(image.id)
