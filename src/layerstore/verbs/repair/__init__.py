@@ -2,8 +2,8 @@
 
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
     making    the steps, carried out in ``mending``'s order            listed    it by the manifests of other layers
-    places    all digests of one layer at once, remembered             promises  what an image's side file is made of
-    this module one layer after the other
+from layerstore.verbs.repair.rest import Done, rest
+from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
@@ -19,23 +19,23 @@ from typing import Any
 from layerstore.errors import BusyError, HostError, LayerstoreError, PrivilegeError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
-from layerstore.model import Image, Layer
+from layerstore.model import Layer
 from layerstore.opening.beneath import only_own
 from layerstore.opening.handle import Handle
-from layerstore.recovery import executor, mending
+from layerstore.recovery import mending
 from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
-from layerstore.verbs.check import Depth, Finding, layers, structure
+from layerstore.verbs.check import Depth, Finding, layers
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
-from layerstore.verbs.repair import making, promises
+from layerstore.verbs.repair import making, relook
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
+from layerstore.verbs.repair.rest import Done, rest
 from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of
 
 __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
 
 _ROUNDS = 5                              # a manifest that is restored shows what else is wrong
-_ALL = 1 << 30
 _READ = "run it in the namespace that made the store, or as root"
 
 
@@ -97,7 +97,7 @@ def repair(handle: Handle, options: RepairOptions) -> RepairReport:
         for each in run.every():
             run.layer(each)
         if not options.layers:
-            run.rest()
+            rest(handle, source, run.done, dry_run=options.dry_run)
         return run.report()
 
 
@@ -111,6 +111,9 @@ class _Run:
         self._failed: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._evidence: list[str] = []
+        self._told: set[Step] = set()
+        self._begun: set[str] = set()    # layers that were changed, and of which more had to be looked at
+        self.done = Done(self._steps, self._mended, self._evidence, self._failed)
 
     def every(self) -> list[Layer]:
         for each in self._options.layers:
@@ -133,25 +136,14 @@ class _Run:
     # -- one layer -----------------------------------------------------------------------------------------------------
 
     def layer(self, layer: Layer) -> None:
-        """Look without a lock; if there is anything, plan, and do it under the layer's own."""
-        findings = self._look(layer).findings
-        if not findings and layer.state == State.COMMITTED:
-            return
+        """Look at all of it without a lock; if there is anything, plan, and do it under the layer's own."""
         supply = Supply(self._handle, layer, self._source)
-        with ExitStack() as stack:
-            try:
-                tree_fd = stack.enter_context(fs.open_dir(layer.id, self._handle.dirs["layers"]))
-                known = self._known(layer, tree_fd, findings, supply)
-            except OSError:
-                known = Known()
-            steps = plan(findings, known)
-        self._steps += steps
-        if self._options.dry_run:
-            return
         try:
-            if self._source is not None and any(step.source.startswith("source ") for step in steps):
-                self._source.tree(layer)   # fetched before the lock is taken
-            self._under_lock(layer, supply)
+            for _ in range(_ROUNDS):     # a manifest that is restored shows what else is wrong
+                if not self._once(layer, self._look(layer), supply):
+                    break
+            else:
+                self._busy.append(layer.id)   # others repair it all the time
         except NotFetchedError as error:   # no verdict: the layer stays what it is
             self._failed[layer.id] = f"from the source: {error}"
         except BusyError:
@@ -169,25 +161,52 @@ class _Run:
         if row is None:
             return layers.Look(layer, {}, self._options.depth)
         depth = Depth.CONTENT if row["state"] == State.QUARANTINED else self._options.depth
-        look = layers.begin(self._handle, layer, row, depth, self._hashers, _ALL)
+        look = layers.begin(self._handle, layer, row, depth, self._hashers, relook.ALL)
         layers.take_hashed(look, self._hashers)
         return look
 
+    def _once(self, layer: Layer, look: layers.Look, supply: Supply) -> bool:
+        """Do what *look*, at the whole layer, asks for. Whether it has to be looked at again."""
+        if not look.findings and look.row.get("state") != State.QUARANTINED:
+            if layer.id in self._begun:
+                self._mended.append(layer.id)
+            return False
+        steps = self._planned(layer, look, supply)
+        self._steps += [step for step in steps if step not in self._told]
+        self._told.update(steps)
+        if self._options.dry_run:
+            return False
+        if self._source is not None and any(step.source.startswith("source ") for step in steps):
+            self._source.tree(layer)     # fetched before the lock is taken
+        return self._under_lock(layer, look, supply)
+
+    def _planned(self, layer: Layer, look: layers.Look, supply: Supply) -> tuple[Step, ...]:
+        try:
+            with fs.open_dir(layer.id, self._handle.dirs["layers"]) as tree_fd:
+                return plan(look.findings, self._known(layer, tree_fd, look.findings, supply))
+        except OSError:
+            return plan(look.findings, Known())
+
     def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding], supply: Supply) -> Known:
         supply.at(tree_fd)
-        known = Known(supply.entries(), {}, supply.parts(), kept_of(tree_fd, layer.tar_split_digest))
+        parts = any(not each.code.startswith("path-") for each in findings)
+        kept = kept_of(tree_fd, layer.tar_split_digest) if parts else {}
+        known = Known(supply.entries(), {}, supply.parts(), kept)
         return replace(known, content=supply.locate(wanted(findings, known)))
 
-    def _under_lock(self, layer: Layer, supply: Supply) -> None:
+    def _under_lock(self, layer: Layer, look: layers.Look, supply: Supply) -> bool:
         lock = flock.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
         if lock is None:
             self._give_up(layer, [Finding("layer-missing", layer.id, "its tree is not in its place")])
-            return
+            return False
         with lock as tree_fd:
-            if self._row(layer) is None:
-                return                   # deleted meanwhile
+            row = self._row(layer)
+            if row is None:
+                return False             # deleted meanwhile
+            if any(row.get(key) != look.row.get(key) for key in ("state", "repair", "damage")):
+                return True              # another repair was quicker, or was killed
             try:
-                self._close(layer, self._rounds(layer, tree_fd, set(), supply))
+                return self._close(layer, look, self._rounds(layer, tree_fd, look, supply))
             except BaseException:
                 self._take_back(layer)
                 raise
@@ -197,14 +216,15 @@ class _Run:
             row = view.get("layers", layer.txid)
         return row if row is not None and row["state"] in (State.COMMITTED, State.QUARANTINED) else None
 
-    def _rounds(self, layer: Layer, tree_fd: int, marked: set[bytes], supply: Supply) -> layers.Look:
-        """Look, plan, do, until there is nothing left that can be done: what is left."""
+    def _rounds(self, layer: Layer, tree_fd: int, whole: layers.Look, supply: Supply) -> layers.Look:
+        """Look again, plan, do, until there is nothing left that can be done: what is left."""
         before: set[tuple[str, str]] = set()
+        marked: set[bytes] = set()
         for _ in range(_ROUNDS):
-            look = self._look(layer)
+            look = relook.again(self._handle, whole, marked, self._hashers)
             findings = look.findings
             now = {(each.code, each.path) for each in findings}
-            if not findings or now == before:
+            if not findings or now == before or (relook.is_whole(look) and not relook.is_whole(whole)):
                 return look
             before = now
             known = self._known(layer, tree_fd, findings, supply)
@@ -217,24 +237,37 @@ class _Run:
             aside = making.carry_out(self._handle, layer, tree_fd, steps, known, supply)
             if aside is not None:
                 self._evidence.append(aside)
-        return self._look(layer)
+        return relook.again(self._handle, whole, marked, self._hashers)
 
-    def _close(self, layer: Layer, last: layers.Look) -> None:
-        """The last step: the mark goes, with what was found at last."""
+    def _close(self, layer: Layer, whole: layers.Look, last: layers.Look) -> bool:
+        """The last step: the mark goes, with what was found at last. Whether now more can be seen than *whole* could."""
         now = self._row(layer)
         if now is None:
-            return
+            return False
+        if relook.is_whole(last) and not relook.is_whole(whole):
+            self._go_on_later(layer, now)
+            return True
         if last.findings:
             self._give_up(layer, last.findings)
-            return
+            return False
         if "repair" not in now and now["state"] == State.COMMITTED:
-            return                       # somebody else was quicker
+            return False                 # somebody else was quicker
         if last.unread:                  # any of them may be what is bad
             raise PrivilegeError(f"{last.unread} of its paths may not be read by this process; any may be bad", hint=_READ)
         if "repair" not in now:          # one that was quarantined, and is whole
             mending.mark(self._handle, layer.txid, ())
         mending.end(self._handle, layer.txid, None, label="mend")
         self._mended.append(layer.id)
+        return False
+
+    def _go_on_later(self, layer: Layer, row: dict[str, Any]) -> None:
+        """The mark goes, and the state is as it was: the manifest is right now, and all that it says is to be looked at."""
+        if "repair" not in row:
+            return
+        self._begun.add(layer.id)
+        damage = row.get("damage")
+        left = None if damage is None else {"why": damage["why"], "files": damage["files"]}
+        mending.end(self._handle, layer.txid, left, label="mend" if left is None else "quarantine")
 
     def _give_up(self, layer: Layer, left: list[Finding]) -> None:
         with self._handle.read() as view:
@@ -254,27 +287,3 @@ class _Run:
                 mending.settle(self._handle, layer.txid, row)
         except (LayerstoreError, OSError):
             return
-
-    # -- what is no layer's --------------------------------------------------------------------------------------------
-
-    def rest(self) -> None:
-        """Trees that nobody owns, and images' side files."""
-        for finding in structure.ownerless(self._handle):
-            self._steps += plan([finding], Known())
-            if not self._options.dry_run:
-                self._evidence.append(executor.set_aside(self._handle, *finding.subject.split("/", 1)))
-        with self._handle.read() as view:
-            images = list(catalog.images(view))
-        for image in images:
-            self._image(image)
-
-    def _image(self, image: Image) -> None:
-        findings = [each for each in structure.image(self._handle, image) if each.code == "image-file-damaged"]
-        if not findings:
-            return
-        promise = promises.of(self._handle, image, self._source)
-        parts = {} if promise is None else {"image": promise[0]}
-        self._steps += plan(findings, Known(parts=parts))
-        if promise is not None and not self._options.dry_run:
-            executor.write_image_file(self._handle, image.id, promise[1])
-            self._mended.append(image.id)
