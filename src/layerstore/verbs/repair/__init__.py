@@ -28,7 +28,7 @@ from layerstore.system.fs import host_error
 from layerstore.verbs.check import Depth, Finding, layers
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
-from layerstore.verbs.repair import making, relook
+from layerstore.verbs.repair import making, relook, remounts
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
 from layerstore.verbs.repair.rest import Done, rest
 from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of
@@ -60,9 +60,10 @@ class RepairReport:
 
     ``mended``: whole again. ``quarantined``: kept, not served, with what is left of the damage. ``busy``: readers held
     them; nothing was changed. ``failed``: ID → why (the disk is full, the source cannot be reached …); what it was it is,
-    nothing is lost, try again. ``remount``: where something of a layer that was changed is mounted: unmount, and mount
-    again. ``evidence``: where what was replaced is kept. ``fetched``: bytes that came from a registry. ``refused``: ID →
-    why what the source gives for it is not its content.
+    nothing is lost, try again. ``remount``: where something of a layer whose tree was changed is mounted, by this store or
+    by whomever (``/proc/<pid>/root/…``: in another mount namespace, as far as it may be looked at): unmount, and mount
+    again. ``views``: the leases of views that show such a layer. ``evidence``: where what was replaced is kept.
+    ``fetched``: bytes that came from a registry. ``refused``: ID → why what the source gives for it is not its content.
     """
 
     steps: tuple[Step, ...]
@@ -75,6 +76,7 @@ class RepairReport:
     dry_run: bool = False
     fetched: int = 0
     refused: dict[str, str] = field(default_factory=dict)
+    views: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -112,6 +114,7 @@ class _Run:
         self._refused: dict[str, str] = {}
         self._evidence: list[str] = []
         self._told: set[Step] = set()
+        self._touched: set[str] = set()
         self._begun: set[str] = set()    # layers that were changed, and of which more had to be looked at
         self.done = Done(self._steps, self._mended, self._evidence, self._failed)
 
@@ -124,13 +127,11 @@ class _Run:
             return list(catalog.layers(view))
 
     def report(self) -> RepairReport:
-        changed = {*self._mended, *self._quarantined}
-        with self._handle.read() as view:
-            targets = {each.target for each in catalog.mounts(view) if each.mounted and changed & set(each.layers)}
+        targets, views = remounts.of(self._handle, self._touched)
         return RepairReport(
             tuple(self._steps), tuple(self._mended), tuple(self._quarantined), tuple(self._busy), self._failed,
-            tuple(sorted(targets)), tuple(self._evidence), self._options.dry_run,
-            self._source.fetched if self._source is not None else 0, self._refused,
+            targets, tuple(self._evidence), self._options.dry_run,
+            self._source.fetched if self._source is not None else 0, self._refused, views,
         )
 
     # -- one layer -----------------------------------------------------------------------------------------------------
@@ -175,6 +176,7 @@ class _Run:
         self._steps += [step for step in steps if step not in self._told]
         self._told.update(steps)
         if self._options.dry_run:
+            self._touches(layer, steps)
             return False
         if self._source is not None and any(step.source.startswith("source ") for step in steps):
             self._source.tree(layer)     # fetched before the lock is taken
@@ -234,10 +236,16 @@ class _Run:
             marked |= {os.fsencode(step.path) for step in steps}
             if not mending.mark(self._handle, layer.txid, marked):
                 break                    # it is being deleted
+            self._touches(layer, steps)
             aside = making.carry_out(self._handle, layer, tree_fd, steps, known, supply)
             if aside is not None:
                 self._evidence.append(aside)
         return relook.again(self._handle, whole, marked, self._hashers)
+
+    def _touches(self, layer: Layer, steps: Collection[Step]) -> None:
+        """Note a layer of which something changes that a mount of it shows."""
+        if any(step.path == "diff" or step.path.startswith("diff/") for step in steps if step.do in making.CHANGES):
+            self._touched.add(layer.id)
 
     def _close(self, layer: Layer, whole: layers.Look, last: layers.Look) -> bool:
         """The last step: the mark goes, with what was found at last. Whether now more can be seen than *whole* could."""
