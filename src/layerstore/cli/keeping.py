@@ -192,7 +192,8 @@ def recover(settings: Settings, dry_run: bool, as_json: bool) -> None:
 @click.option("--retention", type=float, default=7.0, show_default=True, help="Days to keep staged layers.")
 @click.option("--grace", type=float, default=1.0, show_default=True, help="Hours to keep unreferenced layers.")
 @click.option("--segments", type=click.IntRange(min=1), metavar="N", help="Keep the newest N segments of archived log.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Remove at most N files a second.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N",
+              help="Remove at most N files a second; a large file counts for several.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @json_option
 @click.pass_obj
