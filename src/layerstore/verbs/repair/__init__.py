@@ -3,7 +3,7 @@
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
     making    the steps, carried out in ``mending``'s order            listed    it by the manifests of other layers
     promises  what an image's side file is made of                     rest      those, and what nobody owns
-    this module   one layer after the other
+    whole     a tree that is gone, from its source                     this module   one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
@@ -14,6 +14,7 @@ import os
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from layerstore.errors import BusyError, HostError, LayerstoreError, PrivilegeError
@@ -28,15 +29,16 @@ from layerstore.system.fs import host_error
 from layerstore.verbs.check import Depth, Finding, layers
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
-from layerstore.verbs.repair import making
+from layerstore.verbs.repair import making, whole
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
 from layerstore.verbs.repair.rest import Done, rest
-from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, entries_of, kept_of
+from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, entries_of, kept_of, parts_of
 
 __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
 
 _ROUNDS = 5                              # a manifest that is restored shows what else is wrong
 _ALL = 1 << 30
+_NOT_HERE = (Do.QUARANTINE, Do.LEAVE, Do.PUT_BACK)   # what is not carried out on the paths of a tree
 _READ = "run it in the namespace that made the store, or as root"
 
 
@@ -144,7 +146,7 @@ class _Run:
                 tree_fd = stack.enter_context(fs.open_dir(layer.id, self._handle.dirs["layers"]))
                 known, _ = self._known(layer, tree_fd, findings)
             except OSError:
-                known = Known()
+                known = Known(parts=parts_of(self._source, layer))
             steps = plan(findings, known)
         self._steps += steps
         if self._options.dry_run:
@@ -152,7 +154,8 @@ class _Run:
         try:
             if self._source is not None and any(step.source.startswith("source ") for step in steps):
                 self._source.tree(layer)   # fetched before the lock is taken
-            self._under_lock(layer)
+            if not any(step.do is Do.PUT_BACK for step in steps) or not self._put_back(layer):
+                self._under_lock(layer)
         except NotFetchedError as error:   # no verdict: the layer stays what it is
             self._failed[layer.id] = f"from the source: {error}"
         except BusyError:
@@ -180,19 +183,38 @@ class _Run:
         known = Known(entries, {}, supply.parts(), kept_of(tree_fd, layer.tar_split_digest))
         return Known(entries, supply.locate(wanted(findings, known), entries or {}), known.parts, known.kept), supply
 
+    def _put_back(self, layer: Layer) -> bool:
+        """The whole tree, from its source; then it is looked at as any other. False: the source does not have it."""
+        assert self._source is not None
+        tree = self._source.give(layer, partial(whole.is_it, layer))
+        if tree is None:
+            if layer.diff_id not in self._source.refused:
+                self._refused[layer.id] = "unpacked here, it is not the same tree: another manifest"
+            return False
+        with whole.put_back(self._handle, layer, tree, self._evidence) as tree_fd:
+            if tree_fd is None:
+                return False
+            self._go_on(layer, tree_fd)
+        return True
+
     def _under_lock(self, layer: Layer) -> None:
-        lock = flock.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
+        try:
+            lock = flock.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
+        except NotADirectoryError:
+            lock = None
         if lock is None:
             self._give_up(layer, [Finding("layer-missing", layer.id, "its tree is not in its place")])
             return
         with lock as tree_fd:
-            if self._row(layer) is None:
-                return                   # deleted meanwhile
-            try:
-                self._close(layer, self._rounds(layer, tree_fd, set()))
-            except BaseException:
-                self._take_back(layer)
-                raise
+            if self._row(layer) is not None:   # not deleted meanwhile
+                self._go_on(layer, tree_fd)
+
+    def _go_on(self, layer: Layer, tree_fd: int) -> None:
+        try:
+            self._close(layer, self._rounds(layer, tree_fd, set()))
+        except BaseException:
+            self._take_back(layer)
+            raise
 
     def _row(self, layer: Layer) -> dict[str, Any] | None:
         with self._handle.read() as view:
@@ -210,7 +232,7 @@ class _Run:
                 return look
             before = now
             known, supply = self._known(layer, tree_fd, findings)
-            steps = [step for step in plan(findings, known) if step.do not in (Do.QUARANTINE, Do.LEAVE)]
+            steps = [step for step in plan(findings, known) if step.do not in _NOT_HERE]
             if not steps:
                 return look
             marked |= {os.fsencode(step.path) for step in steps}
