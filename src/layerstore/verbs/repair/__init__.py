@@ -1,9 +1,11 @@
 """Repair: what ``check`` finds is put right from the nearest good copy; what cannot be is quarantined. Nothing is deleted.
 
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
-    making    the steps, carried out in ``mending``'s order            listed    it by the manifests of other layers
-from layerstore.verbs.repair.rest import Done, rest
-from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of
+    making    the steps, carried out in ``mending``'s order            places    it in this store, for all digests at once
+    relook    what is looked at under the lock                         listed    it by the manifests of other layers
+    whole     a tree that is gone, from its source                     promises  what an image's side file is made of
+    remounts  who is to mount again                                    rest      those, and what nobody owns
+    this module   one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
@@ -14,6 +16,7 @@ import os
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from layerstore.errors import BusyError, HostError, LayerstoreError, PrivilegeError
@@ -28,14 +31,15 @@ from layerstore.system.fs import host_error
 from layerstore.verbs.check import Depth, Finding, layers
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
-from layerstore.verbs.repair import making, relook, remounts
+from layerstore.verbs.repair import making, relook, remounts, whole
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
 from layerstore.verbs.repair.rest import Done, rest
-from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of
+from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of, parts_of
 
 __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
 
 _ROUNDS = 5                              # a manifest that is restored shows what else is wrong
+_NOT_HERE = (Do.QUARANTINE, Do.LEAVE, Do.PUT_BACK)   # what is not carried out on the paths of a tree
 _READ = "run it in the namespace that made the store, or as root"
 
 
@@ -180,14 +184,29 @@ class _Run:
             return False
         if self._source is not None and any(step.source.startswith("source ") for step in steps):
             self._source.tree(layer)     # fetched before the lock is taken
-        return self._under_lock(layer, look, supply)
+        put_back = self._put_back(layer, look, supply) if any(step.do is Do.PUT_BACK for step in steps) else None
+        return self._under_lock(layer, look, supply) if put_back is None else put_back
+
+    def _put_back(self, layer: Layer, look: layers.Look, supply: Supply) -> bool | None:
+        """The whole tree, from its source; then it is looked at as any other. None: the source does not have it."""
+        assert self._source is not None
+        tree = self._source.give(layer, partial(whole.is_it, layer))
+        if tree is None:
+            if layer.diff_id not in self._source.refused:
+                self._refused[layer.id] = "unpacked here, it is not the same tree: another manifest"
+            return None
+        with whole.put_back(self._handle, layer, tree, self._evidence) as tree_fd:
+            if tree_fd is None:
+                return None
+            self._begun.add(layer.id)
+            return self._go_on(layer, tree_fd, look, supply)
 
     def _planned(self, layer: Layer, look: layers.Look, supply: Supply) -> tuple[Step, ...]:
         try:
             with fs.open_dir(layer.id, self._handle.dirs["layers"]) as tree_fd:
                 return plan(look.findings, self._known(layer, tree_fd, look.findings, supply))
         except OSError:
-            return plan(look.findings, Known())
+            return plan(look.findings, Known(parts=parts_of(self._source, layer)))
 
     def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding], supply: Supply) -> Known:
         supply.at(tree_fd)
@@ -197,7 +216,10 @@ class _Run:
         return replace(known, content=supply.locate(wanted(findings, known)))
 
     def _under_lock(self, layer: Layer, look: layers.Look, supply: Supply) -> bool:
-        lock = flock.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
+        try:
+            lock = flock.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
+        except NotADirectoryError:
+            lock = None
         if lock is None:
             self._give_up(layer, [Finding("layer-missing", layer.id, "its tree is not in its place")])
             return False
@@ -207,30 +229,33 @@ class _Run:
                 return False             # deleted meanwhile
             if any(row.get(key) != look.row.get(key) for key in ("state", "repair", "damage")):
                 return True              # another repair was quicker, or was killed
-            try:
-                return self._close(layer, look, self._rounds(layer, tree_fd, look, supply))
-            except BaseException:
-                self._take_back(layer)
-                raise
+            return self._go_on(layer, tree_fd, look, supply)
+
+    def _go_on(self, layer: Layer, tree_fd: int, look: layers.Look, supply: Supply) -> bool:
+        try:
+            return self._close(layer, look, self._rounds(layer, tree_fd, look, supply))
+        except BaseException:
+            self._take_back(layer)
+            raise
 
     def _row(self, layer: Layer) -> dict[str, Any] | None:
         with self._handle.read() as view:
             row = view.get("layers", layer.txid)
         return row if row is not None and row["state"] in (State.COMMITTED, State.QUARANTINED) else None
 
-    def _rounds(self, layer: Layer, tree_fd: int, whole: layers.Look, supply: Supply) -> layers.Look:
+    def _rounds(self, layer: Layer, tree_fd: int, first: layers.Look, supply: Supply) -> layers.Look:
         """Look again, plan, do, until there is nothing left that can be done: what is left."""
         before: set[tuple[str, str]] = set()
         marked: set[bytes] = set()
         for _ in range(_ROUNDS):
-            look = relook.again(self._handle, whole, marked, self._hashers)
+            look = relook.again(self._handle, first, marked, self._hashers)
             findings = look.findings
             now = {(each.code, each.path) for each in findings}
-            if not findings or now == before or (relook.is_whole(look) and not relook.is_whole(whole)):
+            if not findings or now == before or (relook.is_whole(look) and not relook.is_whole(first)):
                 return look
             before = now
             known = self._known(layer, tree_fd, findings, supply)
-            steps = [step for step in plan(findings, known) if step.do not in (Do.QUARANTINE, Do.LEAVE)]
+            steps = [step for step in plan(findings, known) if step.do not in _NOT_HERE]
             if not steps:
                 return look
             marked |= {os.fsencode(step.path) for step in steps}
@@ -240,19 +265,19 @@ class _Run:
             aside = making.carry_out(self._handle, layer, tree_fd, steps, known, supply)
             if aside is not None:
                 self._evidence.append(aside)
-        return relook.again(self._handle, whole, marked, self._hashers)
+        return relook.again(self._handle, first, marked, self._hashers)
 
     def _touches(self, layer: Layer, steps: Collection[Step]) -> None:
         """Note a layer of which something changes that a mount of it shows."""
         if any(step.path == "diff" or step.path.startswith("diff/") for step in steps if step.do in making.CHANGES):
             self._touched.add(layer.id)
 
-    def _close(self, layer: Layer, whole: layers.Look, last: layers.Look) -> bool:
-        """The last step: the mark goes, with what was found at last. Whether now more can be seen than *whole* could."""
+    def _close(self, layer: Layer, first: layers.Look, last: layers.Look) -> bool:
+        """The last step: the mark goes, with what was found at last. Whether now more can be seen than at *first*."""
         now = self._row(layer)
         if now is None:
             return False
-        if relook.is_whole(last) and not relook.is_whole(whole):
+        if relook.is_whole(last) and not relook.is_whole(first):
             self._go_on_later(layer, now)
             return True
         if last.findings:

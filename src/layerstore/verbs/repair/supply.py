@@ -25,7 +25,7 @@ from layerstore.formats.manifest import ManifestEntry, final_entries, manifest_d
 from layerstore.formats.packed import file_digest, open_regular, read_chunks
 from layerstore.formats.tarsplit import KEPT, Kept, read_tar_split
 from layerstore.formats.tarsplit import NAME as SPLIT
-from layerstore.model import Layer, LayerSource, SourceImage, StageOptions
+from layerstore.model import DiffOutput, Layer, LayerSource, SourceImage, StageOptions
 from layerstore.opening.handle import Handle
 from layerstore.sources import open_source
 from layerstore.system import fs
@@ -34,8 +34,9 @@ from layerstore.system.fs import host_error
 from layerstore.verbs.pull_layers import PullOptions, differ_of
 from layerstore.verbs.repair.places import Nearby, Place, by_digest, pieces, read
 from layerstore.verbs.stage import StagedLayer, stage
+from layerstore.verbs.staging import Staging
 
-__all__ = ["NotFetchedError", "Pieces", "Source", "Supply", "entries_of", "kept_of"]
+__all__ = ["NotFetchedError", "Pieces", "Source", "Supply", "entries_of", "kept_of", "parts_of"]
 
 Pieces = Callable[[], Iterator[bytes]]
 _VERDICTS = (ArchiveError, CompressionError, DigestMismatchError, SizeMismatchError, TocError)
@@ -84,6 +85,7 @@ class Source:
             raise
         self._layers: dict[str, LayerSource] = {each.diff_id: each for each in self.image.layers}
         self._trees: dict[str, Descriptor] = {}
+        self._staged: dict[str, StagedLayer] = {}
         self._unfetched: dict[str, str] = {}
         self.refused: dict[str, str] = {}   # diffID -> why what the source has is not that content
 
@@ -114,10 +116,18 @@ class Source:
                 raise NotFetchedError(str(said)) from error
         return self._trees.get(wanted)
 
+    def give(self, layer: Layer, fits: Callable[[DiffOutput], bool]) -> Staging | None:
+        """The staged tree itself, for good, if it *fits*; None if not, or as ``tree``. The next who asks gets another."""
+        if self.tree(layer) is None or not fits(self._staged[layer.diff_id].output):
+            return None
+        del self._trees[layer.diff_id]
+        return self._staged.pop(layer.diff_id).take(self._handle)
+
     def _stage(self, layer: Layer) -> Descriptor:
         source = self._layers[layer.diff_id]
         differ = differ_of(self._handle, source, names=(), parent=layer.parent, partial=self._options.partial)
         staged: StagedLayer = self._stack.enter_context(stage(self._handle, differ, StageOptions(self._options.limits)))
+        self._staged[layer.diff_id] = staged
         tree = fs.open_dir(staged.txid, self._handle.dirs["staging"])
         self._stack.callback(tree.close)
         return tree
@@ -127,6 +137,13 @@ class Source:
 
     def __exit__(self, *_exc: object) -> None:
         self._stack.close()
+
+
+def parts_of(source: Source | None, layer: Layer) -> dict[str, str]:
+    """What *source* may have of the layer's directory: "" is all of it; all that is in ``kept/``; as ``Known.parts``."""
+    if source is None or not source.has(layer):
+        return {}
+    return dict.fromkeys(("", MANIFEST, SPLIT, KEPT), f"source {source.reference}")
 
 
 class Supply:
@@ -165,10 +182,8 @@ class Supply:
         return found
 
     def parts(self) -> dict[str, str]:
-        """Files of the layer's directory that the source may have."""
-        if self._source is None:
-            return {}
-        return dict.fromkeys((MANIFEST, SPLIT, *(f"{KEPT}/{n}" for n in range(64))), f"source {self._source.reference}")
+        """Parts of the layer's directory that the source may have; as ``Known.parts``."""
+        return parts_of(self._source, self._layer)
 
     def contents(self, digest: bytes) -> Iterator[Pieces]:
         """Content that is said to have *digest*, the nearest first; to be compared."""
