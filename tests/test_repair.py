@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 
 import imagemaker
@@ -553,3 +554,19 @@ def test_a_mount_that_waits_for_a_layer_keeps_no_other_mount_waiting(store, tmp_
     with pytest.raises(errors.BusyError):
         store.mount(layer.id, tmp_path)
     assert held == [False]
+
+
+def test_a_repair_hashes_by_as_many_workers_and_as_fast_as_it_is_told(root, monkeypatch):
+    hashing = sys.modules["layerstore.verbs.check.hashing"]   # the package has a function of that name
+    rates, threads = [], []
+    rate, hasher = hashing.Pace.__init__, hashing._Hasher.__init__
+    monkeypatch.setattr(hashing.Pace, "__init__", lambda self, most: (rates.append(most), rate(self, most))[1])
+    monkeypatch.setattr(hashing._Hasher, "__init__", lambda self, *args: (threads.append(self), hasher(self, *args))[1])
+    monkeypatch.setattr(hashing, "_THREADS_FROM", 1)
+    with layerstore.open(root) as store:
+        layer, _ = pair(store)
+        flip(tree(store, layer, "diff", "other"))
+        with pytest.raises(errors.InvalidArgumentError):
+            store.repair(workers=0)
+    done = CliRunner().invoke(cli, ["--root", root, "repair", "--workers", "3", "--rate", "1000"])
+    assert (done.exit_code, rates, len(threads)) == (0, [1e9], 3), done.output
