@@ -13,7 +13,7 @@ import imagemaker
 import layerstore
 from layerstore.trees import compare
 from layerstore.verbs import repair
-from layerstore.verbs.check import layers
+from layerstore.verbs.check import Depth, layers
 from crash import corruption as rig
 from crash.corruption.__main__ import table
 from crash.state import collect
@@ -24,7 +24,7 @@ from layerstore.testing.corruption import KINDS, Campaign
 from layerstore.testing.corruption.damages import suits
 from layerstore.testing.corruption.keeping import Kept
 from layerstore.verbs.repair import Do
-from layerstore.verbs.repair.supply import Supply
+from layerstore.verbs.repair.supply import Source, Supply
 from storekit import add, image
 from test_repair import SPEC
 
@@ -96,7 +96,7 @@ def test_a_repair_that_gives_no_attributes_is_caught(campaign, monkeypatch):
 
 
 def test_a_repair_that_says_it_mended_and_did_not_is_caught(campaign, monkeypatch):
-    monkeypatch.setattr(repair._Run, "_rounds", lambda *_args: [])
+    monkeypatch.setattr(repair._Run, "_rounds", lambda _self, layer, *_rest: layers.Look(layer, {}, Depth.CONTENT))
     assert finds(campaign, "otherwise", "false alarm")
 
 
@@ -130,6 +130,11 @@ def test_a_repair_that_changes_a_layer_that_was_not_damaged_is_caught(campaign, 
 def test_a_repair_that_does_not_look_into_other_layers_is_caught(campaign, monkeypatch):
     monkeypatch.setattr(Supply, "_labels", staticmethod(lambda *_args: {}))
     assert finds(campaign, "all of it is in the store")
+
+
+def test_a_repair_that_puts_no_tree_back_is_caught(campaign, monkeypatch):
+    monkeypatch.setattr(Source, "give", lambda *_args: None)
+    assert finds(campaign, "the source has it")
 
 
 def test_a_check_that_does_not_look_at_the_archive_is_caught(campaign, monkeypatch):

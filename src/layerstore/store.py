@@ -608,7 +608,8 @@ class Store:
     @as_verb
     def repair(
         self, *, depth: str = "content", layers: Sequence[str] = (), source: str | None = None,
-        options: PullOptions | None = None, wait: float = 10.0, dry_run: bool = False,
+        options: PullOptions | None = None, wait: float = 10.0, dry_run: bool = False, workers: int | None = None,
+        rate: float | None = None,
     ) -> repair.RepairReport:
         """Put right what a check finds, from the nearest good copy; quarantine what cannot be. Nothing is deleted.
 
@@ -619,6 +620,8 @@ class Store:
             options: how to fetch from it.
             wait: seconds for readers that hold a damaged layer; then it is left (``RepairReport.busy``).
             dry_run: only plan: ``RepairReport.steps``. Nothing is changed, nor fetched.
+            workers: threads that hash; None: one a CPU, at most 8.
+            rate: bytes of content read in a second, at most, while damage is looked for.
 
         Returns:
             What was done, what was quarantined, and what must be remounted: to change what is mounted is undefined for
@@ -634,7 +637,7 @@ class Store:
         self._handle.check_usable()
         return repair.repair(self._handle, repair.RepairOptions(
             depth=check.Depth(depth), layers=tuple(layers), source=source, pull=options or pull.PullOptions(), wait=wait,
-            dry_run=dry_run,
+            dry_run=dry_run, workers=workers, rate=rate,
         ))
 
     @as_verb

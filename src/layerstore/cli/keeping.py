@@ -89,12 +89,15 @@ def _summary(report: Any) -> str:
 @click.option("--layer", "only", multiple=True, metavar="ID", help="Only this layer, by its ID in full, or a name.")
 @click.option("--dry-run", is_flag=True, help="Show the plan; change nothing, fetch nothing.")
 @click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for readers of a damaged layer.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Threads that hash (default: one a CPU, at most 8).")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="MB/S",
+              help="Read at most so much a second while looking for damage.")
 @registry_options
 @json_option
 @click.pass_context
 def repair(
     context: click.Context, source: str | None, depth: str, only: tuple[str, ...], dry_run: bool, wait: float,
-    registry: Any, as_json: bool,
+    workers: int | None, rate: float | None, registry: Any, as_json: bool,
 ) -> None:
     """Put damage right from the nearest good copy, in other layers or SOURCE; quarantine what cannot be. Deletes nothing.
 
@@ -106,7 +109,7 @@ def repair(
     with settings.open(write=not dry_run) as store:
         report = store.repair(
             depth=depth, layers=[store.resolve(each)[1] for each in only], source=source, wait=wait, dry_run=dry_run,
-            options=PullOptions(registry=registry),
+            options=PullOptions(registry=registry), workers=workers, rate=None if rate is None else rate * 1e6,
         )
     if as_json:
         output.as_json({"clean": report.clean, **dataclasses.asdict(report)})
@@ -119,15 +122,22 @@ def repair(
 def _show(report: Any) -> None:
     output.lines(f"{step.do.value} {step.subject} {step.path}: {step.why} (from: {step.source})" for step in report.steps)
     if report.dry_run:
+        _show_mounts(report)
         click.echo(f"{len(report.steps)} steps; nothing was changed")
         return
     output.lines(f"mended {each}" for each in report.mended)
     output.lines(f"quarantined {each}" for each in report.quarantined)
     output.lines(f"left {each}: readers hold it" for each in report.busy)
     output.lines(f"failed {each}: {why}" for each, why in report.failed.items())
-    output.lines(f"mount again: {each}" for each in report.remount)
+    output.lines(f"no help from the source for {each}: {why}" for each, why in report.refused.items())
+    _show_mounts(report)
     output.lines(f"what was replaced is in {each}" for each in report.evidence)
     click.echo(f"{len(report.mended)} mended, {len(report.quarantined)} quarantined")
+
+
+def _show_mounts(report: Any) -> None:
+    output.lines(f"mount again: {each}" for each in report.remount)
+    output.lines(f"shown by {each}: start its containers again" for each in report.views)
 
 
 @click.command()
@@ -185,7 +195,8 @@ def recover(settings: Settings, dry_run: bool, as_json: bool) -> None:
 @click.option("--retention", type=float, default=7.0, show_default=True, help="Days to keep staged layers.")
 @click.option("--grace", type=float, default=1.0, show_default=True, help="Hours to keep unreferenced layers.")
 @click.option("--segments", type=click.IntRange(min=1), metavar="N", help="Keep the newest N segments of archived log.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Remove at most N files a second.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N",
+              help="Remove at most N files a second; a large file counts for several.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @json_option
 @click.pass_obj

@@ -11,7 +11,7 @@ How one is come by is ``begin``'s, and what fills it ``stage``'s. Here is what e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -110,20 +110,21 @@ def leave(handle: Handle, staging: Staging) -> None:
     handle.let_go(staging.txid)
 
 
-def discard(handle: Handle, *stagings: Staging) -> None:
+def discard(handle: Handle, *stagings: Staging, pause: Callable[[int], None] | None = None) -> None:
     """Give trees up, in one transaction: rows first, then the trees. What was promised meanwhile is only let go of.
 
-    Where the row cannot be dropped now, as on a poisoned handle, the next open sweeps the tree.
+    Where the row cannot be dropped now, as on a poisoned handle, the next open sweeps the tree. *pause* as for
+    ``fs.remove_tree``.
     """
     held = [each for each in stagings if handle.holds(each.txid)]
     if not held:
         return
     reserve.open_up(handle.root_fd)
     try:
-        forgotten = handle.update("discard", lambda txn: {each.txid for each in held if _forget(txn, each.txid)})
+        forgotten = handle.update("discard", lambda txn: {each.txid for each in held if forget(txn, each.txid)})
         for each in held:
             if each.txid in forgotten:
-                drop_tree(handle, each.txid)
+                drop_tree(handle, each.txid, pause)
         reserve.renew(handle.root_fd)
     except BaseException as error:
         for each in held:
@@ -159,7 +160,8 @@ def has_spool(staging: Staging) -> bool:
     return spool.kept_ns(staging.lock.fd, staging.content_key) is not None
 
 
-def _forget(txn: Any, txid: str) -> bool:
+def forget(txn: Any, txid: str) -> bool:
+    """Drop the row of a tree that is given up, in the transaction *txn*. False: it is somebody's by now."""
     row = txn.get("layers", txid)
     trigger = _GIVE_UP.get(row["state"]) if row is not None else None
     if trigger is not None:
@@ -174,11 +176,11 @@ def _disown(handle: Handle, staging: Staging) -> None:
             fs.unlink(handle.lock_fd(staging.txid), records.OUTPUT_FILE, point="discard.output.unlink")
 
 
-def drop_tree(handle: Handle, txid: str) -> None:
+def drop_tree(handle: Handle, txid: str, pause: Callable[[int], None] | None = None) -> None:
     """Unlink a tree that has no row, and let go of it. What cannot be unlinked now is swept by the next open."""
     try:
         with suppress(OSError, HostError, BusyError):
-            fs.remove_tree(handle.dirs["staging"], txid, point="discard.unlink")
+            fs.remove_tree(handle.dirs["staging"], txid, point="discard.unlink", pause=pause)
     finally:
         handle.let_go(txid)
 

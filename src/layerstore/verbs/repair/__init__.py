@@ -1,8 +1,11 @@
 """Repair: what ``check`` finds is put right from the nearest good copy; what cannot be is quarantined. Nothing is deleted.
 
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
-    making    the steps, carried out in ``mending``'s order            listed    it by the manifests of other layers
-    promises  what an image's side file is made of                     this module   one layer after the other
+    making    the steps, carried out in ``mending``'s order            places    it in this store, for all digests at once
+    relook    what is looked at under the lock                         listed    it by the manifests of other layers
+    whole     a tree that is gone, from its source                     promises  what an image's side file is made of
+    remounts  who is to mount again                                    rest      those, and what nobody owns
+    this module   one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
@@ -10,31 +13,35 @@ Each layer by itself, under its own lock: everything else stays available meanwh
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from layerstore.errors import BusyError, HostError, LayerstoreError
+from layerstore.errors import BusyError, HostError, InvalidArgumentError, LayerstoreError, PrivilegeError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
-from layerstore.model import Image, Layer
+from layerstore.model import Layer
 from layerstore.opening.beneath import only_own
 from layerstore.opening.handle import Handle
-from layerstore.recovery import executor, mending
+from layerstore.recovery import mending
 from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
-from layerstore.verbs.check import Depth, Finding, layers, structure
+from layerstore.verbs.check import Depth, Finding, layers
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
-from layerstore.verbs.repair import making, promises
+from layerstore.verbs.repair import making, relook, remounts, whole
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
-from layerstore.verbs.repair.supply import Source, Supply, entries_of, kept_of
+from layerstore.verbs.repair.rest import Done, rest
+from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of, parts_of
 
 __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
 
 _ROUNDS = 5                              # a manifest that is restored shows what else is wrong
-_ALL = 1 << 30
+_NOT_HERE = (Do.QUARANTINE, Do.LEAVE, Do.PUT_BACK)   # what is not carried out on the paths of a tree
+_READ = "run it in the namespace that made the store, or as root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class RepairOptions:
     """How to repair. ``layers``: only these IDs (empty: all). ``source``: a reference, as for a pull, that has good copies.
 
     ``depth``: how closely damage is looked for. ``wait``: seconds for readers that hold a layer; then it is left.
+    ``workers``, ``rate``: as for a check (``CheckOptions``); the rate is for looking, and not for what is restored.
     """
 
     depth: Depth = Depth.CONTENT
@@ -50,6 +58,12 @@ class RepairOptions:
     pull: PullOptions = field(default_factory=PullOptions)
     wait: float = 10.0
     dry_run: bool = False
+    workers: int | None = None
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.workers is not None and self.workers < 1) or (self.rate is not None and not self.rate > 0):
+            raise InvalidArgumentError("workers are 1 or more, a rate is more than 0 bytes a second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +71,11 @@ class RepairReport:
     """What was done (``dry_run``: would be). IDs of layers and images, but for ``steps``.
 
     ``mended``: whole again. ``quarantined``: kept, not served, with what is left of the damage. ``busy``: readers held
-    them; nothing was changed. ``failed``: ID → why; nothing is lost, try again. ``remount``: where something of a layer
-    that was changed is mounted: unmount, and mount again. ``evidence``: where what was replaced is kept. ``fetched``:
-    bytes that came from a registry.
+    them; nothing was changed. ``failed``: ID → why (the disk is full, the source cannot be reached …); what it was it is,
+    nothing is lost, try again. ``remount``: where something of a layer whose tree was changed is mounted, by this store or
+    by whomever (``/proc/<pid>/root/…``: in another mount namespace, as far as it may be looked at): unmount, and mount
+    again. ``views``: the leases of views that show such a layer. ``evidence``: where what was replaced is kept.
+    ``fetched``: bytes that came from a registry. ``refused``: ID → why what the source gives for it is not its content.
     """
 
     steps: tuple[Step, ...]
@@ -71,6 +87,8 @@ class RepairReport:
     evidence: tuple[str, ...] = ()
     dry_run: bool = False
     fetched: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    views: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -88,12 +106,11 @@ def repair(handle: Handle, options: RepairOptions) -> RepairReport:
         handle.check_writable()
     with ExitStack() as stack:
         source = stack.enter_context(Source(handle, options.source, options.pull)) if options.source else None
-        hashers = stack.enter_context(hashing(1, Pace(None)))
+        hashers = stack.enter_context(hashing(options.workers or min(8, os.cpu_count() or 1), Pace(options.rate)))
         run = _Run(handle, options, source, hashers)
-        for each in run.every():
-            run.layer(each)
+        run.all_layers()
         if not options.layers:
-            run.rest()
+            rest(handle, source, run.done, dry_run=options.dry_run)
         return run.report()
 
 
@@ -105,7 +122,13 @@ class _Run:
         self._quarantined: list[str] = []
         self._busy: list[str] = []
         self._failed: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
         self._evidence: list[str] = []
+        self._since, self._done = time.perf_counter(), 0   # of the layer under way: since when, and how many steps
+        self._told: set[Step] = set()
+        self._touched: set[str] = set()
+        self._begun: set[str] = set()    # layers that were changed, and of which more had to be looked at
+        self.done = Done(self._steps, self._mended, self._evidence, self._failed)
 
     def every(self) -> list[Layer]:
         for each in self._options.layers:
@@ -116,115 +139,196 @@ class _Run:
             return list(catalog.layers(view))
 
     def report(self) -> RepairReport:
-        changed = {*self._mended, *self._quarantined}
-        with self._handle.read() as view:
-            targets = {each.target for each in catalog.mounts(view) if each.mounted and changed & set(each.layers)}
+        targets, views = remounts.of(self._handle, self._touched)
         return RepairReport(
             tuple(self._steps), tuple(self._mended), tuple(self._quarantined), tuple(self._busy), self._failed,
-            tuple(sorted(targets)), tuple(self._evidence), self._options.dry_run,
-            self._source.fetched if self._source is not None else 0,
+            targets, tuple(self._evidence), self._options.dry_run,
+            self._source.fetched if self._source is not None else 0, self._refused, views,
         )
 
     # -- one layer -----------------------------------------------------------------------------------------------------
 
-    def layer(self, layer: Layer) -> None:
-        """Look without a lock; if there is anything, plan, and do it under the layer's own."""
-        findings = self._look(layer)
-        if not findings and layer.state == State.COMMITTED:
-            return
-        with ExitStack() as stack:
-            try:
-                tree_fd = stack.enter_context(fs.open_dir(layer.id, self._handle.dirs["layers"]))
-                known, _ = self._known(layer, tree_fd, findings)
-            except OSError:
-                known = Known()
-            steps = plan(findings, known)
-        self._steps += steps
-        if self._options.dry_run:
-            return
-        if self._source is not None and any(step.source.startswith("source ") for step in steps):
-            self._source.tree(layer)     # fetched before the lock is taken
+    def all_layers(self) -> None:
+        """One after the other; while one is repaired, the next are looked at."""
+        every = self.every()
+        for number, look in enumerate(layers.in_turn(map(self._begun_look, every)), 1):
+            layers.take_hashed(look, self._hashers)
+            self._handle.observer.event(
+                "checked", layer_id=look.layer.id, depth=look.depth.value, findings=len(look.findings), number=number,
+                of=len(every), bytes=self._hashers.pace.bytes, seconds=time.perf_counter() - look.begun,
+            )
+            self._layer(look.layer, look)
+
+    def _layer(self, layer: Layer, look: layers.Look) -> None:
+        """It was looked at without a lock; if there is anything, plan, and do it under the layer's own."""
+        supply = Supply(self._handle, layer, self._source)
+        self._since, self._done = time.perf_counter(), 0
         try:
-            self._under_lock(layer)
+            for _ in range(_ROUNDS):     # a manifest that is restored shows what else is wrong
+                if not self._once(layer, look, supply):
+                    break
+                look = self._begun_look(layer)
+                layers.take_hashed(look, self._hashers)
+            else:
+                self._busy.append(layer.id)   # others repair it all the time
+        except NotFetchedError as error:   # no verdict: the layer stays what it is
+            self._failed[layer.id] = f"from the source: {error}"
         except BusyError:
             self._busy.append(layer.id)
         except HostError as error:       # no error of the whole repair, which would say that nothing happened
             self._failed[layer.id] = str(error)
         except OSError as error:
             self._failed[layer.id] = str(host_error(error, "repairing a layer"))
+        if self._source is not None and layer.diff_id in self._source.refused:
+            self._refused[layer.id] = self._source.refused[layer.diff_id]
 
-    def _look(self, layer: Layer) -> list[Finding]:
-        with self._handle.read() as view:
-            row: Any = view.get("layers", layer.txid)
-        if row is None or row["state"] not in (State.COMMITTED, State.QUARANTINED):
-            return []
-        look = layers.begin(self._handle, layer, row, self._options.depth, self._hashers, _ALL)
-        layers.take_hashed(look, self._hashers)
-        return look.findings
+    def _begun_look(self, layer: Layer) -> layers.Look:
+        """At the depth that was asked for; at everything of what is quarantined: only so it can be said to be whole."""
+        row = self._row(layer)
+        if row is None:
+            return layers.Look(layer, {}, self._options.depth)
+        depth = Depth.CONTENT if row["state"] == State.QUARANTINED else self._options.depth
+        return layers.begin(self._handle, layer, row, depth, self._hashers, relook.ALL)
 
-    def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding]) -> tuple[Known, Supply]:
-        supply = Supply(self._handle, layer, tree_fd, self._source)
-        entries = entries_of(tree_fd, layer.manifest_digest)
-        known = Known(entries, {}, supply.parts(), kept_of(tree_fd, layer.tar_split_digest))
-        return Known(entries, supply.locate(wanted(findings, known), entries or {}), known.parts, known.kept), supply
+    def _once(self, layer: Layer, look: layers.Look, supply: Supply) -> bool:
+        """Do what *look*, at the whole layer, asks for. Whether it has to be looked at again."""
+        if not look.findings and look.row.get("state") != State.QUARANTINED:
+            if layer.id in self._begun:
+                self._tell_mended(layer)
+            return False
+        steps = self._planned(layer, look, supply)
+        self._steps += [step for step in steps if step not in self._told]
+        self._told.update(steps)
+        if self._options.dry_run:
+            self._touches(layer, steps)
+            return False
+        if self._source is not None and any(step.source.startswith("source ") for step in steps):
+            self._source.tree(layer)     # fetched before the lock is taken
+        put_back = self._put_back(layer, look, supply) if any(step.do is Do.PUT_BACK for step in steps) else None
+        return self._under_lock(layer, look, supply) if put_back is None else put_back
 
-    def _under_lock(self, layer: Layer) -> None:
-        lock = flock.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
+    def _put_back(self, layer: Layer, look: layers.Look, supply: Supply) -> bool | None:
+        """The whole tree, from its source; then it is looked at as any other. None: the source does not have it."""
+        assert self._source is not None
+        tree = self._source.give(layer, partial(whole.is_it, layer))
+        if tree is None:
+            if layer.diff_id not in self._source.refused:
+                self._refused[layer.id] = "unpacked here, it is not the same tree: another manifest"
+            return None
+        with whole.put_back(self._handle, layer, tree, self._evidence) as tree_fd:
+            if tree_fd is None:
+                return None
+            self._begun.add(layer.id)
+            self._done += 1
+            return self._go_on(layer, tree_fd, look, supply)
+
+    def _planned(self, layer: Layer, look: layers.Look, supply: Supply) -> tuple[Step, ...]:
+        try:
+            with fs.open_dir(layer.id, self._handle.dirs["layers"]) as tree_fd:
+                return plan(look.findings, self._known(layer, tree_fd, look.findings, supply))
+        except OSError:
+            return plan(look.findings, Known(parts=parts_of(self._source, layer)))
+
+    def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding], supply: Supply) -> Known:
+        supply.at(tree_fd)
+        parts = any(not each.code.startswith("path-") for each in findings)
+        kept = kept_of(tree_fd, layer.tar_split_digest) if parts else {}
+        known = Known(supply.entries(), {}, supply.parts(), kept)
+        return replace(known, content=supply.locate(wanted(findings, known)))
+
+    def _under_lock(self, layer: Layer, look: layers.Look, supply: Supply) -> bool:
+        try:
+            lock = flock.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
+        except NotADirectoryError:
+            lock = None
         if lock is None:
             self._give_up(layer, [Finding("layer-missing", layer.id, "its tree is not in its place")])
-            return
+            return False
         with lock as tree_fd:
             row = self._row(layer)
             if row is None:
-                return                   # deleted meanwhile
-            marked: set[bytes] = set()
-            try:
-                left = self._rounds(layer, tree_fd, marked)
-                self._close(layer, left, row)
-            except BaseException:
-                self._take_back(layer)
-                raise
+                return False             # deleted meanwhile
+            if any(row.get(key) != look.row.get(key) for key in ("state", "repair", "damage")):
+                return True              # another repair was quicker, or was killed
+            return self._go_on(layer, tree_fd, look, supply)
+
+    def _go_on(self, layer: Layer, tree_fd: int, look: layers.Look, supply: Supply) -> bool:
+        try:
+            return self._close(layer, look, self._rounds(layer, tree_fd, look, supply))
+        except BaseException:
+            self._take_back(layer)
+            raise
 
     def _row(self, layer: Layer) -> dict[str, Any] | None:
         with self._handle.read() as view:
             row = view.get("layers", layer.txid)
         return row if row is not None and row["state"] in (State.COMMITTED, State.QUARANTINED) else None
 
-    def _rounds(self, layer: Layer, tree_fd: int, marked: set[bytes]) -> list[Finding]:
-        """Look, plan, do, until there is nothing left that can be done: what is left."""
+    def _rounds(self, layer: Layer, tree_fd: int, first: layers.Look, supply: Supply) -> layers.Look:
+        """Look again, plan, do, until there is nothing left that can be done: what is left."""
         before: set[tuple[str, str]] = set()
+        marked: set[bytes] = set()
         for _ in range(_ROUNDS):
-            findings = self._look(layer)
+            look = relook.again(self._handle, first, marked, self._hashers)
+            findings = look.findings
             now = {(each.code, each.path) for each in findings}
-            if not findings or now == before:
-                return findings
+            if not findings or now == before or (relook.is_whole(look) and not relook.is_whole(first)):
+                return look
             before = now
-            known, supply = self._known(layer, tree_fd, findings)
-            steps = [step for step in plan(findings, known) if step.do not in (Do.QUARANTINE, Do.LEAVE)]
+            known = self._known(layer, tree_fd, findings, supply)
+            steps = [step for step in plan(findings, known) if step.do not in _NOT_HERE]
             if not steps:
-                return findings
+                return look
             marked |= {os.fsencode(step.path) for step in steps}
             if not mending.mark(self._handle, layer.txid, marked):
-                return []
+                break                    # it is being deleted
+            self._touches(layer, steps)
+            self._done += len(steps)
             aside = making.carry_out(self._handle, layer, tree_fd, steps, known, supply)
             if aside is not None:
                 self._evidence.append(aside)
-        return self._look(layer)
+        return relook.again(self._handle, first, marked, self._hashers)
 
-    def _close(self, layer: Layer, left: list[Finding], row: dict[str, Any]) -> None:
-        """The last step: the mark goes, with what was found at last."""
+    def _touches(self, layer: Layer, steps: Collection[Step]) -> None:
+        """Note a layer of which something changes that a mount of it shows."""
+        if any(step.path == "diff" or step.path.startswith("diff/") for step in steps if step.do in making.CHANGES):
+            self._touched.add(layer.id)
+
+    def _close(self, layer: Layer, first: layers.Look, last: layers.Look) -> bool:
+        """The last step: the mark goes, with what was found at last. Whether now more can be seen than at *first*."""
         now = self._row(layer)
         if now is None:
-            return
-        if not left and "repair" not in now and row["state"] == State.COMMITTED:
-            return                       # somebody else was quicker
-        if left:
-            self._give_up(layer, left)
-            return
+            return False
+        if relook.is_whole(last) and not relook.is_whole(first):
+            self._go_on_later(layer, now)
+            return True
+        if last.findings:
+            self._give_up(layer, last.findings)
+            return False
+        if "repair" not in now and now["state"] == State.COMMITTED:
+            return False                 # somebody else was quicker
+        if last.unread:                  # any of them may be what is bad
+            raise PrivilegeError(f"{last.unread} of its paths may not be read by this process; any may be bad", hint=_READ)
         if "repair" not in now:          # one that was quarantined, and is whole
             mending.mark(self._handle, layer.txid, ())
         mending.end(self._handle, layer.txid, None, label="mend")
+        self._tell_mended(layer)
+        return False
+
+    def _tell_mended(self, layer: Layer) -> None:
         self._mended.append(layer.id)
+        self._handle.observer.event(
+            "repaired", layer_id=layer.id, steps=self._done, seconds=time.perf_counter() - self._since,
+        )
+
+    def _go_on_later(self, layer: Layer, row: dict[str, Any]) -> None:
+        """The mark goes, and the state is as it was: the manifest is right now, and all that it says is to be looked at."""
+        if "repair" not in row:
+            return
+        self._begun.add(layer.id)
+        damage = row.get("damage")
+        left = None if damage is None else {"why": damage["why"], "files": damage["files"]}
+        mending.end(self._handle, layer.txid, left, label="mend" if left is None else "quarantine")
 
     def _give_up(self, layer: Layer, left: list[Finding]) -> None:
         with self._handle.read() as view:
@@ -235,6 +339,9 @@ class _Run:
         why = f"{left[0].code}: {left[0].message}" + (f", and {len(left) - 1} more" if len(left) > 1 else "")
         mending.end(self._handle, layer.txid, {"why": why, "files": files}, label="quarantine")
         self._quarantined.append(layer.id)
+        self._handle.observer.event(
+            "quarantined", layer_id=layer.id, why=why, files=len(files), seconds=time.perf_counter() - self._since,
+        )
 
     def _take_back(self, layer: Layer) -> None:
         """What was begun is ended as recovery would; if it cannot be, recovery does."""
@@ -244,27 +351,3 @@ class _Run:
                 mending.settle(self._handle, layer.txid, row)
         except (LayerstoreError, OSError):
             return
-
-    # -- what is no layer's --------------------------------------------------------------------------------------------
-
-    def rest(self) -> None:
-        """Trees that nobody owns, and images' side files."""
-        for finding in structure.ownerless(self._handle):
-            self._steps += plan([finding], Known())
-            if not self._options.dry_run:
-                self._evidence.append(executor.set_aside(self._handle, *finding.subject.split("/", 1)))
-        with self._handle.read() as view:
-            images = list(catalog.images(view))
-        for image in images:
-            self._image(image)
-
-    def _image(self, image: Image) -> None:
-        findings = [each for each in structure.image(self._handle, image) if each.code == "image-file-damaged"]
-        if not findings:
-            return
-        promise = promises.of(self._handle, image, self._source)
-        parts = {} if promise is None else {"image": promise[0]}
-        self._steps += plan(findings, Known(parts=parts))
-        if promise is not None and not self._options.dry_run:
-            executor.write_image_file(self._handle, image.id, promise[1])
-            self._mended.append(image.id)
