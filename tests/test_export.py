@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import layerstore
 from fuzz import nasties
-from layerstore import DirectoryDiffer, TarDiffer
+from layerstore import DirectoryDiffer, Limits, StageOptions, TarDiffer
 from layerstore.formats.crc64 import _plain, crc64
 from layerstore.errors import ArchiveError, InvalidArgumentError, LayerDamagedError, LimitExceededError
 from nasty_tars import member, sparse_tars
@@ -102,6 +102,21 @@ def test_it_comes_out_byte_for_byte(store, label, data):
     assert exported(store, layer.id) == data
     assert rebuilt(store, layer) == data
     assert store.check(content=True).sound
+
+
+def test_what_lies_deeper_than_a_path_can_name_is_exported_checked_extracted_and_deleted(store, tmp_path):
+    deep = b"/".join([b"n" * 255] * 15)
+    data = (nasties.pax({"path": deep}) + nasties.header(b"d", b"5", mode=0o755)
+            + nasties.pax({"linkpath": deep}) + nasties.header(b"l", b"2")
+            + nasties.pax({"path": b"l/" + deep + b"/f"}) + nasties.file(b"f", b"far") + nasties.END)
+    with store.stage(TarDiffer(data), options=StageOptions(limits=Limits(max_path_length=10_000))) as staged:
+        layer = store.apply_staged_layer(staged)
+    assert exported(store, layer.id) == data
+    assert store.check(content=True).sound
+    assert store.usage() is not None
+    assert store.extract(layer.id, tmp_path / "out").entries == 32
+    store.delete_layer(layer.id)
+    assert store.layers() == []
 
 
 @pytest.mark.parametrize("name, data", sparse_tars())

@@ -367,6 +367,33 @@ def test_links_cannot_be_stacked_into_a_tree_too_deep_to_remove(tree):
     refused(tree, data, "max_depth", LimitExceededError, limits=Limits(max_depth=100))
 
 
+def long_by_links():
+    """A name of few bytes whose way, through a link of the layer, is longer than a path may be."""
+    deep = b"/".join([b"n" * 255] * 15)
+    return (pax((b"path", deep)) + directory(b"d") + pax((b"linkpath", deep)) + symlink(b"l", b"d")
+            + pax((b"path", b"l/" + deep + b"/f")) + file(b"f", b"far"))
+
+
+@pytest.mark.parametrize("last", [file, directory])
+@pytest.mark.parametrize("longest, accepted", [(21, False), (22, True)])
+def test_a_path_by_way_of_links_is_no_longer_than_any_path(tree, last, longest, accepted):
+    data = directory(b"d" * 10) + symlink(b"l", b"d" * 10) + directory(b"l/" + b"e" * 9) + last(b"l/" + b"e" * 9 + b"/f")
+    if accepted:
+        tree.unpack(data, limits=Limits(max_path_length=longest))
+    else:
+        error = refused(tree, data, "max_path_length", LimitExceededError, limits=Limits(max_path_length=longest))
+        assert "by way of symbolic links" in str(error)
+
+
+def test_links_cannot_lead_where_no_path_can(tree):
+    refused(tree, long_by_links(), "max_path_length", LimitExceededError)
+
+
+def test_what_lies_deeper_than_a_path_can_name_is_described_and_looked_at_all_the_same(tree):
+    tree.unpack(long_by_links(), limits=Limits(max_path_length=10_000))
+    tree.sound()
+
+
 def test_a_file_replaces_a_link_and_is_not_written_through_it(tree, outside):
     tree.unpack(symlink(b"a", b"../../outside/secret") + file(b"a", b"new"))
     assert (tree.diff / "a").read_bytes() == b"new"

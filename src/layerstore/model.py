@@ -57,7 +57,7 @@ class Limits:
     max_directories: int = 1_000_000    # each is remembered until the last entry: some 550 bytes
     max_bytes: int = 1 << 40            # uncompressed, bytes
     max_ratio: int = 2_000              # uncompressed : compressed, checked after the first 16 MiB of output
-    max_path_length: int = 4_096        # bytes
+    max_path_length: int = 4_096        # bytes; also of where the layer's own symbolic links lead an entry
     max_depth: int = 255                # path components
     max_pax_record: int = 1 << 20       # bytes of one PAX header or GNU long name
     max_xattr_value: int = 65_536       # bytes
