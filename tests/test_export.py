@@ -20,6 +20,9 @@ import layerstore
 from fuzz import nasties
 from layerstore import DirectoryDiffer, Limits, StageOptions, TarDiffer
 from layerstore.formats.crc64 import _plain, crc64
+from layerstore.formats.packed import PackedWriter, open_regular
+from layerstore.formats.tarsplit import MAGIC, VERSION, Member
+from layerstore.trees.assemble import Content
 from layerstore.errors import ArchiveError, InvalidArgumentError, LayerDamagedError, LimitExceededError
 from nasty_tars import member, sparse_tars
 from storekit import image
@@ -117,6 +120,39 @@ def test_what_lies_deeper_than_a_path_can_name_is_exported_checked_extracted_and
     assert store.extract(layer.id, tmp_path / "out").entries == 32
     store.delete_layer(layer.id)
     assert store.layers() == []
+
+
+class Counting(int):
+    """A number that counts what it is compared with."""
+
+    compared = 0
+
+    def __lt__(self, other):
+        Counting.compared += 1
+        return int(self) < int(other)
+
+    def __gt__(self, other):
+        Counting.compared += 1
+        return int(self) > int(other)
+
+
+def test_a_name_that_comes_50_000_times_costs_few_steps_for_each_member(tmp_path):
+    (tmp_path / "diff").mkdir()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    writer = PackedWriter(fd, "tar-split", MAGIC, VERSION)
+    for number in range(50_000):
+        writer.put((b"a", b"a", 1, None))
+        writer.put(("kept", b"a", number, 1, bytes(32)))
+    writer.put(("end", 50_000, 50_000))
+    writer.finish()
+    with open_regular("tar-split", fd) as split, Content(fd, split) as content:
+        for number in (0, 1, 25_000, 49_999):
+            Counting.compared = 0
+            assert content.is_kept(Member(b"a", b"a"), Counting(2 * number)) == number
+            assert Counting.compared <= 17
+        assert content.is_kept(Member(b"a", b"a"), 100_000) is None
+        assert content.is_kept(Member(b"b", b"b"), 0) is None
+    os.close(fd)
 
 
 @pytest.mark.parametrize("name, data", sparse_tars())
