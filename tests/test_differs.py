@@ -251,6 +251,16 @@ def test_a_directory_comes_back_as_it_was(tree, source):
     tree.sound()
 
 
+def test_holes_of_a_directorys_files_stay_holes(tree, tmp_path):
+    (tmp_path / "source").mkdir()
+    with open(tmp_path / "source" / "f", "wb") as file_:
+        file_.write(b"start")
+        file_.truncate(20 << 20)
+    apply(tree, DirectoryDiffer(tmp_path / "source"))
+    assert (tree.stat("f").st_size, tree.stat("f").st_blocks * 512 <= 1 << 16) == (20 << 20, True)
+    tree.sound()
+
+
 def test_packing_is_reproducible_whatever_the_order_of_making(tmp_path):
     for name, order in (("one", "abcde"), ("two", "edcba")):
         (tmp_path / name).mkdir()

@@ -189,6 +189,46 @@ def test_holes_stay_holes_and_are_hashed_as_zeros(tree):
     assert tree.sound().manifest()[b"s"].sha256 == hashlib.sha256(content).digest()
 
 
+BLOCK = 1 << 16
+FULL = b"full" * (BLOCK // 4)
+ZEROS = {   # content, blocks of it that must be on the disk at most
+    "all": (bytes(40 * BLOCK), 0),
+    "middle": (FULL + bytes(30 * BLOCK) + FULL, 2),
+    "start": (bytes(30 * BLOCK) + FULL, 1),
+    "end": (FULL + bytes(30 * BLOCK), 1),
+    "end, and a bit": (FULL + bytes(30 * BLOCK + 777), 1),
+    "out of step": (b"x" * 1_000 + bytes(30 * BLOCK) + b"y" * 1_000, 2),
+    "all but one byte": (bytes(20 * BLOCK) + b"x" + bytes(20 * BLOCK), 1),
+    "zeros where it is looked": (b"".join(bytes(1) + b"x" * (BLOCK // 2 - 1) + bytes(1) + b"x" * (BLOCK // 2 - 2) + bytes(1) for _ in range(9)), 9),
+    "every other": ((FULL + bytes(BLOCK)) * 10, 10),
+}
+
+
+@pytest.mark.parametrize("chunk", [1 << 20, 100_000, 64 << 20], ids=["pieces", "out of step", "whole"])
+@pytest.mark.parametrize("kind", ZEROS)
+def test_zeros_of_a_larger_file_take_no_blocks(tree, kind, chunk):
+    content, most = ZEROS[kind]
+    tree.unpack(file(b"before", b"x" * 3_000) + file(b"f", content), chunk=chunk)
+    assert (tree.diff / "f").read_bytes() == content
+    assert tree.stat("f").st_blocks * 512 <= most * BLOCK + 8_192   # what the file system needs to list them
+    tree.sound()
+
+
+def test_zeros_of_a_small_file_are_written(tree):
+    tree.unpack(file(b"f", bytes(4 * BLOCK)))
+    assert tree.stat("f").st_blocks * 512 >= 4 * BLOCK
+
+
+def test_a_large_file_without_zeros_is_written_piece_by_piece(tree, monkeypatch):
+    calls = []
+    for name in ("write", "lseek", "ftruncate"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, real=real, name=name: calls.append(name) or real(*args))
+    tree.unpack(file(b"f", FULL * 48), chunk=1 << 20)
+    content = 48 * BLOCK
+    assert calls.count("write") == -(-(512 + content) // (1 << 20)) and {*calls} == {"write"}
+
+
 def test_a_sparse_file_whose_segments_cross_chunks_is_whole(tree):
     data = os.urandom(5120)
     tree.unpack(pax((b"GNU.sparse.size", b"90000"), (b"GNU.sparse.map", b"100,2560,70000,2560")) + header(b"s", size=5120)

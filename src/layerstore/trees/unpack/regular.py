@@ -17,7 +17,7 @@ from layerstore.partial import Donor
 from layerstore.system.threads import running
 from layerstore.trees.dress import Dresser
 from layerstore.trees.unpack.donated import check_donor, link_in
-from layerstore.trees.unpack.files import Births, NewFile, make, make_from
+from layerstore.trees.unpack.files import SMALL, Births, NewFile, make, make_from
 from layerstore.trees.unpack.hashing import Hasher
 from layerstore.trees.unpack.making import Batch, Creator, InFlight
 from layerstore.trees.unpack.process import beside
@@ -28,7 +28,6 @@ __all__ = ["Files", "split"]
 
 _ALONE = 64                              # files made before threads help: most layers of tests and configs have fewer
 _CREATORS = 2                            # threads that make files; more wait for Python's lock
-_SMALL = 1 << 18                         # bytes of a file that is handed to them
 _LARGE = 1 << 22                         # bytes of a file that a thread hashes while it is written
 _NO_DATA = memoryview(b"")
 
@@ -66,7 +65,7 @@ class Files(Tree):
                 self._hasher_for(entry),
             ))
             what = record_of(entry, path, unset, sha256=digest)
-        elif self._alone > 0 or len(whole) > _SMALL:
+        elif self._alone > 0 or len(whole) > SMALL:
             self._alone -= 1
             what = self.create(real, base, lambda dir_fd: self._make(NewFile(dir_fd, None, base, path, entry, whole)))
         else:
