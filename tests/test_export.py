@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import layerstore
 from fuzz import nasties
-from layerstore import DirectoryDiffer, Limits, StageOptions, TarDiffer
+from layerstore import Descriptor, DirectoryDiffer, Limits, StageOptions, TarDiffer
 from layerstore.formats.crc64 import _plain, crc64
 from layerstore.formats.packed import PackedWriter, open_regular
 from layerstore.formats.tarsplit import MAGIC, VERSION, Member
@@ -26,6 +26,7 @@ from layerstore.trees.assemble import Content
 from layerstore.errors import ArchiveError, InvalidArgumentError, LayerDamagedError, LimitExceededError
 from nasty_tars import member, sparse_tars
 from storekit import image
+from test_unpack import ACL
 
 
 def put(store, data, **options):
@@ -120,6 +121,38 @@ def test_what_lies_deeper_than_a_path_can_name_is_exported_checked_extracted_and
     assert store.extract(layer.id, tmp_path / "out").entries == 32
     store.delete_layer(layer.id)
     assert store.layers() == []
+
+
+WITH_ATTRIBUTES = (
+    nasties.pax({"SCHILY.xattr.trusted.mine": b"1", "SCHILY.xattr.system.posix_acl_access": ACL}) + nasties.file(b"f", mode=0o660)
+    + nasties.pax({"SCHILY.xattr.system.posix_acl_default": ACL, "SCHILY.xattr.security.selinux": b"x"}) + nasties.header(b"d", b"5", mode=0o775)
+    + nasties.pax({"SCHILY.xattr.system.posix_acl_access": b"none"}) + nasties.file(b"bad") + nasties.END
+)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: trusted.*")
+def test_what_only_the_manifest_has_of_attributes_is_set_where_a_layer_is_extracted(store, tmp_path):
+    layer = put(store, WITH_ATTRIBUTES)
+    assert layer.unset == 3
+    report = store.extract(layer.id, tmp_path / "out")
+    assert report.unset == 1, "what is no ACL"
+    assert os.getxattr(tmp_path / "out" / "f", "trusted.mine") == b"1"
+    assert os.getxattr(tmp_path / "out" / "f", "system.posix_acl_access") == ACL
+    assert os.getxattr(tmp_path / "out" / "d", "system.posix_acl_default") == ACL
+    assert [oct(os.stat(tmp_path / "out" / name).st_mode)[-3:] for name in ("f", "d")] == ["660", "775"]
+    assert store.check(content=True).sound
+    with store.stage(DirectoryDiffer(tmp_path / "out")) as staged:
+        packed = store.apply_staged_layer(staged)
+    assert b"SCHILY.xattr.system.posix_acl_default=" + ACL in exported(store, packed.id)
+
+
+@pytest.mark.root
+def test_what_nobody_sets_keeps_no_tree_from_being_adopted(store):
+    expect = Descriptor("x", digest="sha256:" + hashlib.sha256(WITH_ATTRIBUTES).hexdigest(), size=len(WITH_ATTRIBUTES))
+    store.stage(TarDiffer(WITH_ATTRIBUTES, expect=expect)).release()
+    with store.stage(TarDiffer(b"", expect=expect)) as staged:
+        assert staged.adopted
 
 
 class Counting(int):

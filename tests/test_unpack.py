@@ -290,13 +290,27 @@ def test_user_attributes_are_kept_with_any_bytes(tree):
 @pytest.mark.parametrize("name", [
     "trusted.overlay.opaque", "user.overlay.opaque", "user.overlay.redirect", "trusted.overlay.redirect",
     "trusted.overlay.metacopy", "user.overlay.overlay.opaque", "user.containers.override_stat", "security.selinux",
-    "user.fuseoverlayfs.opaque", "system.posix_acl_access", "trusted.x",
+    "user.fuseoverlayfs.opaque", "security.fuseoverlayfs.override_stat", "trusted.overlay.overlay.opaque", "system.other",
 ])
 @pytest.mark.parametrize("entry", [file, directory])
 def test_attributes_that_a_mount_would_interpret_are_never_taken(tree, name, entry):
     tree.unpack(pax((b"SCHILY.xattr." + name.encode(), b"y"), (b"SCHILY.xattr.user.ok", b"1")) + entry(b"x"))
     assert os.listxattr(tree.diff / "x") == ["user.ok"]
     assert list(tree.sound().manifest()[b"x"].xattrs) == [b"user.ok"]
+    assert tree.result.unset == 0
+
+
+ACL = bytes.fromhex("02000000 01000600ffffffff 02000600e8030000 04000000ffffffff 10000600ffffffff 20000000ffffffff")   # acl(5)
+
+
+@pytest.mark.parametrize("name", ["trusted.x", "system.posix_acl_access", "system.posix_acl_default"])
+@pytest.mark.parametrize("entry", [file, directory])
+def test_attributes_that_no_tree_of_ours_has_are_counted_and_kept_in_the_manifest(tree, name, entry):
+    tree.unpack(pax((b"SCHILY.xattr." + name.encode(), ACL), (b"SCHILY.xattr.user.ok", b"1")) + entry(b"x"))
+    assert os.listxattr(tree.diff / "x") == ["user.ok"]
+    found = tree.sound().manifest()[b"x"]
+    assert found.xattrs == {name.encode(): ACL, b"user.ok": b"1"}
+    assert (found.unset & XATTR, tree.result.unset - (os.geteuid() != 0)) == (XATTR, 1)
 
 
 # -- later entries

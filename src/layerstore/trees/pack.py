@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 from layerstore.errors import LimitExceededError, SourceError
-from layerstore.formats.manifest import storable_xattr
+from layerstore.formats.manifest import meaningful_xattr
 from layerstore.formats.tar.writing import BLOCK, encoded
 from layerstore.system.descriptors import DIRECTORY, Descriptor
 from layerstore.trees.whiteouts import is_whiteout
@@ -42,7 +42,7 @@ def pack_tree(diff_fd: int, max_depth: int) -> Iterator[bytes]:
     """The tree under the open directory *diff_fd* as a tar, in chunks of about 1 MiB.
 
     Owners, modes, times to the nanosecond, hard links (the first path in order is the file), devices and
-    storable attributes are kept; holes become zeros; sockets are left out, as by every tar. Nothing is
+    meaningful attributes (ACLs, too) are kept; holes become zeros; sockets are left out, as by every tar. Nothing is
     followed. Owner, mode and type are those on the disk: ``user.containers.override_stat``, which says others, is left
     out and not heeded, since whoever owns a file may set it.
 
@@ -155,7 +155,7 @@ def _xattrs(where: int | bytes, names: set[bytes], path: bytes) -> dict[bytes, b
     for name in sorted(names):
         if name in _PARTIAL:
             raise SourceError(f"{os.fsdecode(path or b'.')!r} is not whole: {_PARTIAL[name]}", hint=_WHOLE_HINT)
-    kept = sorted(name for name in names if storable_xattr(name))
+    kept = sorted(name for name in names if meaningful_xattr(name))
     for name in kept:
         if b"=" in name or not _is_utf8(name):
             raise SourceError(

@@ -14,7 +14,8 @@ The rules, where archives or the field leave a choice:
   makes its directory opaque; anything else of AUFS's (``.wh..wh.*``) is skipped. A device 0:0 in an archive
   is refused.
 * A hard link brings nothing of its own: owner, mode and times are those of the file it names.
-* Of extended attributes only those that ``storable_xattr`` names are taken.
+* Of extended attributes only those that ``storable_xattr`` names are set; ``trusted.*`` and ACLs are counted and kept in
+  the manifest (``meaningful_xattr``), the others are left out.
 * What an ordinary user (or a file system) cannot have — other owners, devices, privileged attributes — is
   counted and kept in the manifest and, where it can be, in ``user.containers.override_stat`` (``override``); for a
   device that cannot be made an empty file stands. It never fails an unpacking.
