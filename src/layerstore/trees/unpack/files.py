@@ -1,14 +1,6 @@
-"""Making one regular file: created, written, hashed, dressed, closed. Its system calls are all here, and why each.
+"""Making one regular file: created, written, hashed, dressed, closed. Its system calls are all here.
 
-* ``openat``: O_EXCL, because what is there already must make room first; with the file's own mode where a file is
-  born with it (``Births``), else 0600, so that it is never more open than it will be.
-* ``write``: once, but for what is larger than a chunk of the stream. (``lseek`` and ``ftruncate``: for holes, in sparse
-  files and where a file of more than ``SMALL`` bytes has zeros.)
-* ``fchown``, ``fchmod``: only where the file was not born right. ``setxattr``: one for each attribute.
-* ``sync_file_range``: each 8 MiB, so that the sync that makes all durable finds little left to write. It waits for nothing.
-* ``utimensat``: last, because all of these change the time. ``close``.
-
-So a plain small file of root's takes four. It is made durable with its whole tree, later.
+How many they are, and why each, is in the table of ``unpack``. It is made durable with its whole tree, later.
 """
 
 from __future__ import annotations
