@@ -361,6 +361,41 @@ def test_without_the_wheel_the_checksum_is_computed_in_python():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def by_the_byte(data, crc=0):
+    """As ISO 3309 has it, one bit after the other."""
+    crc ^= (1 << 64) - 1
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xD800000000000000 if crc & 1 else 0)
+    return crc ^ (1 << 64) - 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.one_of(st.binary(max_size=40), st.binary(min_size=500, max_size=3_000)), st.integers(0, (1 << 64) - 1))
+def test_the_checksum_in_python_is_that_of_every_bit(data, before):
+    assert _plain(data, before) == by_the_byte(data, before) == crc64(data, before)
+
+
+def test_the_checksum_in_python_takes_few_steps_for_much_data():
+    data = random.Random(1).randbytes(200_000)
+    steps = []
+
+    def trace(_frame, event, _argument):
+        if event == "line":
+            steps.append(event)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        found = _plain(data)
+    finally:
+        sys.settrace(before)
+    assert found == crc64(data, 0)
+    assert len(steps) < 2_000
+
+
 def run(root, *arguments):
     return subprocess.run(
         [sys.executable, "-m", "layerstore", "--root", str(root), *map(str, arguments)], capture_output=True, check=False,

@@ -47,8 +47,8 @@ that every file system holds. tests/test_system_calls.py counts them, by whomeve
   directories 0700: nothing is more open than it will be. A directory is opened for what is made in it (``dirfds``), and
   at the end, for its attributes, if it was closed meanwhile.
 * ``newfstatat`` (``fstat``): what is at the name of a directory that no entry made, for a link may be there; what a hard
-  link is to, and what is in its place; how the first file of a mode is born. ``fcntl``: a hard link needs two directories, and
-  opening the one may close the other.
+  link is to, and what is in its place; how the first file of a mode is born. ``fcntl``: a hard link needs two directories,
+  and opening the one may close the other.
 * ``write``: once for each chunk of the stream; ``lseek`` before one that follows a hole, ``ftruncate`` for one at the end
   (sparse files, and zeros in files of more than ``files.SMALL`` bytes). ``sync_file_range``: each 8 MiB, so that the sync
   that makes all durable finds little left to write; it waits for nothing.
