@@ -188,6 +188,18 @@ def test_a_refresh_that_fails_leaves_the_view_as_it_was(store, tmp_path, at, poi
     assert shown(at) == {"localhost/one:1"}
 
 
+def test_a_refresh_whose_new_layer_has_rotted_fails_by_its_name_and_shows_what_was_shown(store, tmp_path, at):
+    """podman itself would find the checksums right: they would be made of what is there."""
+    pull(store, tmp_path, "one")
+    store.view(at)
+    bad = pull(store, tmp_path, "two").layers[1]
+    with open(f"{store.root}/layers/{bad}/diff/layer1", "r+b") as file:
+        file.write(b"T")   # it is "two1"
+    with pytest.raises(errors.LayerDamagedError, match=bad):
+        store.view(at)
+    assert shown(at) == {"localhost/one:1"}
+
+
 def test_layers_that_are_deleted_while_a_view_is_planned_are_not_shown(store, tmp_path, at, monkeypatch):
     from layerstore.verbs import view
 
