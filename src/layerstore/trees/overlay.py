@@ -31,7 +31,7 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -39,7 +39,8 @@ from layerstore.errors import BusyError, HostError, InvalidArgumentError, Privil
 from layerstore.system import faults, fs, kernel
 
 __all__ = [
-    "MAX_LAYERS", "OverlaySupport", "check_label", "is_overlay_mounted", "mount_id", "mount_overlay", "probe", "unmount",
+    "MAX_LAYERS", "OverlaySupport", "check_label", "is_overlay_mounted", "mount_id", "mount_overlay", "overlay_targets",
+    "probe", "unmount",
 ]
 
 MAX_LAYERS = 500                         # OVL_MAX_STACK, fs/overlayfs/params.h
@@ -189,6 +190,11 @@ def is_overlay_mounted(target: str) -> bool:
     return any(each.fstype == "overlay" for each in _mounts_at(target))
 
 
+def overlay_targets() -> frozenset[str]:
+    """Where overlays are mounted in this mount namespace, as absolute paths without symbolic links; covered ones, too."""
+    return frozenset(where for where, each in _table() if each.fstype == "overlay")
+
+
 def mount_id(target: str) -> int | None:
     """The kernel's ID of the topmost overlay at *target* (proc_pid_mountinfo(5)), or None. IDs are reused."""
     overlays = [each for each in _mounts_at(target) if each.fstype == "overlay"]
@@ -206,19 +212,21 @@ class _Mounted:
 
 
 def _mounts_at(target: str) -> list[_Mounted]:
-    path = os.fsencode(os.path.realpath(target))
+    path = os.path.realpath(target)
+    return [each for where, each in _table() if where == path]
+
+
+def _table() -> Iterator[tuple[str, _Mounted]]:
+    """What is mounted, and where, in this mount namespace: all of it is read, however little is asked for."""
     try:
         with open("/proc/self/mountinfo", "rb") as file:
             table = file.read()
     except OSError as error:
         raise fs.host_error(error, "reading /proc/self/mountinfo") from error
-    found = []
     for line in table.splitlines():
         fields, _, rest = line.partition(b" - ")  # a field cannot hold a space: it is \040 there
-        parts = fields.split(b" ")
-        if _decode(parts[4]) == path:
-            found.append(_Mounted(int(parts[0]), int(parts[1]), rest.split(b" ")[0].decode()))
-    return found
+        parts = fields.split(b" ", 5)
+        yield os.fsdecode(_decode(parts[4])), _Mounted(int(parts[0]), int(parts[1]), rest.split(b" ", 1)[0].decode())
 
 
 def _decode(field: bytes) -> bytes:
