@@ -6,8 +6,8 @@ In order, under a lock of the view's directory, and what a crash after each step
 2. ``current``, whoever turned it, is synced; then what it does not list goes  – the view as it was
 3. txn ``lease``: what is shown and what is to be shown is held                – the same; more is held than need be
 4. directories, locks and links that are always the same                       – the same
-5. new images and layers; links to trees that are elsewhere now are turned, by
-   rename; then the generation that lists them                                 – the same; removed by step 2 of the next
+5. new images and layers; what is missing of those that are shown, and links to
+   trees that are elsewhere now, by rename; then the generation that lists them – the same; removed by step 2 of the next
 6. syncfs, of the store's file system too if that is another                   – the same
 7. ``current`` is turned to the new generation, by rename; synced              – the old view or the new one, whole
 8. what the new generation does not list is removed                            – the new view
@@ -78,11 +78,12 @@ def view(handle: Handle, directory: str) -> ViewReport:
         view_files.sweep(at, now)
         plan, left_out = _held(handle, at, now, lease)
         turned = view_files.moved(handle, at, plan)
-        if plan.generation != now.name or plan.new_layers or turned:
+        if turned or not plan.nothing:
             view_files.make(handle, at, plan, now, turned)
             fs.sync_filesystem(at, point="view.sync")
             if os.fstat(at).st_dev != os.fstat(handle.root_fd).st_dev:   # the names that the view's links lead to
                 handle.sync(handle.sync_fd, point="view.store.sync")
+        if plan.generation != now.name:
             fs.turn_link(at, view_files.CURRENT, f"generations/{plan.generation}", point="view.switch")
             fs.sync_dir(at, point="view.switch.sync")
             view_files.sweep(at, view_files.present(at))
@@ -204,7 +205,7 @@ def _is_held(handle: Handle, lease: str) -> bool:
 
 def _held(handle: Handle, at: int, now: Present, lease: str) -> tuple[Plan, dict[str, str]]:
     """The plan, with all that it and the present view show held by the lease."""
-    there = frozenset(fs.names_in_or_none(at, "overlay"))
+    there = view_files.found(at, now)
     for left in reversed(range(_TRIES)):
         images, layers, left_out = _shown(handle)
         plan = planning.to_make(images, layers, now, there)
