@@ -275,6 +275,41 @@ def test_a_changed_file_never_becomes_a_whole_tar(store):
         assert len(got) < len(SIMPLE)
 
 
+DAMAGE = {   # what happens to dir/file of SIMPLE, which says "content"
+    "a flipped bit": lambda path: write(path, b"conTent"), "cut short": lambda path: write(path, b"cont"), "gone": os.unlink,
+}
+
+
+def write(path, data):
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGE))
+def test_a_changed_file_never_becomes_a_whole_tar_split(store, damage):
+    """Its checksums are of what the tree has: whoever reads it could not tell."""
+    layer = put(store, SIMPLE)
+    with store.tar_split(layer.id) as lines:
+        whole = b"".join(lines)
+    DAMAGE[damage](os.path.join(store.root, "layers", layer.id, "diff", "dir", "file"))
+    got = b""
+    with pytest.raises(LayerDamagedError, match=layer.id), store.tar_split(layer.id) as lines:
+        for chunk in lines:
+            got += chunk
+    assert len(got) < len(whole)
+
+
+@pytest.mark.parametrize("data", [
+    member("a", b"one") + member("a", b"two"), member("./a", b"one") + member("a", kind=tarfile.DIRTYPE), member("./a", b"one"),
+], ids=["kept", "kept, and a directory now", "in its place"])
+def test_a_changed_file_that_a_tar_split_has_as_a_segment_is_damage_too(store, data):
+    layer = put(store, data + nasties.END)
+    diff, kept = (os.path.join(store.root, "layers", layer.id, *each) for each in (("diff", "a"), ("kept", "0")))
+    write(kept if os.path.exists(kept) else diff, b"ONE")
+    with pytest.raises(LayerDamagedError, match=layer.id), store.tar_split(layer.id) as lines:
+        list(lines)
+
+
 def test_a_changed_tar_split_is_damage_before_it_is_decoded_and_check_finds_it(store):
     layer = put(store, SIMPLE)
     path = os.path.join(store.root, "layers", layer.id, "tar-split")
@@ -417,8 +452,9 @@ def test_the_command_leaves_the_old_file_when_the_layer_is_damaged(root, tmp_pat
         layer = put(store, SIMPLE)
     (root / "layers" / layer.id / "diff" / "dir" / "file").write_bytes(b"CONTENT")
     (tmp_path / "t.tar").write_bytes(b"old")
-    assert run(root, "export", layer.id, "--tar", tmp_path / "t.tar").returncode == 3
-    assert (tmp_path / "t.tar").read_bytes() == b"old"
+    for option in ("--tar", "--tar-split"):
+        assert run(root, "export", layer.id, option, tmp_path / "t.tar").returncode == 3
+        assert (tmp_path / "t.tar").read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == ["store", "t.tar"]
 
 

@@ -131,7 +131,7 @@ def test_a_tar_that_comes_out_shorter_is_seen(monkeypatch):
 def test_lines_for_the_go_tools_that_lack_the_end_are_seen(monkeypatch):
     from layerstore.trees.gotarsplit import lines
 
-    monkeypatch.setattr("fuzz.targets.unpack.lines", lambda fd: list(lines(fd))[:-1])
+    monkeypatch.setattr("fuzz.targets.unpack.lines", lambda fd, told: list(lines(fd, told))[:-1])
     with pytest.raises(AssertionError, match="Go tools"):
         for data in nasties.seeds("unpack"):
             target("unpack").check(data)
