@@ -125,6 +125,7 @@ def _show(report: Any) -> None:
     output.lines(f"quarantined {each}" for each in report.quarantined)
     output.lines(f"left {each}: readers hold it" for each in report.busy)
     output.lines(f"failed {each}: {why}" for each, why in report.failed.items())
+    output.lines(f"no help from the source for {each}: {why}" for each, why in report.refused.items())
     output.lines(f"mount again: {each}" for each in report.remount)
     output.lines(f"what was replaced is in {each}" for each in report.evidence)
     click.echo(f"{len(report.mended)} mended, {len(report.quarantined)} quarantined")

@@ -2,7 +2,8 @@
 
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
     making    the steps, carried out in ``mending``'s order            listed    it by the manifests of other layers
-    promises  what an image's side file is made of                     this module   one layer after the other
+    promises  what an image's side file is made of                     rest      those, and what nobody owns
+    this module   one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
@@ -15,26 +16,28 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerstore.errors import BusyError, HostError, LayerstoreError
+from layerstore.errors import BusyError, HostError, LayerstoreError, PrivilegeError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
-from layerstore.model import Image, Layer
+from layerstore.model import Layer
 from layerstore.opening.beneath import only_own
 from layerstore.opening.handle import Handle
-from layerstore.recovery import executor, mending
+from layerstore.recovery import mending
 from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
-from layerstore.verbs.check import Depth, Finding, layers, structure
+from layerstore.verbs.check import Depth, Finding, layers
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
-from layerstore.verbs.repair import making, promises
+from layerstore.verbs.repair import making
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
-from layerstore.verbs.repair.supply import Source, Supply, entries_of, kept_of
+from layerstore.verbs.repair.rest import Done, rest
+from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, entries_of, kept_of
 
 __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
 
 _ROUNDS = 5                              # a manifest that is restored shows what else is wrong
 _ALL = 1 << 30
+_READ = "run it in the namespace that made the store, or as root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,10 @@ class RepairReport:
     """What was done (``dry_run``: would be). IDs of layers and images, but for ``steps``.
 
     ``mended``: whole again. ``quarantined``: kept, not served, with what is left of the damage. ``busy``: readers held
-    them; nothing was changed. ``failed``: ID → why; nothing is lost, try again. ``remount``: where something of a layer
-    that was changed is mounted: unmount, and mount again. ``evidence``: where what was replaced is kept. ``fetched``:
-    bytes that came from a registry.
+    them; nothing was changed. ``failed``: ID → why (the disk is full, the source cannot be reached …); what it was it is,
+    nothing is lost, try again. ``remount``: where something of a layer that was changed is mounted: unmount, and mount
+    again. ``evidence``: where what was replaced is kept. ``fetched``: bytes that came from a registry. ``refused``: ID →
+    why what the source gives for it is not its content.
     """
 
     steps: tuple[Step, ...]
@@ -71,6 +75,7 @@ class RepairReport:
     evidence: tuple[str, ...] = ()
     dry_run: bool = False
     fetched: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -93,7 +98,7 @@ def repair(handle: Handle, options: RepairOptions) -> RepairReport:
         for each in run.every():
             run.layer(each)
         if not options.layers:
-            run.rest()
+            rest(handle, source, run.done, dry_run=options.dry_run)
         return run.report()
 
 
@@ -105,7 +110,9 @@ class _Run:
         self._quarantined: list[str] = []
         self._busy: list[str] = []
         self._failed: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
         self._evidence: list[str] = []
+        self.done = Done(self._steps, self._mended, self._evidence, self._failed)
 
     def every(self) -> list[Layer]:
         for each in self._options.layers:
@@ -122,14 +129,14 @@ class _Run:
         return RepairReport(
             tuple(self._steps), tuple(self._mended), tuple(self._quarantined), tuple(self._busy), self._failed,
             tuple(sorted(targets)), tuple(self._evidence), self._options.dry_run,
-            self._source.fetched if self._source is not None else 0,
+            self._source.fetched if self._source is not None else 0, self._refused,
         )
 
     # -- one layer -----------------------------------------------------------------------------------------------------
 
     def layer(self, layer: Layer) -> None:
         """Look without a lock; if there is anything, plan, and do it under the layer's own."""
-        findings = self._look(layer)
+        findings = self._look(layer).findings
         if not findings and layer.state == State.COMMITTED:
             return
         with ExitStack() as stack:
@@ -142,25 +149,30 @@ class _Run:
         self._steps += steps
         if self._options.dry_run:
             return
-        if self._source is not None and any(step.source.startswith("source ") for step in steps):
-            self._source.tree(layer)     # fetched before the lock is taken
         try:
+            if self._source is not None and any(step.source.startswith("source ") for step in steps):
+                self._source.tree(layer)   # fetched before the lock is taken
             self._under_lock(layer)
+        except NotFetchedError as error:   # no verdict: the layer stays what it is
+            self._failed[layer.id] = f"from the source: {error}"
         except BusyError:
             self._busy.append(layer.id)
         except HostError as error:       # no error of the whole repair, which would say that nothing happened
             self._failed[layer.id] = str(error)
         except OSError as error:
             self._failed[layer.id] = str(host_error(error, "repairing a layer"))
+        if self._source is not None and layer.diff_id in self._source.refused:
+            self._refused[layer.id] = self._source.refused[layer.diff_id]
 
-    def _look(self, layer: Layer) -> list[Finding]:
-        with self._handle.read() as view:
-            row: Any = view.get("layers", layer.txid)
-        if row is None or row["state"] not in (State.COMMITTED, State.QUARANTINED):
-            return []
-        look = layers.begin(self._handle, layer, row, self._options.depth, self._hashers, _ALL)
+    def _look(self, layer: Layer) -> layers.Look:
+        """At the depth that was asked for; at everything of what is quarantined: only so it can be said to be whole."""
+        row = self._row(layer)
+        if row is None:
+            return layers.Look(layer, {}, self._options.depth)
+        depth = Depth.CONTENT if row["state"] == State.QUARANTINED else self._options.depth
+        look = layers.begin(self._handle, layer, row, depth, self._hashers, _ALL)
         layers.take_hashed(look, self._hashers)
-        return look.findings
+        return look
 
     def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding]) -> tuple[Known, Supply]:
         supply = Supply(self._handle, layer, tree_fd, self._source)
@@ -174,13 +186,10 @@ class _Run:
             self._give_up(layer, [Finding("layer-missing", layer.id, "its tree is not in its place")])
             return
         with lock as tree_fd:
-            row = self._row(layer)
-            if row is None:
+            if self._row(layer) is None:
                 return                   # deleted meanwhile
-            marked: set[bytes] = set()
             try:
-                left = self._rounds(layer, tree_fd, marked)
-                self._close(layer, left, row)
+                self._close(layer, self._rounds(layer, tree_fd, set()))
             except BaseException:
                 self._take_back(layer)
                 raise
@@ -190,37 +199,40 @@ class _Run:
             row = view.get("layers", layer.txid)
         return row if row is not None and row["state"] in (State.COMMITTED, State.QUARANTINED) else None
 
-    def _rounds(self, layer: Layer, tree_fd: int, marked: set[bytes]) -> list[Finding]:
+    def _rounds(self, layer: Layer, tree_fd: int, marked: set[bytes]) -> layers.Look:
         """Look, plan, do, until there is nothing left that can be done: what is left."""
         before: set[tuple[str, str]] = set()
         for _ in range(_ROUNDS):
-            findings = self._look(layer)
+            look = self._look(layer)
+            findings = look.findings
             now = {(each.code, each.path) for each in findings}
             if not findings or now == before:
-                return findings
+                return look
             before = now
             known, supply = self._known(layer, tree_fd, findings)
             steps = [step for step in plan(findings, known) if step.do not in (Do.QUARANTINE, Do.LEAVE)]
             if not steps:
-                return findings
+                return look
             marked |= {os.fsencode(step.path) for step in steps}
             if not mending.mark(self._handle, layer.txid, marked):
-                return []
+                break                    # it is being deleted
             aside = making.carry_out(self._handle, layer, tree_fd, steps, known, supply)
             if aside is not None:
                 self._evidence.append(aside)
         return self._look(layer)
 
-    def _close(self, layer: Layer, left: list[Finding], row: dict[str, Any]) -> None:
+    def _close(self, layer: Layer, last: layers.Look) -> None:
         """The last step: the mark goes, with what was found at last."""
         now = self._row(layer)
         if now is None:
             return
-        if not left and "repair" not in now and row["state"] == State.COMMITTED:
-            return                       # somebody else was quicker
-        if left:
-            self._give_up(layer, left)
+        if last.findings:
+            self._give_up(layer, last.findings)
             return
+        if "repair" not in now and now["state"] == State.COMMITTED:
+            return                       # somebody else was quicker
+        if last.unread:                  # any of them may be what is bad
+            raise PrivilegeError(f"{last.unread} of its paths may not be read by this process; any may be bad", hint=_READ)
         if "repair" not in now:          # one that was quarantined, and is whole
             mending.mark(self._handle, layer.txid, ())
         mending.end(self._handle, layer.txid, None, label="mend")
@@ -244,27 +256,3 @@ class _Run:
                 mending.settle(self._handle, layer.txid, row)
         except (LayerstoreError, OSError):
             return
-
-    # -- what is no layer's --------------------------------------------------------------------------------------------
-
-    def rest(self) -> None:
-        """Trees that nobody owns, and images' side files."""
-        for finding in structure.ownerless(self._handle):
-            self._steps += plan([finding], Known())
-            if not self._options.dry_run:
-                self._evidence.append(executor.set_aside(self._handle, *finding.subject.split("/", 1)))
-        with self._handle.read() as view:
-            images = list(catalog.images(view))
-        for image in images:
-            self._image(image)
-
-    def _image(self, image: Image) -> None:
-        findings = [each for each in structure.image(self._handle, image) if each.code == "image-file-damaged"]
-        if not findings:
-            return
-        promise = promises.of(self._handle, image, self._source)
-        parts = {} if promise is None else {"image": promise[0]}
-        self._steps += plan(findings, Known(parts=parts))
-        if promise is not None and not self._options.dry_run:
-            executor.write_image_file(self._handle, image.id, promise[1])
-            self._mended.append(image.id)

@@ -14,6 +14,8 @@ from contextlib import ExitStack, suppress
 from layerstore.errors import DamagedError, LayerstoreError
 from layerstore.formats import records
 from layerstore.formats.manifest import KINDS, NODE, OVERRIDE, ManifestEntry
+from layerstore.formats.manifest import NAME as MANIFEST
+from layerstore.formats.tarsplit import NAME as SPLIT
 from layerstore.model import Layer
 from layerstore.opening.handle import Handle
 from layerstore.recovery import mending
@@ -83,9 +85,8 @@ class _Making:
             fs.write_new(own, name, self._side_file(step.path), point="repair.write")
         elif step.do is Do.COPY:
             pieces = self._supply.part(step.path)
-            if pieces is None:
+            if pieces is None or self._write(own, name, pieces()) != self._meant(step.path):
                 raise _CannotError
-            self._write(own, name, pieces())
         elif not path.startswith(_DIFF) and path != b"diff":
             self._restore(own, name, self._known.kept[step.path])
         else:
@@ -150,6 +151,11 @@ class _Making:
 
         fs.write_pieces(own, name, hashed(), point="repair.write")
         return digest.digest()
+
+    def _meant(self, path: str) -> bytes | None:
+        """The digest of a part of the layer, by its row; of what is kept beside the tree by its tar-split."""
+        known = {MANIFEST: self._layer.manifest_digest, SPLIT: self._layer.tar_split_digest}.get(path)
+        return bytes.fromhex(known.removeprefix("sha256:")) if known else self._known.kept.get(path)
 
     def _side_file(self, name: str) -> bytes:
         if name == fs.TXID_FILE:

@@ -15,7 +15,16 @@ from functools import partial
 
 from layerstore.dedup import LayerFinder
 from layerstore.dedup.places import LayerPlace
-from layerstore.errors import DamagedError, LayerstoreError
+from layerstore.errors import (
+    ArchiveError,
+    CompressionError,
+    DamagedError,
+    DigestMismatchError,
+    HostError,
+    InputError,
+    SizeMismatchError,
+    TocError,
+)
 from layerstore.formats.manifest import NAME as MANIFEST
 from layerstore.formats.manifest import ManifestEntry, final_entries, manifest_digest
 from layerstore.formats.packed import file_digest, open_regular, read_chunks
@@ -27,14 +36,17 @@ from layerstore.opening.handle import Handle
 from layerstore.sources import open_source
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
+from layerstore.system.fs import host_error
 from layerstore.trees.dirfds import DirFds
 from layerstore.verbs.pull_layers import PullOptions, differ_of
 from layerstore.verbs.repair.listed import Listed
 from layerstore.verbs.stage import StagedLayer, stage
 
-__all__ = ["Pieces", "Source", "Supply", "entries_of", "kept_of"]
+__all__ = ["NotFetchedError", "Pieces", "Source", "Supply", "entries_of", "kept_of"]
 
 Pieces = Callable[[], Iterator[bytes]]
+_VERDICTS = (ArchiveError, CompressionError, DigestMismatchError, SizeMismatchError, TocError)
+"""What the source gives is not the content that was wanted. Any other error is of the way to it, or of this machine."""
 _TRIES = 8                               # layers that are asked for the same content
 
 
@@ -60,6 +72,10 @@ def kept_of(tree_fd: int, digest: str | None) -> dict[str, bytes]:
         return {}
 
 
+class NotFetchedError(Exception):
+    """The source could not be asked, or what it gave not be kept. It may have the content all the same."""
+
+
 class Source:
     """An image's source: its layers by diffID, staged when they are asked for. For one thread; leaving it discards them."""
 
@@ -75,8 +91,9 @@ class Source:
             self._stack.close()
             raise
         self._layers: dict[str, LayerSource] = {each.diff_id: each for each in self.image.layers}
-        self._trees: dict[str, Descriptor | None] = {}
-        self.failed: dict[str, str] = {}
+        self._trees: dict[str, Descriptor] = {}
+        self._unfetched: dict[str, str] = {}
+        self.refused: dict[str, str] = {}   # diffID -> why what the source has is not that content
 
     @property
     def fetched(self) -> int:
@@ -84,18 +101,26 @@ class Source:
         return self._opened.fetched
 
     def has(self, layer: Layer) -> bool:
-        return layer.diff_id in self._layers and layer.diff_id not in self.failed
+        return layer.diff_id in self._layers and layer.diff_id not in self.refused
 
     def tree(self, layer: Layer) -> Descriptor | None:
-        """The directory of a tree of the same content; None if it cannot be made (``failed`` says why)."""
-        if layer.diff_id not in self._trees:
-            self._trees[layer.diff_id] = None
-            if self.has(layer):
-                try:
-                    self._trees[layer.diff_id] = self._stage(layer)
-                except LayerstoreError as error:
-                    self.failed[layer.diff_id] = str(error)
-        return self._trees[layer.diff_id]
+        """The directory of a tree of the same content; None if the source has none (``refused`` says why).
+
+        NotFetchedError: that cannot be told now. It is not tried a second time.
+        """
+        wanted = layer.diff_id
+        if wanted in self._unfetched:
+            raise NotFetchedError(self._unfetched[wanted])
+        if wanted not in self._trees and self.has(layer):
+            try:
+                self._trees[wanted] = self._stage(layer)
+            except _VERDICTS as error:
+                self.refused[wanted] = str(error)
+            except (InputError, HostError, DamagedError, OSError) as error:
+                said = host_error(error, "staging a layer of the source") if isinstance(error, OSError) else error
+                self._unfetched[wanted] = str(said)
+                raise NotFetchedError(str(said)) from error
+        return self._trees.get(wanted)
 
     def _stage(self, layer: Layer) -> Descriptor:
         source = self._layers[layer.diff_id]
