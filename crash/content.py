@@ -80,6 +80,18 @@ def many(label: str, *, files: int = 90) -> Content:
     return made
 
 
+def twice(label: str) -> Content:
+    """A layer in which a file takes the place of another, which is kept for the tar's sake."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        add(archive, label, tarfile.DIRTYPE, mode=0o755)
+        for data in (b"first", b"then"):
+            add(archive, f"{label}/file", data=data + label.encode())
+    made = Content(label, buffer.getvalue())
+    TREES[made.diff_id] = tree_of_tar(made.tar)
+    return made
+
+
 def add(
     archive: tarfile.TarFile, path: str, kind: bytes = tarfile.REGTYPE, *, data: bytes = b"", mode: int = 0o644,
     target: str = "",

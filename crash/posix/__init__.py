@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from itertools import islice
 
-from crash import beside, lost, parts, repairing, workloads
+from crash import beside, keeping, lost, parts, repairing, restoring, workloads
 from crash.persistence import explore
 from crash.persistence.choose import Choice, parse
 from crash.persistence.explore import Scene, order, recovery_scene, scene_from, scratch, spread, state
@@ -59,6 +59,7 @@ def all_workloads(work: str) -> dict[str, Workload]:
     here = os.path.join(work, "images")
     images = Images(here)
     made = workloads.build(images) | repairing.build() | parts.build(here) | beside.build(images, here)
+    made |= restoring.build(here) | keeping.build(images)
     create = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
     rebuilding = lost.telling(lost.build(images))
     del rebuilding["rebuild-from"]       # after a loss of power nobody goes by the snapshot again

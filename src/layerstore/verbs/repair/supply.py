@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from layerstore.dedup import LayerFinder
@@ -22,6 +22,7 @@ from layerstore.errors import (
     DigestMismatchError,
     HostError,
     InputError,
+    LayerstoreError,
     SizeMismatchError,
     TocError,
 )
@@ -134,7 +135,8 @@ class Source:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._stack.close()
+        with suppress(LayerstoreError, OSError):   # no error of the repair, which was done: the next open sweeps what is left
+            self._stack.close()
 
 
 class Supply:
