@@ -41,6 +41,8 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.model import StoreBeneath as StoreBeneath
     from layerstore.model import default_layer_id as default_layer_id
     from layerstore.observe import Observer as Observer
+    from layerstore.partial import BlobSource as BlobSource
+    from layerstore.partial import Finder as Finder
     from layerstore.progress import LayerTally as LayerTally
     from layerstore.progress import Progress as Progress
     from layerstore.progress import Quiet as Quiet
@@ -50,6 +52,7 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.recovery.recover import RecoveryReport as RecoveryReport
     from layerstore.signatures import OfferedImage as OfferedImage
     from layerstore.signatures import Signature as Signature
+    from layerstore.sources.blobs import LocalBlob as LocalBlob
     from layerstore.sources.registry import Credentials as Credentials
     from layerstore.sources.registry import RegistryOptions as RegistryOptions
     from layerstore.store import Store as Store
@@ -85,6 +88,8 @@ _PUBLIC = {
     "rebuild": "recovery.rebuilding", "RebuildReport": "recovery.rebuilding", "Credentials": "sources.registry",
     "RegistryOptions": "sources.registry", "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
     "OfferedImage": "signatures", "Signature": "signatures",
+    # for a chunked layer that comes from elsewhere
+    "BlobSource": "partial", "Finder": "partial", "LocalBlob": "sources.blobs",
     # what verbs return
     "CheckReport": "verbs.check.findings", "Finding": "verbs.check.findings", "CheckpointReport": "verbs.checkpoint",
     "DeleteReport": "verbs.delete", "ExtractReport": "trees.extract", "GcReport": "verbs.gc", "Life": "lifecycle.timeline",

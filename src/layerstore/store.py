@@ -60,6 +60,7 @@ _VERBS = [_Verb(f"verbs.{name}") for name in (
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore.lifecycle.timeline import Life
     from layerstore.opening import reading
+    from layerstore.partial import Finder
     from layerstore.sources.registry import RegistryOptions
     from layerstore.trees.extract import ExtractReport
     from layerstore.verbs import (
@@ -212,6 +213,24 @@ class Store:
 
         """
         return stage.stage(self._handle, differ, options or StageOptions(), progress)
+
+    def finder(self, *, names: Sequence[str] = (), parent: str | None = None) -> Finder:
+        """What finds content in the committed layers here, for a ``ChunkedDiffer``; a pull has one of its own.
+
+        Args:
+            names: what the layer's image is to be called: other versions of it are looked in first.
+            parent: the ID of the layer that the new one is to stand on.
+
+        Returns:
+            For as long as the store is open, and for several threads.
+
+        Durability: reads only.
+
+        """
+        from layerstore.dedup import LayerFinder  # noqa: PLC0415 - as the verbs: imported when it is needed
+
+        self._handle.check_usable()
+        return LayerFinder(self._handle, names=names, parent=parent)
 
     @as_verb
     def apply_staged_layer(

@@ -13,7 +13,16 @@ _PIECE = 1 << 20
 
 
 class LocalBlob:
-    """Implements ``BlobSource``. *opener* gives a fresh stream of the whole, which can be told to ``seek``."""
+    """Implements ``BlobSource``.
+
+    Args:
+        opener: gives a fresh stream of the whole, which can be told to ``seek``.
+        size: of the whole, in bytes.
+        label: what it is called in messages.
+
+    Durability: reads only.
+
+    """
 
     remote = False
 
