@@ -162,7 +162,7 @@ class PodmanStore:
         if otherwise is not None:
             return self._big_data(root, image_id, otherwise, limits)
         raise SourceError(
-            f"the image {self.name} in {root} lacks {key!r}: its pull was interrupted, or it is damaged ({path} is missing)",
+            f"the image {self.name} in {root} lacks {key!r}: its pull was interrupted, or it is damaged ({path})",
             hint="pull it again, from where it came",
         )
 
