@@ -75,7 +75,7 @@ def index_with(index: bytes | None, manifest: bytes, media_type: str, tag: str |
 
 
 def repo_tag(name: str) -> str:
-    """What a Docker archive is to call an image: *name*, ``:latest`` if without a tag. InvalidArgumentError for what is none.
+    """What a Docker archive is to call an image: *name*, ``:latest`` if without a tag. InvalidArgumentError if it is none.
 
     podman and Docker refuse the whole archive for a name without a tag, or one that they cannot take.
     """
