@@ -1,6 +1,6 @@
 """Pulling from a store of podman's: the same layers, and whatever is incomplete or torn refused by name.
 
-Most tests read a view of ours, which is such a store; the last one a store that podman itself made.
+Most tests read a view of ours, which is such a store; the last ones a store that podman itself made.
 """
 
 import gzip
@@ -13,8 +13,11 @@ import pytest
 
 import imagemaker as im
 import layerstore
+import namespaces
 from layerstore import errors
+from layerstore.formats.containers_storage.names import big_data_file
 from layerstore.sources.containers_storage import PodmanStore
+from podmanrun import Podman
 from storekit import image
 
 
@@ -162,20 +165,121 @@ def test_a_reference_that_names_nothing_is_refused(text):
         PodmanStore.parse(f"containers-storage:{text}")
 
 
-@pytest.mark.root
-def test_an_image_that_podman_loaded_is_pulled_with_every_digest_that_it_had(tmp_path):
-    from podmanrun import Podman
+# -- stores that podman itself made ------------------------------------------------------------------------------
 
-    made = image(tmp_path, compression=("gzip",))
-    with layerstore.open(tmp_path / "empty") as store:
+
+@pytest.fixture
+def podman(tmp_path):
+    """podman with an empty store, beside an additional one that is a view of the layers of ``image``, but for the last."""
+    made = image(tmp_path, layers=2, name="below", compression=("gzip",))
+    with layerstore.open(tmp_path / "below-store") as store:
+        store.pull(made.reference, names=["below:1"])
         store.view(tmp_path / "view")
     with Podman(tmp_path / "podman", tmp_path / "view") as podman:
-        podman.script(f"podman pull -q {made.reference}\npodman tag {made.config_digest[7:]} example.test/one:1\n"
-                      f"chmod -R a+rX {podman.home}")
-        with layerstore.open(tmp_path / "store") as store:
-            pulled = store.pull(f"containers-storage:[overlay@{podman.home}/graph]example.test/one:1")
-            assert pulled.manifest_digest == made.manifest_digest and pulled.config_digest == made.config_digest
-            assert tuple(store.layer(each).diff_id for each in pulled.layers) == made.diff_ids
-            assert {each["id"] for each in json.loads((podman.home / "graph/overlay-layers/layers.json").read_text())} == set(
-                pulled.layers)
-    assert os.path.isdir(tmp_path / "store")
+        yield podman
+
+
+@pytest.mark.root
+def test_an_image_that_podman_loaded_is_pulled_with_every_digest_that_it_had(podman, tmp_path):
+    made = image(tmp_path, salt="of its own", compression=("gzip",))
+    podman.script(f"podman pull -q {made.reference}\npodman tag {made.config_digest[7:]} example.test/one:1\n"
+                  f"chmod -R a+rX {podman.home}")
+    pulled = pull(tmp_path, f"{podman.home}/graph", "example.test/one:1")
+    check_whole(tmp_path, pulled, made)
+    assert in_graph(podman) == set(pulled.layers)
+
+
+@pytest.mark.root
+def test_layers_that_podman_has_in_an_additional_store_are_found_there(podman, tmp_path, monkeypatch):
+    """podman pulled what was new only; and an image that is in the additional store alone is found, too."""
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", f"{podman.home}/storage.conf")
+    with layerstore.open(tmp_path / "store") as store:
+        below = store.pull("containers-storage:below:1")   # before podman made anything in its own
+        made = grown(tmp_path)
+        podman.script(f"podman pull -q {made.reference}\npodman tag {made.config_digest[7:]} one:1")
+        pulled = store.pull("containers-storage:one:1")
+    assert pulled.layers[:2] == below.layers and in_graph(podman) == {pulled.layers[2]}
+    check_whole(tmp_path, pulled, made)
+    with pytest.raises(errors.SourceError, match=f"layer {pulled.layers[1]}.* is not in {podman.home}/graph$") as caught:
+        pull(tmp_path, f"{podman.home}/graph")
+    assert "additional store" in caught.value.hint
+
+
+def grown(tmp_path):
+    """What ``image`` makes of two layers, and one more."""
+    specs = [{f"layer{n}": f"{n}".encode(), "shared/file": f"from {n}".encode()} for n in range(2)]
+    specs[1]["layer0"] = im.Whiteout()
+    made = im.Image([im.Layer(spec, compression="gzip") for spec in [*specs, {"more": b"!"}]])
+    return made.write_oci(tmp_path / "grown", tag="latest")
+
+
+def check_whole(tmp_path, pulled, made):
+    assert (pulled.manifest_digest, pulled.config_digest) == (made.manifest_digest, made.config_digest)
+    with layerstore.open(tmp_path / "store") as store:
+        assert tuple(store.layer(each).diff_id for each in pulled.layers) == made.diff_ids
+
+
+def in_graph(podman):
+    return {each["id"] for each in json.loads((podman.home / "graph/overlay-layers/layers.json").read_text())}
+
+
+def killed_pull(podman, made, path):
+    """A pull of podman's that dies when it is about to give *path* its name, in the graph."""
+    podman.script(f"! strace -f -qq -o /dev/null -P {podman.home}/graph/{path} -e trace=renameat -e inject=renameat:signal=KILL "
+                  f"podman pull -q {made.reference}")
+
+
+@pytest.mark.root
+def test_what_a_killed_pull_of_podmans_has_left_incomplete_is_no_image_and_comes_when_it_is_pulled_again(podman, tmp_path):
+    made = image(tmp_path, salt="killed", compression=("gzip",))
+    with layerstore.open(tmp_path / "other") as store:
+        layers = store.pull(made.reference).layers
+    killed_pull(podman, made, f"overlay-layers/{layers[1]}.tar-split.gz")
+    records = json.loads((podman.home / "graph/overlay-layers/layers.json").read_text())
+    assert [(each["id"], each.get("flags")) for each in records] == [(layers[0], None), (layers[1], {"incomplete": True})]
+    graph, image_id = podman.home / "graph", made.config_digest[7:]
+    with pytest.raises(errors.SourceError):
+        pull(tmp_path, graph, image_id)
+    podman.script(f"podman pull -q {made.reference}")
+    check_whole(tmp_path, pull(tmp_path, graph, image_id), made)
+
+
+@pytest.mark.root
+def test_an_image_of_which_a_killed_pull_of_podmans_wrote_the_record_only_is_refused(podman, tmp_path):
+    made = image(tmp_path, salt="killed", compression=("gzip",))
+    image_id = made.config_digest[7:]
+    killed_pull(podman, made, f"overlay-images/{image_id}/{big_data_file(made.config_digest)}")
+    assert (podman.home / "graph/overlay-images/images.json").exists()
+    with pytest.raises(errors.SourceError, match=f"the image {image_id} .* its pull was interrupted"):
+        pull(tmp_path, f"{podman.home}/graph", image_id)
+    with layerstore.open(tmp_path / "store") as store:
+        assert store.images() == [] and store.layers() == []
+
+
+@pytest.mark.root
+def test_an_image_of_a_rootless_podmans_is_pulled_in_its_namespace_and_elsewhere_refused_by_what_cannot_be_read(home):
+    specs = [{"d": im.Dir(), "d/secret": im.File(data=b"!", mode=0o600, uid=33, gid=34), "gone": b"1"}, {"gone": im.Whiteout()}]
+    (home / "view").mkdir()
+    os.chown(home / "view", namespaces.USER, namespaces.GROUP)
+    with Podman(home / "podman", home / "view", rootless=True) as podman:
+        layers = [im.Layer(spec, compression="gzip") for spec in specs]
+        made = im.Image(layers).write_oci(podman.home / "image", tag="latest")
+        podman.script(f"podman pull -q oci:image:latest\npodman tag {made.config_digest[7:]} one:1")
+        reference = f"containers-storage:[overlay@{podman.home}/graph]one:1"
+
+        def inside():
+            os.environ.update(_CONTAINERS_ROOTLESS_UID=str(namespaces.USER), CONTAINERS_STORAGE_CONF=f"{podman.home}/storage.conf")
+            with layerstore.open(home / "store") as store:
+                named, default = store.pull(reference), store.pull("containers-storage:one:1")
+                assert named.id == default.id and named.manifest_digest == made.manifest_digest
+                assert tuple(store.layer(each).diff_id for each in named.layers) == made.diff_ids
+                assert store.check(content=True).sound
+
+        def outside():
+            with layerstore.open(home / "other") as store:
+                with pytest.raises(errors.SourceError, match="secret") as caught:
+                    store.pull(reference)
+                assert "podman unshare" in caught.value.hint and store.layers() == []
+
+        namespaces.in_namespace(inside, namespaces.FULL)
+        namespaces.as_user(outside)

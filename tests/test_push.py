@@ -262,19 +262,20 @@ def call(*command):
     return done.stdout
 
 
-@pytest.mark.parametrize("compression", ["as-it-came", "zstd:chunked"])
+@pytest.mark.parametrize("compression", ["as-it-came", "gzip", "zstd", "zstd:chunked"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_skopeo_inspects_and_copies_what_was_pushed(store, pulled, tmp_path, target, compression):
     target = target.format(tmp_path)
-    store.push("one:1", target, compression=compression if not target.startswith("docker") else "none")
+    store.push("one:1", target, compression=compression)   # of a Docker archive the layers are plain tars, whatever is said
     assert call("skopeo", "inspect", "--config", "--raw", target).encode() == pulled.config
     call("skopeo", "copy", "--insecure-policy", "-q", target, f"oci:{tmp_path}/copied:x")
     assert elsewhere(tmp_path, f"oci:{tmp_path}/copied:x")[1] == list(pulled.diff_ids)
 
 
 @pytest.mark.root
-def test_umoci_unpacks_what_was_pushed_to_what_we_extract(store, pulled, tmp_path):
-    store.push("one:1", f"oci:{tmp_path}/out:x", compression="gzip")   # umoci 0.4 knows no zstd
+@pytest.mark.parametrize("compression", ["none", "gzip"])   # umoci 0.4 knows no zstd
+def test_umoci_unpacks_what_was_pushed_to_what_we_extract(store, pulled, tmp_path, compression):
+    store.push("one:1", f"oci:{tmp_path}/out:x", compression=compression)
     call("umoci", "unpack", "--image", f"{tmp_path}/out:x", f"{tmp_path}/bundle")
     store.extract("one:1", tmp_path / "extracted")
     differences = treediff.differences(tmp_path / "bundle/rootfs", tmp_path / "extracted")
@@ -290,6 +291,26 @@ def test_a_docker_archive_has_the_tars_the_config_and_the_name(store, pulled, tm
         assert archive.extractfile(listed["Config"]).read() == pulled.config
         tars = [archive.extractfile(name).read() for name in listed["Layers"]]
     assert tuple("sha256:" + hashlib.sha256(tar).hexdigest() for tar in tars) == pulled.diff_ids
+
+
+@pytest.mark.parametrize(("name", "written"), [
+    ("foo", "foo:latest"), ("foo:1", "foo:1"), ("localhost/foo", "localhost/foo:latest"),
+    ("example.test:5000/a/foo", "example.test:5000/a/foo:latest"),
+])
+def test_a_docker_archive_has_a_whole_name_and_is_found_by_what_it_was_told(store, pulled, tmp_path, name, written):
+    target = f"docker-archive:{tmp_path}/out.tar:{name}"
+    store.push("one:1", target)
+    with tarfile.open(tmp_path / "out.tar") as archive:
+        (listed,) = json.load(archive.extractfile("manifest.json"))
+    assert listed["RepoTags"] == [written]
+    assert elsewhere(tmp_path, target)[0].id == store.images()[0].id
+
+
+@pytest.mark.parametrize("name", ["Foo:1", "foo:", "@0", "a:b:c", "foo@sha256:" + "0" * 64])
+def test_a_name_for_which_others_would_refuse_the_archive_is_refused(store, pulled, tmp_path, name):
+    with pytest.raises(errors.InvalidArgumentError):
+        store.push("one:1", f"docker-archive:{tmp_path}/out.tar:{name}")
+    assert not (tmp_path / "out.tar").exists()
 
 
 # -- blobs that were kept ----------------------------------------------------------------------------------------

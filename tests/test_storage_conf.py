@@ -88,7 +88,8 @@ def test_what_a_file_has_in_places_where_nothing_of_the_kind_belongs_is_passed_o
 
 
 def test_a_pull_that_names_no_store_says_which_it_looked_at(machine, tmp_path):
-    machine(etc=conf(graphroot=tmp_path / "none"))
+    machine(uid=os.geteuid(), named=conf(graphroot=tmp_path / "none"),
+            environment=[("CONTAINERS_STORAGE_CONF", str(tmp_path / "named"))])
     with layerstore.open(tmp_path / "store") as store, pytest.raises(
             errors.SourceError, match=f"{tmp_path}/none/overlay-images/images.json is missing") as caught:
         store.pull("containers-storage:demo:1")

@@ -157,9 +157,14 @@ class PodmanStore:
 
     def _big_data(self, root: str, image_id: str, key: str, limits: Limits, *, otherwise: str | None = None) -> bytes:
         path = f"{root}/overlay-images/{image_id}/{big_data_file(key)}"
-        if otherwise is not None and not os.path.exists(path):
+        if os.path.exists(path):
+            return _read(path, limits.max_manifest_json)
+        if otherwise is not None:
             return self._big_data(root, image_id, otherwise, limits)
-        return _read(path, limits.max_manifest_json)
+        raise SourceError(
+            f"the image {self.name} in {root} lacks {key!r}: its pull was interrupted, or it is damaged ({path})",
+            hint="pull it again, from where it came",
+        )
 
 
 def _layer(root: str, layer: dict[str, Any]) -> LayerSource:

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layerstore.chunked.annotations import OF_A_BLOB
-from layerstore.errors import SourceError
+from layerstore.errors import InvalidArgumentError, SourceError
+from layerstore.formats.containers_storage.names import image_names
 from layerstore.model import Descriptor
 
-__all__ = ["LAYOUT", "OCI_MANIFEST", "docker_list", "index_with", "layer_type", "manifest_over"]
+__all__ = ["LAYOUT", "OCI_MANIFEST", "docker_list", "index_with", "layer_type", "manifest_over", "repo_tag"]
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -82,6 +83,19 @@ def index_with(index: bytes | None, manifest: bytes, media_type: str, tag: str |
 def _notes(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     notes: Mapping[str, Any] = entry.get("annotations") or {}
     return notes
+
+
+def repo_tag(name: str) -> str:
+    """What a Docker archive is to call an image: *name*, ``:latest`` if without a tag. InvalidArgumentError if it is none.
+
+    podman and Docker refuse the whole archive for a name without a tag, or one that they cannot take.
+    """
+    called = image_names([name]).get(name)
+    if called is None:
+        raise InvalidArgumentError(
+            f"{name!r} is no name for an image in a Docker archive", hint="write [HOST/]PATH[:TAG], in lower case",
+        )
+    return called if name.startswith("localhost/") else called.removeprefix("localhost/")
 
 
 def docker_list(config_name: str, tag: str | None, layers: Sequence[str]) -> bytes:

@@ -26,6 +26,7 @@ from layerstore.sources.registry.names import PREFIX
 from layerstore.targets import Outgoing, OutgoingLayer, Target
 from layerstore.targets.archives import DockerArchiveTarget, OciArchiveTarget
 from layerstore.targets.layout import LayoutTarget
+from layerstore.targets.manifests import repo_tag
 from layerstore.verbs import export
 
 __all__ = ["COMPRESSIONS", "PushReport", "push"]
@@ -91,8 +92,9 @@ def _target(text: str, registry: RegistryOptions) -> tuple[Target, str | None]:
     where = parse_reference(text)
     if where.kind == "oci":
         return LayoutTarget(where.path), where.tag
-    archive = OciArchiveTarget if where.kind == "oci-archive" else DockerArchiveTarget
-    return archive(where.path), where.tag
+    if where.kind == "oci-archive":
+        return OciArchiveTarget(where.path), where.tag
+    return DockerArchiveTarget(where.path), None if where.tag is None else repo_tag(where.tag)
 
 
 def _outgoing(
