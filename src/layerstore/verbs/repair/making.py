@@ -27,9 +27,10 @@ from layerstore.trees.wear import wear
 from layerstore.verbs.repair.plan import Do, Known, Step
 from layerstore.verbs.repair.supply import Supply
 
-__all__ = ["MAKES", "carry_out"]
+__all__ = ["CHANGES", "MAKES", "carry_out"]
 
 MAKES = frozenset({Do.RESTORE, Do.MAKE, Do.LINK, Do.REWRITE, Do.COPY})
+CHANGES = MAKES | {Do.TAKE_OUT, Do.WEAR}
 _DIFF = b"diff/"
 
 
@@ -131,7 +132,7 @@ class _Making:
             raise _CannotError from error
 
     def _restore(self, own: int, name: str, digest: bytes) -> None:
-        for pieces in self._supply.contents(digest, self._known.entries or {}):
+        for pieces in self._supply.contents(digest):
             try:
                 if self._write(own, name, pieces()) == digest:
                     return
