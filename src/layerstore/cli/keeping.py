@@ -89,12 +89,13 @@ def _summary(report: Any) -> str:
 @click.option("--layer", "only", multiple=True, metavar="ID", help="Only this layer, by its ID in full, or a name.")
 @click.option("--dry-run", is_flag=True, help="Show the plan; change nothing, fetch nothing.")
 @click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for readers of a damaged layer.")
+@click.option("--set-aside", is_flag=True, help="Of what nobody owns, what has the side file of a layer, too.")
 @registry_options
 @json_option
 @click.pass_context
 def repair(
     context: click.Context, source: str | None, depth: str, only: tuple[str, ...], dry_run: bool, wait: float,
-    registry: Any, as_json: bool,
+    set_aside: bool, registry: Any, as_json: bool,
 ) -> None:
     """Put damage right from the nearest good copy, in other layers or SOURCE; quarantine what cannot be. Deletes nothing.
 
@@ -106,7 +107,7 @@ def repair(
     with settings.open(write=not dry_run) as store:
         report = store.repair(
             depth=depth, layers=[store.resolve(each)[1] for each in only], source=source, wait=wait, dry_run=dry_run,
-            options=PullOptions(registry=registry),
+            options=PullOptions(registry=registry), set_aside=set_aside,
         )
     if as_json:
         output.as_json({"clean": report.clean, **dataclasses.asdict(report)})

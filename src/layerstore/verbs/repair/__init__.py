@@ -4,7 +4,8 @@
     making    the steps, carried out in ``mending``'s order            places    it in this store
     relook    the look under the lock                                  remounts  who shows what was changed
     promises  what an image's side file is made of                     rest      those, and what nobody owns
-    whole     a tree that is gone, from its source                     this module   one layer after the other
+    whole     a tree that is gone, from its source                     report    what is asked, and what is said
+    this module   one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,62 +30,17 @@ from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
 from layerstore.verbs.check import Depth, Finding, layers
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
-from layerstore.verbs.pull_layers import PullOptions
 from layerstore.verbs.repair import making, relook, remounts, whole
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
+from layerstore.verbs.repair.report import RepairOptions, RepairReport, options
 from layerstore.verbs.repair.rest import Done, rest
 from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of
 
-__all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
+__all__ = ["Do", "RepairOptions", "RepairReport", "Step", "options", "repair"]
 
 _ROUNDS = 5                              # a manifest that is restored shows what else is wrong
 _NOT_HERE = (Do.QUARANTINE, Do.LEAVE, Do.PUT_BACK)   # what is not carried out on the paths of a tree
 _READ = "run it in the namespace that made the store, or as root"
-
-
-@dataclass(frozen=True, slots=True)
-class RepairOptions:
-    """How to repair. ``layers``: only these IDs (empty: all). ``source``: a reference, as for a pull, that has good copies.
-
-    ``depth``: how closely damage is looked for. ``wait``: seconds for readers that hold a layer; then it is left.
-    """
-
-    depth: Depth = Depth.CONTENT
-    layers: tuple[str, ...] = ()
-    source: str | None = None
-    pull: PullOptions = field(default_factory=PullOptions)
-    wait: float = 10.0
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RepairReport:
-    """What was done (``dry_run``: would be). IDs of layers and images, but for ``steps``.
-
-    ``mended``: whole again. ``quarantined``: kept, not served, with what is left of the damage. ``busy``: readers held
-    them; nothing was changed. ``failed``: ID → why (the disk is full, the source cannot be reached …); what it was it is,
-    nothing is lost, try again. ``remount``: where something of a layer whose tree was changed is mounted, by this store or
-    by whomever (``/proc/<pid>/root/…``: in another mount namespace, as far as it may be looked at): unmount, and mount
-    again. ``views``: the leases of views that show such a layer. ``evidence``: where what was replaced is kept.
-    ``fetched``: bytes that came from a registry. ``refused``: ID → why what the source gives for it is not its content.
-    """
-
-    steps: tuple[Step, ...]
-    mended: tuple[str, ...] = ()
-    quarantined: tuple[str, ...] = ()
-    busy: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    remount: tuple[str, ...] = ()
-    evidence: tuple[str, ...] = ()
-    dry_run: bool = False
-    fetched: int = 0
-    refused: dict[str, str] = field(default_factory=dict)
-    views: tuple[str, ...] = ()
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing is left that is damaged."""
-        return not (self.quarantined or self.busy or self.failed or any(step.do is Do.LEAVE for step in self.steps))
 
 
 def repair(handle: Handle, options: RepairOptions) -> RepairReport:
@@ -102,7 +58,7 @@ def repair(handle: Handle, options: RepairOptions) -> RepairReport:
         for each in run.every():
             run.layer(each)
         if not options.layers:
-            rest(handle, source, run.done, dry_run=options.dry_run)
+            rest(handle, source, run.done, options)
         return run.report()
 
 
