@@ -29,8 +29,8 @@ VERBS: dict[str, tuple[str, ...]] = {   # what a user does: the workloads, scena
     "apply one layer, a batch, a duplicate": (
         "apply", "apply-big", "duplicate", "batch", "same-id", "put", "both", "press-on", "everything", "delete-parent"),
     "pull an image": ("pull", "pull-parallel", "pulls", "pair", "delete-pull", "everything", "hurried"),
-    "pull on where it broke off": ("resume", "resume-gc", "resume-twice"),
-    "take content that is there": ("take", "take-delete"),
+    "pull on where it broke off": ("resume", "resume-gc", "resume-twice", "partial"),
+    "take content that is there": ("take", "take-delete", "partial", "partial-delete"),
     "delete layers and images": (
         "delete", "image-delete", "rm", "drop", "delete-parent", "delete-pull", "open-delete", "repair-delete",
         "everything"),

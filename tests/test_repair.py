@@ -406,7 +406,7 @@ def test_a_quarantined_layer_is_served_to_who_asks_for_it_and_its_image_says_so(
         assert len(paths) == 2
 
 
-@pytest.mark.parametrize("content", [b"1", b"content" * 2000], ids=["too small for an index", "the index is damaged"])
+@pytest.mark.parametrize("content", [b"1", b"content" * 2000], ids=["of one byte", "of many"])
 def test_what_no_index_has_is_found_in_another_layer_by_its_manifest(store, content):
     layer = add(store, {"file": content, "twice": content})
     spare = add(store, {"elsewhere": content})

@@ -425,7 +425,7 @@ class Store:
 
     @contextmanager
     def tar_split(self, layer_id: str) -> Iterator[Iterator[bytes]]:
-        """A layer's tar-split as JSON lines, as the Go tools (vbatts/tar-split) read it; used as ``diff``."""
+        """A layer's tar-split as JSON lines, as the Go tools (vbatts/tar-split) read it; used, and fails, as ``diff``."""
         with export.go_tar_split(self._handle, layer_id) as chunks:
             yield chunks
 

@@ -335,6 +335,19 @@ def make_public_dir(dir_fd: int, name: str, *, point: str) -> None:
         os.chmod(name, 0o755, dir_fd=dir_fd)  # noqa: S103 - that is its purpose
 
 
+def put_public_file(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:
+    """Put *pieces* at *name* by way of ``.<name>.new``, synced, and rename: where the name is, all of it is."""
+    aside = f".{name}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with faults.point(f"{point}.write"), Descriptor(aside, flags, dir_fd=dir_fd) as fd:
+        os.fchmod(fd, 0o644)
+        for piece in pieces:
+            write_all(fd, piece)
+        _sync(fd)
+    with faults.point(f"{point}.rename"):
+        os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
 def turn_link(dir_fd: int, name: str, target: str, *, point: str) -> None:
     """Let the link *name* lead to *target*, by way of ``.<name>.new`` and rename: the old target or the new one."""
     aside = f".{name}.new"

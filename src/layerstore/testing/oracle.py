@@ -131,7 +131,7 @@ def _look(
     findings = store.check(content=content, workers=1).findings
     found = [f"{f.code} {f.subject}: {f.message}" for f in findings if not _is_told_of(f, allowed)]
     damaged = {f.subject for f in findings if _is_told_of(f, allowed)}
-    found += _strangers(store)
+    found += _strangers(store, allowed)
     layers = {each.id: each for each in store.layers()}
     for each in layers.values():
         if each.parent is not None and each.parent not in layers:
@@ -168,22 +168,25 @@ def served(store: Store) -> dict[str, Value]:
 
 def damages(store: Store, *, content: bool) -> dict[str, Value]:
     """What is damaged, in a ledger's words."""
-    return {_subject(each): "bad" for each in store.check(content=content, workers=1).findings if _is_of_a_tree(each)}
+    return {_subject(each): "bad" for each in store.check(content=content, workers=1).findings if _is_damage(each)}
 
 
 def _subject(finding: Finding) -> str:
     return f"damage:{finding.subject}/{finding.path}"
 
 
-def _is_of_a_tree(finding: Finding) -> bool:
-    return finding.code.startswith(("path-", "manifest-", "tar-split-", "kept-", "side-file-"))
+def _is_damage(finding: Finding) -> bool:
+    """Whether it is of what lies on the disk: what somebody may have damaged, and a repair put right."""
+    return finding.code.startswith((
+        "path-", "manifest-", "tar-split-", "kept-", "side-file-", "txid-", "part-missing", "image-", "ownerless",
+    ))
 
 
 def _is_told_of(finding: Finding, expect: Expectation) -> bool:
     """Whether the ledger allows for it: somebody damaged it on purpose, or it may be quarantined for that by now."""
     if finding.code == "layer-quarantined":
         return "quarantined" in expect.value(f"layer:{finding.subject}")
-    return _is_of_a_tree(finding) and "bad" in expect.value(_subject(finding))
+    return _is_damage(finding) and "bad" in expect.value(_subject(finding))
 
 
 def compare(facts: Mapping[str, Value], expect: Expectation) -> list[str]:
@@ -206,8 +209,8 @@ def _happened(facts: Mapping[str, Value], expect: Expectation) -> bool | None:
     return all(facts.get(s) == v for s, v in asked) if asked else None
 
 
-def _strangers(store: Store) -> list[str]:
-    """What lies in the store's directories without a row."""
+def _strangers(store: Store, allowed: Expectation) -> list[str]:
+    """What lies in the store's directories without a row, and was not put there on purpose."""
     with store._handle.read() as view:  # noqa: SLF001
         rows = dict(view.scan("layers"))
         images = {key for key, _ in view.scan("images")}
@@ -224,7 +227,8 @@ def _strangers(store: Store) -> list[str]:
     ]
     for directory, known in expected.items():
         there = set(os.listdir(os.path.join(store.root, directory)))
-        found += [f"{directory}/{name} is there, and no row knows it" for name in sorted(there - known)]
+        found += [f"{directory}/{name} is there, and no row knows it" for name in sorted(there - known)
+                  if "bad" not in allowed.value(f"damage:{directory}/{name}/")]
         if directory in ("layers", "staging"):
             found += [f"{directory}/{name} has a row, and is not there" for name in sorted(known - there)]
     return found

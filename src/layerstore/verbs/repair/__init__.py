@@ -296,7 +296,9 @@ class _Run:
         )
 
     def _take_back(self, layer: Layer) -> None:
-        """What was begun is ended as recovery would; if it cannot be, recovery does."""
+        """What was begun is ended as recovery would; if it cannot be, or a sync failed, recovery does."""
+        if self._handle.poison is not None:
+            return                       # to end it takes a sync, and none is tried a second time
         try:
             row = self._row(layer)
             if row is not None and "repair" in row:
