@@ -466,7 +466,7 @@ def opened(monkeypatch):
     return counted
 
 
-MANY = {f"d{n % 16}/{n:04}": (b"%04d" % (n % 1200)) * (8 if n % 3 else 20) for n in range(2_000)}
+MANY = {f"d{n % 16}/{n:04}": (b"%04d" % (n % 600)) * (8 if n % 3 else 20) for n in range(1_000)}
 
 
 @pytest.mark.parametrize("from_source", [False, True], ids=["another layer", "the source"])
