@@ -466,7 +466,7 @@ def opened(monkeypatch):
     return counted
 
 
-MANY = {f"d{n % 16}/{n:04}": (b"%04d" % (n % 1200)) * (8 if n % 3 else 20) for n in range(2_000)}
+MANY = {f"d{n % 16}/{n:04}": (b"%04d" % (n % 600)) * (8 if n % 3 else 20) for n in range(1_000)}
 
 
 @pytest.mark.parametrize("from_source", [False, True], ids=["another layer", "the source"])
@@ -570,3 +570,32 @@ def test_a_repair_hashes_by_as_many_workers_and_as_fast_as_it_is_told(root, monk
             store.repair(workers=0)
     done = CliRunner().invoke(cli, ["--root", root, "repair", "--workers", "3", "--rate", "1000"])
     assert (done.exit_code, rates, len(threads)) == (0, [1e9], 3), done.output
+
+
+def test_what_a_restored_manifest_tells_is_looked_at_without_the_lock(store, tmp_path, monkeypatch):
+    from layerstore.system import flock
+
+    files = {f"file{n}": b"%d" % n * 90 for n in range(9)}
+    made = imagemaker.Image([imagemaker.Layer(files)]).write_oci(tmp_path / "image")
+    bad = store.layer(store.pull(made.reference).layers[0])
+    flip(tree(store, bad, "manifest"), at=30)
+    flip(tree(store, bad, "diff", "file3"))
+    held, under = [], Counter()
+    real, lock, close = os.open, flock.lock_tree, flock.TreeLock.close
+
+    def locking(*args, **options):
+        made = lock(*args, **options)
+        held.extend([made] * (options.get("point") == "repair.lock"))
+        return made
+
+    def counting(path, *args, **options):
+        under[os.fsdecode(path)] += len(held)
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(flock, "lock_tree", locking)
+    monkeypatch.setattr(flock.TreeLock, "close", lambda self: (held.remove(self) if self in held else None, close(self))[1])
+    monkeypatch.setattr(os, "open", counting)
+    assert store.repair(source=made.reference).mended == (bad.id,)
+    assert {name for name in files if under[name]} == {"file3"}
+    monkeypatch.undo()
+    assert store.check(content=True).sound

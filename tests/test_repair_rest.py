@@ -4,9 +4,13 @@ import os
 import shutil
 
 import pytest
+from click.testing import CliRunner
 
 import layerstore
+from layerstore import errors
+from layerstore.cli.commands import cli
 from layerstore.testing import violations
+from layerstore.verbs.repair.plan import Do
 from storekit import add, failing_at, image, killed_at, observed
 from test_check import flip
 
@@ -108,3 +112,58 @@ def test_a_tree_that_is_set_aside_is_so_on_disk_when_the_repair_returns(root):
         os.mkdir(os.path.join(root, "layers", "stray"))
         store.repair()
     assert in_order(passed, "recover.set-aside", "repair.aside.sync")
+
+
+def older_database(root):
+    """A store whose database is older than one of its layers; the layer."""
+    data, spare = os.path.join(root, "journal", "data.mdb"), os.path.join(root, "journal", "spare")
+    with layerstore.open(root) as store:
+        add(store, {"first": b"1"})
+    shutil.copy(data, spare)
+    with layerstore.open(root) as store:
+        layer = add(store, {"second": b"2"})
+    os.rename(spare, data)
+    return layer
+
+
+def test_a_tree_with_the_side_file_of_a_layer_is_left_for_a_rebuild(root):
+    layer = older_database(root)
+    report = repair(root)
+    assert ([step.do for step in report.steps], report.clean, report.evidence) == ([Do.LEAVE], False, ())
+    assert "rebuild --force" in report.steps[0].source
+    layerstore.rebuild(root, force=True)
+    with layerstore.open(root) as store:
+        assert store.layer(layer.id).state == "committed"
+        assert store.check(content=True).sound
+
+
+def test_it_is_set_aside_for_who_asks_for_it(root):
+    layer = older_database(root)
+    assert repair(root, set_aside=True).evidence == (f"quarantine/layers-{layer.id}-0",)
+    with layerstore.open(root) as store:
+        assert store.check().sound
+
+
+@pytest.mark.parametrize("damage", [
+    lambda own: flip(os.path.join(own, "layer"), at=20), lambda own: os.unlink(os.path.join(own, "txid")),
+    lambda own: os.rename(own, os.path.join(os.path.dirname(own), "another")),
+], ids=["a torn side file", "no txid", "another place"])
+def test_a_tree_of_which_no_rebuild_would_make_a_layer_is_set_aside(root, damage):
+    layer = older_database(root)
+    damage(os.path.join(root, "layers", layer.id))
+    report = repair(root)
+    assert ([step.do for step in report.steps], report.clean) == ([Do.SET_ASIDE], True)
+
+
+def test_the_command_leaves_it_and_sets_it_aside_if_asked(root):
+    older_database(root)
+    run = CliRunner()
+    done = run.invoke(cli, ["--root", root, "repair"])
+    assert (done.exit_code, "rebuild --force" in done.output) == (3, True)
+    assert run.invoke(cli, ["--root", root, "repair", "--set-aside"]).exit_code == 0
+
+
+@pytest.mark.parametrize("wrong", [{"depth": "deep"}, {"wait": -1.0}, {"wait": float("nan")}])
+def test_options_that_cannot_be_right_are_refused_before_anything_is_done(root, wrong):
+    with layerstore.open(root) as store, pytest.raises(errors.InvalidArgumentError):
+        store.repair(**wrong)

@@ -627,8 +627,8 @@ class Store:
     @as_verb
     def repair(
         self, *, depth: str = "content", layers: Sequence[str] = (), source: str | None = None,
-        options: PullOptions | None = None, wait: float = 10.0, dry_run: bool = False, workers: int | None = None,
-        rate: float | None = None,
+        options: PullOptions | None = None, wait: float = 10.0, dry_run: bool = False, set_aside: bool = False,
+        workers: int | None = None, rate: float | None = None,
     ) -> repair.RepairReport:
         """Put right what a check finds, from the nearest good copy; quarantine what cannot be. Nothing is deleted.
 
@@ -639,6 +639,8 @@ class Store:
             options: how to fetch from it.
             wait: seconds for readers that hold a damaged layer; then it is left (``RepairReport.busy``).
             dry_run: only plan: ``RepairReport.steps``. Nothing is changed, nor fetched.
+            set_aside: set trees that nobody owns aside even if they have the whole side file of a layer, as they have after
+                an older copy of the database was put back: then a rebuild takes them for layers again, and comes first.
             workers: threads that hash; None: one a CPU, at most 8.
             rate: bytes of content read in a second, at most, while damage is looked for.
 
@@ -647,16 +649,17 @@ class Store:
             overlayfs.
 
         Raises:
-            LayerstoreError: UnknownLayerError; SourceError and its kin; NoSpaceError; OutcomeUnknownError.
+            LayerstoreError: InvalidArgumentError; UnknownLayerError; SourceError and its kin; NoSpaceError;
+                OutcomeUnknownError.
 
         Durability: each layer's repair is in the journal before its first effect, and on disk when this returns. A crash
         leaves every path as it was or good; the next open ends what was begun.
 
         """
         self._handle.check_usable()
-        return repair.repair(self._handle, repair.RepairOptions(
-            depth=check.Depth(depth), layers=tuple(layers), source=source, pull=options or pull.PullOptions(), wait=wait,
-            dry_run=dry_run, workers=workers, rate=rate,
+        return repair.repair(self._handle, repair.options(
+            depth, layers=layers, source=source, pull=options or pull.PullOptions(), wait=wait, dry_run=dry_run,
+            set_aside=set_aside, workers=workers, rate=rate,
         ))
 
     @as_verb

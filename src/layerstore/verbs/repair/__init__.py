@@ -1,10 +1,10 @@
 """Repair: what ``check`` finds is put right from the nearest good copy; what cannot be is quarantined. Nothing is deleted.
 
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
-    making    the steps, carried out in ``mending``'s order            places    it in this store, for all digests at once
-    relook    what is looked at under the lock                         listed    it by the manifests of other layers
-    whole     a tree that is gone, from its source                     promises  what an image's side file is made of
-    remounts  who is to mount again                                    rest      those, and what nobody owns
+    making    the steps, carried out in ``mending``'s order            places    it in this store
+    relook    the look under the lock                                  remounts  who shows what was changed
+    promises  what an image's side file is made of                     rest      those, and what nobody owns
+    whole     a tree that is gone, from its source                     report    what is asked, and what is said
     this module   one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
@@ -16,11 +16,11 @@ import os
 import time
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from layerstore.errors import BusyError, HostError, InvalidArgumentError, LayerstoreError, PrivilegeError
+from layerstore.errors import BusyError, HostError, LayerstoreError, PrivilegeError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Layer
@@ -31,69 +31,17 @@ from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
 from layerstore.verbs.check import Depth, Finding, layers
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
-from layerstore.verbs.pull_layers import PullOptions
 from layerstore.verbs.repair import making, relook, remounts, whole
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
+from layerstore.verbs.repair.report import RepairOptions, RepairReport, options
 from layerstore.verbs.repair.rest import Done, rest
-from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of, parts_of
+from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of
 
-__all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
+__all__ = ["Do", "RepairOptions", "RepairReport", "Step", "options", "repair"]
 
 _ROUNDS = 5                              # a manifest that is restored shows what else is wrong
 _NOT_HERE = (Do.QUARANTINE, Do.LEAVE, Do.PUT_BACK)   # what is not carried out on the paths of a tree
 _READ = "run it in the namespace that made the store, or as root"
-
-
-@dataclass(frozen=True, slots=True)
-class RepairOptions:
-    """How to repair. ``layers``: only these IDs (empty: all). ``source``: a reference, as for a pull, that has good copies.
-
-    ``depth``: how closely damage is looked for. ``wait``: seconds for readers that hold a layer; then it is left.
-    ``workers``, ``rate``: as for a check (``CheckOptions``); the rate is for looking, and not for what is restored.
-    """
-
-    depth: Depth = Depth.CONTENT
-    layers: tuple[str, ...] = ()
-    source: str | None = None
-    pull: PullOptions = field(default_factory=PullOptions)
-    wait: float = 10.0
-    dry_run: bool = False
-    workers: int | None = None
-    rate: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.workers is not None and self.workers < 1) or (self.rate is not None and not self.rate > 0):
-            raise InvalidArgumentError("workers are 1 or more, a rate is more than 0 bytes a second")
-
-
-@dataclass(frozen=True, slots=True)
-class RepairReport:
-    """What was done (``dry_run``: would be). IDs of layers and images, but for ``steps``.
-
-    ``mended``: whole again. ``quarantined``: kept, not served, with what is left of the damage. ``busy``: readers held
-    them; nothing was changed. ``failed``: ID → why (the disk is full, the source cannot be reached …); what it was it is,
-    nothing is lost, try again. ``remount``: where something of a layer whose tree was changed is mounted, by this store or
-    by whomever (``/proc/<pid>/root/…``: in another mount namespace, as far as it may be looked at): unmount, and mount
-    again. ``views``: the leases of views that show such a layer. ``evidence``: where what was replaced is kept.
-    ``fetched``: bytes that came from a registry. ``refused``: ID → why what the source gives for it is not its content.
-    """
-
-    steps: tuple[Step, ...]
-    mended: tuple[str, ...] = ()
-    quarantined: tuple[str, ...] = ()
-    busy: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    remount: tuple[str, ...] = ()
-    evidence: tuple[str, ...] = ()
-    dry_run: bool = False
-    fetched: int = 0
-    refused: dict[str, str] = field(default_factory=dict)
-    views: tuple[str, ...] = ()
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing is left that is damaged."""
-        return not (self.quarantined or self.busy or self.failed or any(step.do is Do.LEAVE for step in self.steps))
 
 
 def repair(handle: Handle, options: RepairOptions) -> RepairReport:
@@ -110,7 +58,7 @@ def repair(handle: Handle, options: RepairOptions) -> RepairReport:
         run = _Run(handle, options, source, hashers)
         run.all_layers()
         if not options.layers:
-            rest(handle, source, run.done, dry_run=options.dry_run)
+            rest(handle, source, run.done, options)
         return run.report()
 
 
@@ -124,7 +72,7 @@ class _Run:
         self._failed: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._evidence: list[str] = []
-        self._since, self._done = time.perf_counter(), 0   # of the layer under way: since when, and how many steps
+        self._since, self._carried_out = time.perf_counter(), 0   # of the layer under way: since when, how many steps
         self._told: set[Step] = set()
         self._touched: set[str] = set()
         self._begun: set[str] = set()    # layers that were changed, and of which more had to be looked at
@@ -162,13 +110,12 @@ class _Run:
     def _layer(self, layer: Layer, look: layers.Look) -> None:
         """It was looked at without a lock; if there is anything, plan, and do it under the layer's own."""
         supply = Supply(self._handle, layer, self._source)
-        self._since, self._done = time.perf_counter(), 0
+        self._since, self._carried_out = time.perf_counter(), 0
         try:
             for _ in range(_ROUNDS):     # a manifest that is restored shows what else is wrong
                 if not self._once(layer, look, supply):
                     break
-                look = self._begun_look(layer)
-                layers.take_hashed(look, self._hashers)
+                look = self._look(layer)
             else:
                 self._busy.append(layer.id)   # others repair it all the time
         except NotFetchedError as error:   # no verdict: the layer stays what it is
@@ -181,6 +128,11 @@ class _Run:
             self._failed[layer.id] = str(host_error(error, "repairing a layer"))
         if self._source is not None and layer.diff_id in self._source.refused:
             self._refused[layer.id] = self._source.refused[layer.diff_id]
+
+    def _look(self, layer: Layer) -> layers.Look:
+        look = self._begun_look(layer)
+        layers.take_hashed(look, self._hashers)
+        return look
 
     def _begun_look(self, layer: Layer) -> layers.Look:
         """At the depth that was asked for; at everything of what is quarantined: only so it can be said to be whole."""
@@ -204,11 +156,25 @@ class _Run:
             return False
         if self._source is not None and any(step.source.startswith("source ") for step in steps):
             self._source.tree(layer)     # fetched before the lock is taken
-        put_back = self._put_back(layer, look, supply) if any(step.do is Do.PUT_BACK for step in steps) else None
-        return self._under_lock(layer, look, supply) if put_back is None else put_back
+        again = self._put_back(layer, supply) if any(step.do is Do.PUT_BACK for step in steps) else None
+        return self._under_lock(layer, look, supply) if again is None else again
 
-    def _put_back(self, layer: Layer, look: layers.Look, supply: Supply) -> bool | None:
-        """The whole tree, from its source; then it is looked at as any other. None: the source does not have it."""
+    def _planned(self, layer: Layer, look: layers.Look, supply: Supply) -> tuple[Step, ...]:
+        try:
+            with fs.open_dir(layer.id, self._handle.dirs["layers"]) as tree_fd:
+                return plan(look.findings, self._known(layer, tree_fd, look.findings, supply))
+        except OSError:
+            return plan(look.findings, Known(parts=supply.parts()))
+
+    def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding], supply: Supply) -> Known:
+        supply.at(tree_fd)
+        parts = any(not each.code.startswith("path-") for each in findings)
+        kept = kept_of(tree_fd, layer.tar_split_digest) if parts else {}
+        known = Known(supply.entries(), {}, supply.parts(), kept)
+        return replace(known, content=supply.locate(wanted(findings, known)))
+
+    def _put_back(self, layer: Layer, supply: Supply) -> bool | None:
+        """The whole tree, from its source; then as ``_under_lock``. None: the source does not have it, or it is there."""
         assert self._source is not None
         tree = self._source.give(layer, partial(whole.is_it, layer))
         if tree is None:
@@ -218,23 +184,9 @@ class _Run:
         with whole.put_back(self._handle, layer, tree, self._evidence) as tree_fd:
             if tree_fd is None:
                 return None
-            self._begun.add(layer.id)
-            self._done += 1
-            return self._go_on(layer, tree_fd, look, supply)
-
-    def _planned(self, layer: Layer, look: layers.Look, supply: Supply) -> tuple[Step, ...]:
-        try:
-            with fs.open_dir(layer.id, self._handle.dirs["layers"]) as tree_fd:
-                return plan(look.findings, self._known(layer, tree_fd, look.findings, supply))
-        except OSError:
-            return plan(look.findings, Known(parts=parts_of(self._source, layer)))
-
-    def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding], supply: Supply) -> Known:
-        supply.at(tree_fd)
-        parts = any(not each.code.startswith("path-") for each in findings)
-        kept = kept_of(tree_fd, layer.tar_split_digest) if parts else {}
-        known = Known(supply.entries(), {}, supply.parts(), kept)
-        return replace(known, content=supply.locate(wanted(findings, known)))
+            self._touched.add(layer.id)
+            self._carried_out += 1
+            return self._go_on(layer, tree_fd, self._look(layer), supply)
 
     def _under_lock(self, layer: Layer, look: layers.Look, supply: Supply) -> bool:
         try:
@@ -264,15 +216,15 @@ class _Run:
             row = view.get("layers", layer.txid)
         return row if row is not None and row["state"] in (State.COMMITTED, State.QUARANTINED) else None
 
-    def _rounds(self, layer: Layer, tree_fd: int, first: layers.Look, supply: Supply) -> layers.Look:
+    def _rounds(self, layer: Layer, tree_fd: int, whole: layers.Look, supply: Supply) -> layers.Look:
         """Look again, plan, do, until there is nothing left that can be done: what is left."""
         before: set[tuple[str, str]] = set()
         marked: set[bytes] = set()
         for _ in range(_ROUNDS):
-            look = relook.again(self._handle, first, marked, self._hashers)
+            look = relook.again(self._handle, whole, marked, self._hashers)
             findings = look.findings
             now = {(each.code, each.path) for each in findings}
-            if not findings or now == before or (relook.is_whole(look) and not relook.is_whole(first)):
+            if not findings or now == before or (relook.is_whole(look) and not relook.is_whole(whole)):
                 return look
             before = now
             known = self._known(layer, tree_fd, findings, supply)
@@ -283,23 +235,23 @@ class _Run:
             if not mending.mark(self._handle, layer.txid, marked):
                 break                    # it is being deleted
             self._touches(layer, steps)
-            self._done += len(steps)
+            self._carried_out += len(steps)
             aside = making.carry_out(self._handle, layer, tree_fd, steps, known, supply)
             if aside is not None:
                 self._evidence.append(aside)
-        return relook.again(self._handle, first, marked, self._hashers)
+        return relook.again(self._handle, whole, marked, self._hashers)
 
     def _touches(self, layer: Layer, steps: Collection[Step]) -> None:
         """Note a layer of which something changes that a mount of it shows."""
         if any(step.path == "diff" or step.path.startswith("diff/") for step in steps if step.do in making.CHANGES):
             self._touched.add(layer.id)
 
-    def _close(self, layer: Layer, first: layers.Look, last: layers.Look) -> bool:
-        """The last step: the mark goes, with what was found at last. Whether now more can be seen than at *first*."""
+    def _close(self, layer: Layer, whole: layers.Look, last: layers.Look) -> bool:
+        """The last step: the mark goes, with what was found at last. Whether now more can be seen than *whole* could."""
         now = self._row(layer)
         if now is None:
             return False
-        if relook.is_whole(last) and not relook.is_whole(first):
+        if relook.is_whole(last) and not relook.is_whole(whole):
             self._go_on_later(layer, now)
             return True
         if last.findings:
@@ -318,7 +270,7 @@ class _Run:
     def _tell_mended(self, layer: Layer) -> None:
         self._mended.append(layer.id)
         self._handle.observer.event(
-            "repaired", layer_id=layer.id, steps=self._done, seconds=time.perf_counter() - self._since,
+            "repaired", layer_id=layer.id, steps=self._carried_out, seconds=time.perf_counter() - self._since,
         )
 
     def _go_on_later(self, layer: Layer, row: dict[str, Any]) -> None:

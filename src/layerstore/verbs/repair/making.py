@@ -15,6 +15,7 @@ from layerstore.errors import DamagedError, LayerstoreError
 from layerstore.formats import records
 from layerstore.formats.manifest import KINDS, NODE, OVERRIDE, ManifestEntry
 from layerstore.formats.manifest import NAME as MANIFEST
+from layerstore.formats.tarsplit import KEPT
 from layerstore.formats.tarsplit import NAME as SPLIT
 from layerstore.model import Layer
 from layerstore.opening.handle import Handle
@@ -168,9 +169,20 @@ class _Making:
 
     def exchange_all(self, own: int, made: list[tuple[str, bytes]]) -> None:
         """Each into its place; those of directories before what is in them."""
+        if any(path.startswith(f"{KEPT}/".encode()) for _, path in made):
+            self._room_for_kept(own)
         for name, path in made:
             with suppress(FileNotFoundError, NotADirectoryError), self._parent(path) as (dir_fd, base):
                 mending.put(own, name, dir_fd, base)
+
+    def _room_for_kept(self, own: int) -> None:
+        try:
+            there = stat.S_ISDIR(os.stat(KEPT, dir_fd=self._tree_fd, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            there = False
+        if not there:
+            mending.take_out(own, KEPT, self._tree_fd, KEPT.encode())
+            fs.make_dir(self._tree_fd, KEPT, point="repair.move")
 
     def take_out_all(self, own: int, steps: list[Step], number: int) -> None:
         for step in steps:

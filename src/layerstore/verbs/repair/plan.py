@@ -46,13 +46,14 @@ class Known:
     """Of one layer. ``entries``: its manifest, by path (None: it is not what it was). ``content``: digest → who has it.
 
     ``parts``: what its source has of its directory → the source: files; ``kept``: all that is in there; "": all of it.
-    ``kept``: digests of files beside the tree.
+    ``kept``: digests of files beside the tree. ``is_layer``: what nobody owns has the whole side file of a layer.
     """
 
     entries: Mapping[bytes, ManifestEntry] | None = None
     content: Mapping[bytes, str] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     kept: Mapping[str, bytes] = field(default_factory=dict)
+    is_layer: bool = False
 
 
 _EMPTY = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")   # sha256 of nothing
@@ -60,6 +61,7 @@ _ANEW = frozenset({"path-missing", "path-type", "path-size", "path-content", "pa
 _PARTS = {
     "manifest-wrong": "manifest", "manifest-damaged": "manifest", "tar-split-wrong": "tar-split",
 }
+_MAYBE = "it has the whole side file of a layer: 'layerstore rebuild --force' makes it one again; or repair --set-aside"
 _NOTHING = frozenset({"more", "layer-quarantined", "image-layer-missing", "beneath-missing", "pending-recovery"})
 
 
@@ -160,7 +162,7 @@ def _other(finding: Finding, known: Known) -> Step:
     if code == "kept-wrong" and known.kept.get(path) in known.content:
         return step(Do.RESTORE, known.content[known.kept[path]])
     if code == "ownerless":
-        return step(Do.SET_ASIDE, "nobody needs it")
+        return step(Do.LEAVE, _MAYBE) if known.is_layer else step(Do.SET_ASIDE, "nobody needs it")
     if code == "image-file-damaged":
         return step(Do.COPY, known.parts["image"]) if "image" in known.parts else step(Do.LEAVE, "pull the image again")
     if code in _NOTHING or code.startswith("journal-"):

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from layerstore.errors import HostError
+from layerstore.errors import DamagedError, HostError
 from layerstore.formats import records
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
@@ -32,6 +32,7 @@ from layerstore.system.fs import host_error
 from layerstore.verbs.check import structure
 from layerstore.verbs.repair import promises
 from layerstore.verbs.repair.plan import Do, Known, Step, plan
+from layerstore.verbs.repair.report import RepairOptions
 from layerstore.verbs.repair.supply import Source
 
 __all__ = ["Done", "rest"]
@@ -47,24 +48,35 @@ class Done:
     failed: dict[str, str]
 
 
-def rest(handle: Handle, source: Source | None, done: Done, *, dry_run: bool) -> None:
+def rest(handle: Handle, source: Source | None, done: Done, options: RepairOptions) -> None:
     """Put right what is no layer's. Durability: on disk when it returns; each by itself, as at the top of this module."""
-    _ownerless(handle, done, dry_run=dry_run)
+    _ownerless(handle, done, options)
     with handle.read() as view:
         images = list(catalog.images(view))
     for image in images:
-        _image(handle, image, source, done, dry_run=dry_run)
+        _image(handle, image, source, done, dry_run=options.dry_run)
 
 
-def _ownerless(handle: Handle, done: Done, *, dry_run: bool) -> None:
+def _ownerless(handle: Handle, done: Done, options: RepairOptions) -> None:
     before = len(done.evidence)
     for finding in structure.ownerless(handle):
-        (step,) = plan([finding], Known())
+        is_layer = not options.set_aside and _is_layer(handle, finding.subject.split("/", 1)[1])
+        (step,) = plan([finding], Known(is_layer=is_layer))
         done.steps.append(step)
-        if step.do is Do.SET_ASIDE and not dry_run:
+        if step.do is Do.SET_ASIDE and not options.dry_run:
             _tried(done, finding.subject, partial(_set_aside, handle, finding.subject, done.evidence))
     if len(done.evidence) > before:
         handle.sync(handle.dirs["layers"], point="repair.aside.sync")
+
+
+def _is_layer(handle: Handle, name: str) -> bool:
+    """Whether the tree there says of itself, whole, that it is the layer *name*: then its row is what is lost, perhaps."""
+    try:
+        with fs.open_dir(name, handle.dirs["layers"]) as fd:
+            side = records.read(fs.read_file(fd, records.LAYER_FILE), "the side file 'layer'")
+            return side.get("layer_id") == name and side.get("txid") == fs.read_txid(fd)
+    except (FileNotFoundError, NotADirectoryError, DamagedError):
+        return False
 
 
 def _set_aside(handle: Handle, path: str, evidence: list[str]) -> None:
