@@ -1,4 +1,4 @@
-"""What is no layer's: trees in ``layers/`` that nobody owns, and images' side files. Layers: ``__init__``.
+"""What is no layer's: trees in ``layers/`` that nobody owns, images' side files, the quota. Layers: ``__init__``.
 
 An image's side file, under the lock of ``images/``; none of it is journaled, for the row says all of the time what the
 file must be, and a crash after each step leaves
@@ -51,6 +51,7 @@ class Done:
 def rest(handle: Handle, source: Source | None, done: Done, options: RepairOptions) -> None:
     """Put right what is no layer's. Durability: on disk when it returns; each by itself, as at the top of this module."""
     _ownerless(handle, done, options)
+    done.steps.extend(plan(structure.quota_file(handle), Known()))
     with handle.read() as view:
         images = list(catalog.images(view))
     for image in images:
