@@ -37,7 +37,7 @@ VERBS: dict[str, tuple[str, ...]] = {   # what a user does: the workloads, scena
     "names and leases": ("names", "apply"),
     "checkpoint and archive": ("checkpoint", "everything"),
     "gc": ("gc", "collect", "gc-stage", "adopt-gc", "resume-gc", "repair-gc", "three", "everything"),
-    "repair": ("repair", "repair-delete", "repair-open", "repair-twice", "repair-gc"),
+    "repair": ("repair", "repair-whole", "repair-delete", "repair-open", "repair-twice", "repair-gc"),
     "rebuild": ("rebuild", "rebuild-log", "rebuild-from", "rebuild-open", "rebuild-twice"),
     "snapshot": ("snapshot",),
     "stand on a store beneath": ("beneath",),

@@ -10,6 +10,8 @@ import layerstore
 from layerstore import errors
 from layerstore.cli.commands import cli
 from layerstore.testing import violations
+from layerstore.verbs.check import structure
+from layerstore.verbs.repair import promises, remounts
 from layerstore.verbs.repair.plan import Do
 from storekit import add, failing_at, image, killed_at, observed
 from test_check import flip
@@ -202,3 +204,22 @@ def test_a_store_beneath_is_not_asked_for_its_quota(tmp_path):
     write(tmp_path / "below" / "quota.json", b"")
     with layerstore.open(tmp_path / "store", beneath=[tmp_path / "below"]) as store:
         assert store.check(beneath=True).sound
+
+
+@pytest.mark.parametrize(("module", "name", "told"), [
+    (structure, "ownerless", "layers"), (structure, "quota_file", "quota.json"), (promises, "of", "an image"),
+    (remounts, "of", "mounts"),
+])
+def test_what_fails_after_a_layer_was_mended_does_not_say_that_nothing_happened(root, tmp_path, monkeypatch, module, name, told):
+    image_id, _, _ = damaged_image(root, tmp_path)
+
+    def failing(*_args):
+        raise OSError(24, "Too many open files")
+
+    with layerstore.open(root) as store:
+        layer = store.layers()[0]
+        os.unlink(os.path.join(root, "layers", layer.id, "layer"))
+        monkeypatch.setattr(module, name, failing)
+        report = store.repair()
+        assert layer.id in report.mended
+        assert list(report.failed) == [image_id if told == "an image" else told]

@@ -28,7 +28,7 @@ from crash.workloads import Images, build
 SCENARIOS = {"growing": growing.states, "readers": readers.states, "full": full.states}   # beside the calls
 ONE_PROCESS = (
     "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "everything",
-    "rebuild", "rebuild-log", "repair",
+    "rebuild", "rebuild-log", "repair", "repair-whole",
 )
 
 
@@ -54,7 +54,7 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
     work = tempfile.mkdtemp(prefix="failing-", dir="/dev/shm" if os.path.isdir("/dev/shm") else options.work)
     try:
         images = Images(os.path.join(work, "images"))
-        workloads = build(images) | lost.build(images) | repairing.build()
+        workloads = build(images) | lost.build(images) | repairing.build() | repairing.whole(images)
         yield from in_turn([
             partial(calls.explore_workload, workloads[name], os.path.join(work, name), shim, options)
             for name in options.workload or ONE_PROCESS if name in ONE_PROCESS

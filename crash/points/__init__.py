@@ -22,7 +22,7 @@ LEVELS = (1.0, 1.0, 0.02)
 # their steps are those of others, or their recovery is long and does the same at each: it is sampled
 COMPOSITE = {
     "everything": 0.1, "take": 0.1, "rebuild": 0.1, "rebuild-from": 0.1, "rebuild-log": 0.1, "repair": 0.05,
-    "beneath": 0.1,
+    "repair-whole": 0.005, "beneath": 0.1,
 }
 NOT_HERE = {"pair"}               # two processes: killed in ``crash.schedule``
 
@@ -37,7 +37,8 @@ def workloads(directory: str) -> dict[str, Workload]:
     """All that this rig kills, by name. Their images are written to *directory*."""
     images = Images(directory)
     common = {name: each for name, each in build(images).items() if name not in NOT_HERE}
-    return common | wrecks.build() | lost.build(images) | repairing.build() | crossing.build(images, directory)
+    repairs = repairing.build() | repairing.whole(images)
+    return common | wrecks.build() | lost.build(images) | repairs | crossing.build(images, directory)
 
 
 def states(options: argparse.Namespace) -> Iterator[State]:

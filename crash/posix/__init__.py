@@ -57,7 +57,8 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
 def all_workloads(work: str) -> dict[str, Workload]:
     """All that there are; the creation of a store (the others begin to be cut when that is done) is one of its own."""
     images = Images(os.path.join(work, "images"))
-    made = workloads.build(images) | repairing.build() | beside.build(images, os.path.join(work, "images"))
+    made = workloads.build(images) | beside.build(images, os.path.join(work, "images"))
+    made |= repairing.build() | repairing.whole(images)
     create = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
     rebuilding = lost.telling(lost.build(images))
     del rebuilding["rebuild-from"]       # after a loss of power nobody goes by the snapshot again

@@ -131,7 +131,7 @@ def _look(
     findings = store.check(content=content, workers=1).findings
     found = [f"{f.code} {f.subject}: {f.message}" for f in findings if not _is_told_of(f, allowed)]
     damaged = {f.subject for f in findings if _is_told_of(f, allowed)}
-    found += _strangers(store)
+    found += _strangers(store, allowed)
     layers = {each.id: each for each in store.layers()}
     for each in layers.values():
         if each.parent is not None and each.parent not in layers:
@@ -166,17 +166,22 @@ def served(store: Store) -> dict[str, Value]:
     return facts
 
 
+_OF_ALL = frozenset({"layer-missing", "image-file-damaged"})   # findings that are of no path
+
+
 def damages(store: Store, *, content: bool) -> dict[str, Value]:
     """What is damaged, in a ledger's words."""
     return {_subject(each): "bad" for each in store.check(content=content, workers=1).findings if _is_of_a_tree(each)}
 
 
 def _subject(finding: Finding) -> str:
-    return f"damage:{finding.subject}/{finding.path}"
+    """Of a path, or of all of it."""
+    return f"damage:{finding.subject}" + (f"/{finding.path}" if finding.code not in _OF_ALL else "")
 
 
 def _is_of_a_tree(finding: Finding) -> bool:
-    return finding.code.startswith(("path-", "manifest-", "tar-split-", "kept-", "side-file-"))
+    """Or of an image's side file."""
+    return finding.code.startswith(("path-", "manifest-", "tar-split-", "kept-", "side-file-")) or finding.code in _OF_ALL
 
 
 def _is_told_of(finding: Finding, expect: Expectation) -> bool:
@@ -206,8 +211,8 @@ def _happened(facts: Mapping[str, Value], expect: Expectation) -> bool | None:
     return all(facts.get(s) == v for s, v in asked) if asked else None
 
 
-def _strangers(store: Store) -> list[str]:
-    """What lies in the store's directories without a row."""
+def _strangers(store: Store, allowed: Expectation) -> list[str]:
+    """What lies in the store's directories without a row, and rows of what does not, but for what was taken away."""
     with store._handle.read() as view:  # noqa: SLF001
         rows = dict(view.scan("layers"))
         images = {key for key, _ in view.scan("images")}
@@ -226,7 +231,10 @@ def _strangers(store: Store) -> list[str]:
         there = set(os.listdir(os.path.join(store.root, directory)))
         found += [f"{directory}/{name} is there, and no row knows it" for name in sorted(there - known)]
         if directory in ("layers", "staging"):
-            found += [f"{directory}/{name} has a row, and is not there" for name in sorted(known - there)]
+            found += [
+                f"{directory}/{name} has a row, and is not there" for name in sorted(known - there)
+                if "bad" not in allowed.value(f"damage:{name}")
+            ]
     return found
 
 

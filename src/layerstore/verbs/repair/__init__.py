@@ -33,7 +33,7 @@ from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.repair import making, relook, remounts, whole
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
 from layerstore.verbs.repair.report import RepairOptions, RepairReport, options
-from layerstore.verbs.repair.rest import Done, rest
+from layerstore.verbs.repair.rest import Done, rest, tried
 from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of
 
 __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "options", "repair"]
@@ -86,7 +86,9 @@ class _Run:
             return list(catalog.layers(view))
 
     def report(self) -> RepairReport:
-        targets, views = remounts.of(self._handle, self._touched)
+        shown: list[tuple[str, ...]] = []
+        tried(self.done, "mounts", lambda: shown.extend(remounts.of(self._handle, self._touched)))
+        targets, views = shown or ((), ())
         return RepairReport(
             tuple(self._steps), tuple(self._mended), tuple(self._quarantined), tuple(self._busy), self._failed,
             targets, tuple(self._evidence), self._options.dry_run,
