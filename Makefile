@@ -5,7 +5,7 @@
 # make crash-report   one page of all that is in OUT; FIGURES=file.md
 # make coverage   branches of journal, lifecycle and recovery: 100 %, or it fails
 # make site    the documentation as a site: build/site; a warning is a failure
-# make figures   the README's tables, from the pages that were made from results
+# make figures   the page of performance from bench/results, and the README's tables from the pages
 # make man     the man pages, from the commands: contrib/man
 # make dist    wheel and sdist, into dist/
 # make check   lint, types, tests
@@ -27,9 +27,8 @@ $(VENV)/ready-dev: $(VENV)/ready
 demo: $(VENV)/ready
 	$(BIN)/python demo/demo.py
 
-WORKERS ?= auto
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(or $(WORKERS),auto) --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check src journal/layerjournal crash fuzz examples
@@ -60,8 +59,10 @@ site: $(VENV)/ready
 	$(BIN)/python tools/sitepages.py build/site-pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-figures:
-	$(PYTHON) tools/figures.py
+figures: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m bench page --out bench/results --page docs/performance.md
+	$(BIN)/python tools/figures.py
 
 man: $(VENV)/ready
 	$(BIN)/python tools/manpages.py contrib/man

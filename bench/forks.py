@@ -26,6 +26,7 @@ from bench.tables import table
 from layerstore.system import kernel
 
 FILES, SIZE = 5_000, 2_000
+_OPENINGS = 10
 _NEWNS, _PRIVATE = 0x20000, 0x4000 | 0x40000   # CLONE_NEWNS; MS_REC | MS_PRIVATE
 
 
@@ -76,9 +77,12 @@ def forks(scratch: Path, count: int) -> dict[str, Any]:
                 found.setdefault(what, []).append(_timed(lambda place=place: act(place)))
 
         tenth = max(count // 10, 1)
+        places = targets[:_OPENINGS]
+        each("open with none mounted, a process each", lambda _: _opened(store.root), places)
         each("mount, the first tenth", lambda target: store.mount(layer.id, target, writable=True), targets[:tenth])
         each("mount, those between", lambda target: store.mount(layer.id, target, writable=True), targets[tenth:-tenth])
         each("mount, the last tenth", lambda target: store.mount(layer.id, target, writable=True), targets[-tenth:])
+        each("open with all mounted, a process each", lambda _: _opened(store.root), places)
         each("write one file of 4 kB", lambda target: (target / "new").write_bytes(bytes(4096)), targets)
         taken["a sandbox with that file"] = _allocated(scratch / "store" / "uppers") // count
         each("commit to an image", store.commit, targets[:tenth])
@@ -92,6 +96,12 @@ def forks(scratch: Path, count: int) -> dict[str, Any]:
     figures = {what: dict(zip(("wall", "cpu"), map(statistics.median, zip(*runs, strict=True)), strict=True))
                for what, runs in found.items()}
     return {"figures": figures, "bytes": taken}
+
+
+def _opened(root: str | os.PathLike[str]) -> None:
+    """By somebody who has it open for the first time: what is mounted is looked at then."""
+    code = "import sys, layerstore; layerstore.open(sys.argv[1]).close()"
+    subprocess.run([sys.executable, "-c", code, root], check=True)
 
 
 def _timed(act: Callable[[], object]) -> tuple[float, float]:

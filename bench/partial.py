@@ -28,14 +28,23 @@ from bench.tables import promised, seconds, spread, table
 
 BYTES, WALL = 1.05, 0.4      # what is promised
 _PULL = """
-import dataclasses, json, os, sys, layerstore
+import dataclasses, json, os, socket, sys, layerstore
+wire = []                                # bytes over sockets: of requests, headers and what is said of parts, too
+def counting(what, call):
+    def counted(self, *given):
+        found = call(self, *given)
+        wire.append(what(found, *given))
+        return found
+    return counted
+socket.socket.recv_into = counting(lambda found, *_: found, socket.socket.recv_into)
+socket.socket.sendall = counting(lambda _, data, *__: len(data), socket.socket.sendall)
 root, reference, partial, out = sys.argv[1:]
 options = layerstore.PullOptions(partial=partial == "yes", registry=layerstore.RegistryOptions(plain_http=True))
 tally = layerstore.Tally()
 with layerstore.open(root) as store:
     store.pull(reference, names=["family"], options=dataclasses.replace(options, replace_names=True), progress=tally)
 with open(out, "w") as file:
-    json.dump({"fetched": tally.total().fetched, "notes": [n for each in tally.layers().values() for n in each.notes]}, file)
+    json.dump({"fetched": tally.total().fetched, "wire": sum(wire), "notes": [n for each in tally.layers().values() for n in each.notes]}, file)
 """
 
 
@@ -124,6 +133,7 @@ def _once(options: argparse.Namespace, disk: Disk, family: Family, name: str, re
     if way.row == "ours":
         told = json.loads(Path(place.run, "told").read_text())
         result.setdefault("fetched", {})[name] = told["fetched"]
+        result.setdefault("wire", {})[name] = told["wire"]
         result.setdefault("notes", {})[name] = told["notes"]
     return run
 
@@ -132,10 +142,11 @@ def targets(result: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
     """Of a quick run only the bytes: a second image of a few kilobytes is all start-up."""
     found = []
     for name in ("parts", "parts-2022"):
-        if name in result.get("fetched", {}):
-            form = WAYS[name].form
-            ratio = result["fetched"][name] / result["family"]["forms"][form]["least"]
-            found.append((f"bytes fetched / the least, form of {form}", f"≤ {BYTES}", f"{ratio:.3f}", ratio <= BYTES))
+        form = WAYS[name].form
+        for what, said in (("fetched", "bytes of blobs fetched"), ("wire", "bytes over the wire")):
+            if name in result.get(what, {}):
+                ratio = result[what][name] / result["family"]["forms"][form]["least"]
+                found.append((f"{said} / the least, form of {form}", f"≤ {BYTES}", f"{ratio:.3f}", ratio <= BYTES))
     walls = _by_round(result, "wall")
     for other, what in (("full", "our full pull"), ("skopeo", "skopeo's full pull")):
         wall = ratios.paired(walls.get("parts", {}), walls.get(other, {}))
@@ -152,9 +163,9 @@ def page(result: dict[str, Any], pictures: Path | None) -> str:
     for name, way in WAYS.items():
         if name not in walls:
             continue
-        got = f"{fetched[name]:,}" if name in fetched else "–"
+        got = [f"{counts[name]:,}" if name in counts else "–" for counts in (fetched, result.get("wire", {}))]
         rows.append((way.label, seconds(ratios.median(walls.get(name, {}))), seconds(ratios.median(cpu.get(name, {}))),
-                     str(len(walls.get(name, {}))), got))
+                     str(len(walls.get(name, {}))), *got))
     network = f"a network of {result['rate']} Mbit/s" if result.get("rate") else "loopback"
     images = "; the second: ".join(", ".join(f"`{each['name']}`" for each in image) for image in result["images"])
     marked = sum(run["marked"] for run in result["runs"])
@@ -164,7 +175,7 @@ def page(result: dict[str, Any], pictures: Path | None) -> str:
             + table(("layers of the second that the first has not", "bytes", "the least", "chunks", "tables", "headers"),
                     [(f"form of {form}", *(f"{n:,}" for n in (of["size"], of["least"], *of["least_of"].values())))
                      for form, of in family["forms"].items()]) + "\n"
-            + table(("", "wall s", "processor s", "rounds", "bytes fetched"), rows) + "\n" + promised(targets(result)))
+            + table(("", "wall s", "processor s", "rounds", "bytes fetched", "over the wire"), rows) + "\n" + promised(targets(result)))
 
 
 def _by_round(result: dict[str, Any], what: str) -> dict[str, dict[int, float]]:

@@ -41,6 +41,11 @@ class Content:
     def blob(self) -> bytes:
         return gzip.compress(self.tar, mtime=0)
 
+    @property
+    def descriptor(self) -> dict[str, object]:
+        """The blob's, as a manifest has it."""
+        return described("application/vnd.oci.image.layer.v1.tar+gzip", self.blob)
+
 
 def content(label: str, *, size: int = 3000) -> Content:
     """A layer of two directories, three files, a symlink, a hard link and (in some) a whiteout; *size* bytes of it
@@ -48,15 +53,15 @@ def content(label: str, *, size: int = 3000) -> Content:
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        _add(archive, "shared", tarfile.DIRTYPE, mode=0o755)
-        _add(archive, f"only-{label}", tarfile.DIRTYPE, mode=0o750)
-        _add(archive, f"only-{label}/data", data=_bytes(label, size))
-        _add(archive, f"only-{label}/empty", data=b"", mode=0o600)
-        _add(archive, f"only-{label}/link", tarfile.SYMTYPE, target="data")
-        _add(archive, f"only-{label}/hard", tarfile.LNKTYPE, target=f"only-{label}/data")
-        _add(archive, "shared/file", data=f"from {label}\n".encode())
+        add(archive, "shared", tarfile.DIRTYPE, mode=0o755)
+        add(archive, f"only-{label}", tarfile.DIRTYPE, mode=0o750)
+        add(archive, f"only-{label}/data", data=_bytes(label, size))
+        add(archive, f"only-{label}/empty", data=b"", mode=0o600)
+        add(archive, f"only-{label}/link", tarfile.SYMTYPE, target="data")
+        add(archive, f"only-{label}/hard", tarfile.LNKTYPE, target=f"only-{label}/data")
+        add(archive, "shared/file", data=f"from {label}\n".encode())
         if label[-1:] in "13579":
-            _add(archive, "shared/.wh.gone", data=b"")
+            add(archive, "shared/.wh.gone", data=b"")
     made = Content(label, buffer.getvalue())
     TREES[made.diff_id] = tree_of_tar(made.tar)
     return made
@@ -67,15 +72,27 @@ def many(label: str, *, files: int = 90) -> Content:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for number in range(files):
-            _add(archive, f"{label}-{number % 3}/{number}", data=_bytes(f"{label}{number}", number))
-        _add(archive, f"{label}-0/0", data=b"instead")
-        _add(archive, f"{label}-1/linked", tarfile.LNKTYPE, target=f"{label}-0/0")
+            add(archive, f"{label}-{number % 3}/{number}", data=_bytes(f"{label}{number}", number))
+        add(archive, f"{label}-0/0", data=b"instead")
+        add(archive, f"{label}-1/linked", tarfile.LNKTYPE, target=f"{label}-0/0")
     made = Content(label, buffer.getvalue())
     TREES[made.diff_id] = tree_of_tar(made.tar)
     return made
 
 
-def _add(
+def twice(label: str) -> Content:
+    """A layer in which a file takes the place of another, which is kept for the tar's sake."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        add(archive, label, tarfile.DIRTYPE, mode=0o755)
+        for data in (b"first", b"then"):
+            add(archive, f"{label}/file", data=data + label.encode())
+    made = Content(label, buffer.getvalue())
+    TREES[made.diff_id] = tree_of_tar(made.tar)
+    return made
+
+
+def add(
     archive: tarfile.TarFile, path: str, kind: bytes = tarfile.REGTYPE, *, data: bytes = b"", mode: int = 0o644,
     target: str = "",
 ) -> None:
@@ -122,13 +139,13 @@ def picture(directory: str, layers: Sequence[Content], *, tag: str = "latest", s
     })
     manifest = _json({
         "schemaVersion": 2, "mediaType": _MANIFEST,
-        "config": _descriptor("application/vnd.oci.image.config.v1+json", config),
-        "layers": [_descriptor("application/vnd.oci.image.layer.v1.tar+gzip", each.blob) for each in layers],
+        "config": described("application/vnd.oci.image.config.v1+json", config),
+        "layers": [each.descriptor for each in layers],
     })
     machine = {"architecture": "amd64", "os": "linux"}
-    entries = [_descriptor(_MANIFEST, manifest) | {"annotations": {_TAG: tag}, "platform": machine}]
+    entries = [described(_MANIFEST, manifest) | {"annotations": {_TAG: tag}, "platform": machine}]
     vouching = _signatures(manifest) if signed else []
-    entries += [_descriptor(_MANIFEST, document) | entry for document, _, entry in vouching]
+    entries += [described(_MANIFEST, document) | entry for document, _, entry in vouching]
     index = _json({"schemaVersion": 2, "manifests": entries})
     blobs = os.path.join(directory, "blobs", "sha256")
     os.makedirs(blobs, exist_ok=True)
@@ -143,20 +160,20 @@ def picture(directory: str, layers: Sequence[Content], *, tag: str = "latest", s
 
 def _signatures(manifest: bytes) -> list[tuple[bytes, bytes, dict[str, object]]]:
     """Each as a manifest, its one blob, which is config and layer at once, and what the index says besides."""
-    subject = _descriptor(_MANIFEST, manifest)
+    subject = described(_MANIFEST, manifest)
     found = []
     for more, entry in (
         ({}, {"annotations": {_TAG: f"{digest(manifest).replace(':', '-')}.sig"}}),
         ({"subject": subject, "artifactType": _BUNDLE}, {"artifactType": _BUNDLE}),
     ):
         payload = _json({"critical": {"image": {"docker-manifest-digest": digest(manifest)}}, "kind": len(found)})
-        blob = _descriptor(_BUNDLE, payload)
+        blob = described(_BUNDLE, payload)
         document = _json({"schemaVersion": 2, "mediaType": _MANIFEST, "config": blob, "layers": [blob], **more})
         found.append((document, payload, dict(entry)))
     return found
 
 
-def _descriptor(media_type: str, data: bytes) -> dict[str, object]:
+def described(media_type: str, data: bytes) -> dict[str, object]:
     return {"mediaType": media_type, "digest": digest(data), "size": len(data)}
 
 

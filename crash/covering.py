@@ -29,15 +29,18 @@ VERBS: dict[str, tuple[str, ...]] = {   # what a user does: the workloads, scena
     "apply one layer, a batch, a duplicate": (
         "apply", "apply-big", "duplicate", "batch", "same-id", "put", "both", "press-on", "everything", "delete-parent"),
     "pull an image": ("pull", "pull-parallel", "pulls", "pair", "delete-pull", "everything", "hurried"),
-    "pull on where it broke off": ("resume", "resume-gc", "resume-twice"),
-    "take content that is there": ("take", "take-delete"),
+    "pull on where it broke off": ("resume", "resume-gc", "resume-twice", "partial"),
+    "take content that is there": ("take", "take-delete", "partial", "partial-delete"),
     "delete layers and images": (
         "delete", "image-delete", "rm", "drop", "delete-parent", "delete-pull", "open-delete", "repair-delete",
         "everything"),
     "names and leases": ("names", "apply"),
     "checkpoint and archive": ("checkpoint", "everything"),
-    "gc": ("gc", "collect", "gc-stage", "adopt-gc", "resume-gc", "repair-gc", "three", "everything"),
-    "repair": ("repair", "repair-whole", "repair-delete", "repair-open", "repair-twice", "repair-gc"),
+    "gc": ("gc", "gc-segments", "collect", "gc-stage", "adopt-gc", "resume-gc", "repair-gc", "three", "everything"),
+    "check": ("check",),
+    "repair": (
+        "repair", "repair-source", "repair-parts", "repair-rest", "repair-whole", "repair-delete", "repair-open",
+        "repair-twice", "repair-gc"),
     "rebuild": ("rebuild", "rebuild-log", "rebuild-from", "rebuild-open", "rebuild-twice"),
     "snapshot": ("snapshot",),
     "stand on a store beneath": ("beneath",),

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
-from layerstore.differs import tar
+from layerstore.differs import chunked, tar
 from layerstore.errors import SourceError
 from layerstore.model import LayerSource, SourceImage
 from layerstore.partial import BlobSource
@@ -128,22 +128,24 @@ def remotely(
 
 @contextmanager
 def read_first() -> Iterator[None]:
-    """In this context nothing of a stream is unpacked before all of it was read, or the net was gone.
+    """In this context nothing of a layer is unpacked before all of it was read, or the net was gone.
 
-    So the calls of the thread that reads ahead, and keeps what it reads, have one order with those of the thread that
-    unpacks. Only for what fits into the channel between the two, which is not emptied meanwhile: a few pieces.
+    So the calls of the threads that fetch, keep what they fetch, and take what is here have one order with those of the
+    thread that unpacks. Only for what fits into the channels between them, which are not emptied meanwhile: a few pieces.
     """
-    before = tar._Ahead.start
+    before = {kind: kind.start for kind in (tar._Ahead, chunked._Ahead)}
 
-    def to_its_end(self: tar._Ahead) -> None:
-        before(self)
+    def to_its_end(self: tar._Ahead | chunked._Ahead) -> None:
+        before[type(self)](self)
         self._thread.join()
 
-    tar._Ahead.start = to_its_end  # type: ignore[method-assign]
+    for kind in before:
+        kind.start = to_its_end  # type: ignore[method-assign]
     try:
         yield
     finally:
-        tar._Ahead.start = before  # type: ignore[method-assign]
+        for kind, start in before.items():
+            kind.start = start  # type: ignore[method-assign]
 
 
 class _Source:

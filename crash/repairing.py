@@ -24,7 +24,10 @@ from layerstore.testing import Ledger, layer
 from layerstore.testing.ledger import Facts
 from layerstore.testing.oracle import damages
 
-__all__ = ["DAMAGE", "ILL", "LOST", "NAME", "SPARE", "WHOLE", "build", "look", "mended", "prepare", "whole"]
+__all__ = [
+    "DAMAGE", "ILL", "LOST", "NAME", "SPARE", "WHOLE", "NotAllError", "build", "data_of", "flip", "flipped", "look",
+    "mended", "prepare", "text_of", "whole",
+]
 
 NAME = "repair"
 WHOLE = "repair-whole"
@@ -49,7 +52,7 @@ def build() -> dict[str, Workload]:
 def whole(images: w.Images) -> dict[str, Workload]:
     """A tree that is gone, and an image's side file that is bad; the source is the other image, which has the layer."""
     first, second = images.first, images.second
-    ill = [f"damage:{ILL}", f"damage:{second.id}"]
+    ill = [f"damage:{ILL}", f"damage:{second.id}/"]
 
     def side_file(root: str) -> str:
         return os.path.join(root, "images", second.id)
@@ -59,28 +62,28 @@ def whole(images: w.Images) -> dict[str, Workload]:
             put(store, ledger, w.ONE, ILL)
             w.pull(store, ledger, second, "app")
             store.checkpoint()           # else recovery would see to both
-            _flip(side_file(root))
+            flip(side_file(root))
             shutil.rmtree(os.path.join(root, "layers", ILL))
             w.settle(root)
             assert sorted(damages(store, content=True)) == sorted(ill)
             with ledger.asking(dict.fromkeys(ill, "bad")):
                 pass
             # by whoever recovers the store while the layer has a mark, and no tree
-            with suppress(_NotAllError), ledger.asking(layer(ILL, "quarantined")):
-                raise _NotAllError
+            with suppress(NotAllError), ledger.asking(layer(ILL, "quarantined")):
+                raise NotAllError
 
     def run(root: str, ledger: Ledger) -> None:
         asked = dict.fromkeys(ill, None) | layer(ILL, w.ONE.diff_id)
-        with suppress(_NotAllError), layerstore.open(root) as store, ledger.asking(asked):
+        with suppress(NotAllError), layerstore.open(root) as store, ledger.asking(asked):
             if set(store.repair(source=first.reference).mended) != {ILL, second.id}:
-                raise _NotAllError       # a call failed
+                raise NotAllError       # a call failed
 
     def again(store: Store) -> None:
         store.repair(source=first.reference)
         assert store.layer(ILL).state == "committed", "it could not be put back"
 
     def looking(root: str, _lines: list[bytes]) -> list[str]:
-        now = _text(side_file(root))
+        now = text_of(side_file(root))
         if _is_side_file(now):
             kept = _everything(os.path.join(root, "quarantine"))
             return [] if any(_is_damaged(each) for each in kept) else ["what the side file was is not kept"]
@@ -97,20 +100,20 @@ def prepare(root: str, ledger: Ledger, *, lost: bool = True) -> None:
         put(store, ledger, w.TWO, LOST)
         _damage(os.path.join(root, "layers", ILL, "diff"))
         if lost:
-            _flip(os.path.join(root, "layers", LOST, "diff", "only-a2", "data"))
+            flip(os.path.join(root, "layers", LOST, "diff", "only-a2", "data"))
         w.settle(root)   # what the power is cut of is the repair
         found = damages(store, content=True)
         assert sorted(found) == sorted(DAMAGE[ILL] + (DAMAGE[LOST] if lost else [])), found
         with ledger.asking(found):
             pass
         # the other name of a file that is bad: it is as bad, and may come apart from it until all is done
-        with suppress(_NotAllError), ledger.asking({f"damage:{ILL}/only-a1/hard": "bad"}):
-            raise _NotAllError
+        with suppress(NotAllError), ledger.asking({f"damage:{ILL}/only-a1/hard": "bad"}):
+            raise NotAllError
 
 
 def _damage(diff: str) -> None:
     own = os.path.join(diff, "only-a1")
-    _flip(os.path.join(own, "data"))                     # it has a second name
+    flip(os.path.join(own, "data"))                     # it has a second name
     os.unlink(os.path.join(own, "empty"))
     os.unlink(os.path.join(own, "link"))
     os.symlink("elsewhere", os.path.join(own, "link"))
@@ -119,23 +122,23 @@ def _damage(diff: str) -> None:
         file.write(b"somebody's")
 
 
-def _flip(path: str) -> None:
+def flip(path: str) -> None:
     status = os.stat(path)
     with open(path, "r+b") as file:
         data = file.read()
         file.seek(0)
-        file.write(_flipped(data)[:1])
+        file.write(flipped(data)[:1])
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-class _NotAllError(Exception):
+class NotAllError(Exception):
     """A repair that came back, and has not done all: some of it may be done."""
 
 
 def _run(root: str, ledger: Ledger) -> None:
     with layerstore.open(root) as store:
         for layer_id, outcome in ((ILL, ((ILL,), ())), (LOST, ((), (LOST,)))):
-            with suppress(_NotAllError):
+            with suppress(NotAllError):
                 _mend(store, ledger, layer_id, outcome)
 
 
@@ -148,7 +151,7 @@ def _mend(
             if layer_id in report.quarantined:
                 with ledger.asking(layer(layer_id, "quarantined")):
                     pass
-            raise _NotAllError
+            raise NotAllError
 
 
 def _again(store: Store) -> None:
@@ -157,19 +160,19 @@ def _again(store: Store) -> None:
     store.delete_layer(LOST)
     kept = os.listdir(os.path.join(store.root, "quarantine"))
     found = [os.path.join(each, name) for each in kept for name in os.listdir(os.path.join(store.root, "quarantine", each))]
-    texts = [_text(os.path.join(store.root, "quarantine", each)) for each in found]
+    texts = [text_of(os.path.join(store.root, "quarantine", each)) for each in found]
     assert b"somebody's" in texts, "what was too many is not kept as evidence"
 
 
 def look(root: str, _lines: list[bytes]) -> list[str]:
     """Torn or empty, what took a path's place would be worse than what was there."""
     own = os.path.join(root, "layers", ILL)
-    good, bad = _data(w.ONE.tar, "only-a1/data"), _flipped(_data(w.ONE.tar, "only-a1/data"))
+    good, bad = data_of(w.ONE.tar, "only-a1/data"), flipped(data_of(w.ONE.tar, "only-a1/data"))
     stray = b"somebody's"
     allowed = {
         "only-a1/data": (good, bad), "only-a1/hard": (good, bad), "only-a1/empty": (None, b""), "stray": (None, stray),
     }
-    found = {name: _text(os.path.join(own, "diff", name)) for name in allowed}
+    found = {name: text_of(os.path.join(own, "diff", name)) for name in allowed}
     wrong = [f"{name} is neither mended nor as it was" for name, data in found.items() if data not in allowed[name]]
     kept = _everything(os.path.join(own, "mending")) + _everything(os.path.join(root, "quarantine"))
     if found["only-a1/data"] == good and bad not in kept:
@@ -179,14 +182,14 @@ def look(root: str, _lines: list[bytes]) -> list[str]:
     return wrong
 
 
-def _data(tar: bytes, name: str) -> bytes:
+def data_of(tar: bytes, name: str) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         file = archive.extractfile(name)
         assert file is not None
         return file.read()
 
 
-def _flipped(data: bytes) -> bytes:
+def flipped(data: bytes) -> bytes:
     return bytes([data[0] ^ 1]) + data[1:]
 
 
@@ -200,14 +203,14 @@ def _is_side_file(data: bytes | None) -> bool:
 
 def _is_damaged(data: bytes | None) -> bool:
     """Whether it is what was put into the place of a good one."""
-    return bool(data) and _is_side_file(_flipped(data or b""))
+    return bool(data) and _is_side_file(flipped(data or b""))
 
 
 def _everything(directory: str) -> list[bytes | None]:
-    return [_text(os.path.join(parent, name)) for parent, _, names in os.walk(directory) for name in names]
+    return [text_of(os.path.join(parent, name)) for parent, _, names in os.walk(directory) for name in names]
 
 
-def _text(path: str) -> bytes | None:
+def text_of(path: str) -> bytes | None:
     if not os.path.isfile(path) or os.path.islink(path):
         return None
     with open(path, "rb") as file:

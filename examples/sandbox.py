@@ -1,7 +1,8 @@
 """A sandbox runner: python sandbox.py [--keep NAME] STORE IMAGE COMMAND…      (root)
 
 Runs a command in a writable copy of an image, in namespaces of its own, and throws away what it wrote, or keeps it as an
-image. The copy costs a mount, not a copy. If this program is killed, the next one clears up after it.
+image. The copy costs a mount, not a copy. If this program is killed, so is the command, and the next one clears up.
+For programs that one trusts (builds, tests): what runs in it is root, with all that root may do.
 """
 
 import argparse
@@ -39,16 +40,21 @@ def clear_up(store: layerstore.Store) -> None:
         target = Path(mount.target)
         if target.parent != RUNS.resolve():
             continue
-        with open(f"{target}.lock", "a") as lock, suppress(BlockingIOError):
+        # UnknownMountError, FileNotFoundError: another one was quicker to clear it up
+        with (open(f"{target}.lock", "a") as lock,
+              suppress(BlockingIOError, layerstore.errors.UnknownMountError, FileNotFoundError)):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            store.unmount(target)
-            target.rmdir()
-            os.unlink(lock.name)
+            try:
+                store.unmount(target)
+                target.rmdir()
+            finally:
+                os.unlink(lock.name)
 
 
 def run(target: Path, command: list[str]) -> int:
-    """In namespaces of its own: no network, its own processes, which die with it; and the image as its root."""
-    own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net"]
+    """In namespaces of its own: no network, its own processes, which die with this one; and the image as its root."""
+    own = ["setpriv", "--pdeathsig", "KILL"]
+    own += ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net"]
     if (target / "proc").is_dir():
         own.append(f"--mount-proc={target}/proc")
     return subprocess.run([*own, "chroot", str(target), *command], check=False).returncode

@@ -77,6 +77,7 @@ END = bytes(1024)
 
 def _tars() -> Seeds:
     long = b"d/" * 60 + b"f"
+    far = b"/".join([b"n" * 255] * 3)
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name in ("a" * 120, "b/" + "c" * 200):
@@ -125,6 +126,10 @@ def _tars() -> Seeds:
         header(b"v7", magic=b"") + END, header(b"name", prefix=b"prefix/of/it") + END,
         header(b"cut", size=600) + bytes(512), file(b"cut")[:-1], whole.getvalue(),
         header(b"dir/", b"5", size=4) + padded(b"data") + END, header(b"asdir/", b"0", size=4) + padded(b"data") + END,
+        # by way of the links longer than a path may be, though each name is shorter
+        pax({"path": far}) + header(b"d", b"5") + pax({"linkpath": far}) + header(b"l", b"2", link=b"cut")
+        + pax({"path": b"l/" + far}) + header(b"d", b"5") + pax({"linkpath": b"l/" + far}) + header(b"m", b"2", link=b"cut")
+        + pax({"path": b"m/" + b"/".join([far] * 4)}) + file(b"f") + END,
         file(b"/".join([b"d"] * 39) + b"/deep") + END, file(b"\xff\xfe") + END, file(b"n" * 100) + END,
     ]
 

@@ -24,7 +24,7 @@ IDS = st.sampled_from([0, 1, 1000, 262_143])
 HUGE_IDS = st.sampled_from([2_097_152, 65_534, 1 << 31, 4_294_967_294])
 SIZES = st.sampled_from([0, 1, 511, 512, 513, 10_240, 70_001])
 XATTRS = st.dictionaries(
-    st.sampled_from(["user.a", "user.ünï", "user.with space"]),
+    st.sampled_from(["user.a", "user.ünï", "user.with space", "user.new\nline"]),
     st.sampled_from([b"", b"plain", b"two\nlines", b"\0binary\xff", b"x" * 600]), max_size=2,
 )
 

@@ -327,8 +327,11 @@ def test_content_is_taken_from_beneath_and_rot_there_is_told_to_nobody_beneath(b
     assert not (both.below / "layers" / both.base.id / "suspects").exists()
 
 
-@pytest.mark.parametrize("content", [SHARED["shared"], b"beneath"], ids=["in an index", "too small for one"])
-def test_a_repair_takes_content_from_beneath(both, content):
+@pytest.mark.parametrize("indexed", [True, False], ids=["in an index", "in none"])
+def test_a_repair_takes_content_from_beneath(both, indexed):
+    content = SHARED["shared"]
+    if not indexed:
+        (both.below / "layers" / both.base.id / "digests").unlink()
     with both.open() as store:
         own = add(store, {"copy": content, "own": b"1"})
         (both.above / "layers" / own.id / "diff" / "copy").write_bytes(b"rotten")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import chunkedmaker
+import tocs
 from chunkedmaker import CURRENT, FORMS, NERDCTL, OF_2022, OLD_STARGZ, STARGZ, make, member
 from layerstore import TarDiffer
 from layerstore.chunked import golines, is_chunked
@@ -172,20 +173,7 @@ def test_of_the_second_image_only_what_differs_is_fetched(tree, form, share):
 
 
 def least_of(made, here):
-    """Bytes of chunks that are not here, gaps, TOC and tar-split."""
-    from layerstore.chunked.opening import open_chunked
-    from layerstore.chunked.plan import Fetch, make_plan
-
-    total = 0
-
-    def read(asked):
-        nonlocal total
-        total += sum(length for _, length in asked)
-        return [made.blob[s : s + n] for s, n in asked]
-
-    opened = open_chunked(made.descriptor, read, Limits())
-    plan = make_plan(opened.items, {digest: place.size for digest, place in here.places.items()})
-    return total + sum(part.length for part in plan.parts if isinstance(part, Fetch))
+    return tocs.least(made.descriptor.annotations, made.blob, here.places)
 
 
 # -- what the maker makes

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import imagemaker
+import layerstore
 import treediff
 from fuzz import nasties
 from layerstore.cli import output
@@ -117,6 +118,42 @@ def test_where_something_is_written_a_prefix_is_refused(root, pulled):
     assert len(read(root, "images")) == 1
     run(root, "rm", "app")
     assert read(root, "images") == read(root, "layers") == []
+
+
+def test_a_name_is_given_moved_only_when_asked_and_taken_away(root, pulled, tmp_path):
+    run(root, "tag", "app", "stable")
+    assert read(root, "show", "stable")["id"] == read(root, "show", "app")["id"]
+    other = image(tmp_path / "other", layers=1)
+    run(root, "pull", other.reference, "--name", "next")
+    run(root, "tag", "next", "stable", status=1)
+    run(root, "tag", "next", "stable", "--replace")
+    assert read(root, "show", "stable")["id"] == other.config_digest[7:]
+    run(root, "untag", "stable")
+    run(root, "show", "stable", status=1)
+    run(root, "untag", "stable", status=1)
+
+
+def test_leases_are_listed_and_can_be_let_go_of(root, pulled, tmp_path):
+    layer = read(root, "images")[0]["layers"][0]
+    with layerstore.open(root) as store:
+        store.take_lease("build", [layer])
+    assert [(each["name"], each["layers"]) for each in read(root, "leases")] == [("build", [layer])]
+    assert run(root, "leases").stdout.startswith("build\t")
+    assert read(root, "leases", "--drop", "build") == []
+    assert "no lease" in run(root, "leases", "--drop", "build", status=1).stderr
+
+
+@pytest.mark.root
+def test_mounts_are_listed_until_they_are_unmounted(root, pulled, tmp_path):
+    (tmp_path / "m").mkdir()
+    run(root, "mount", "app", tmp_path / "m", "--writable")
+    try:
+        (listed,) = read(root, "mounts")
+        assert (listed["target"], listed["writable"], listed["mounted"]) == (str(tmp_path / "m"), True, True)
+        assert run(root, "mounts").stdout.split("\t")[:2] == [str(tmp_path / "m"), "writable"]
+    finally:
+        run(root, "unmount", tmp_path / "m", "--keep-upper")
+    assert run(root, "mounts").stdout.split("\t")[1] == "kept"
 
 
 def test_extract_gives_the_merged_tree(root, pulled, tmp_path):

@@ -91,6 +91,7 @@ def test_its_documents_are_those_of_its_base_with_one_layer_more(tmp_path):
         layer = store.layer(made.layers[-1])
     assert now[0]["layers"][:-1] == before[0]["layers"]
     assert (now[0]["layers"][-1]["digest"], now[0]["layers"][-1]["size"]) == (layer.diff_id, layer.diff_size)
+    assert now[0]["annotations"] == {"org.opencontainers.image.base.digest": base.manifest_digest}
     assert now[0]["config"]["digest"] == "sha256:" + hashlib.sha256(config).hexdigest() == made.config_digest
     assert made.manifest_digest == "sha256:" + hashlib.sha256(manifest).hexdigest()
     assert now[1]["rootfs"]["diff_ids"] == [*before[1]["rootfs"]["diff_ids"], layer.diff_id]
@@ -244,8 +245,33 @@ def test_the_command_prints_the_image(tmp_path):
         target = mounted(store, tmp_path, add(store).id)
         (target / "new").write_text("written")
     done = subprocess.run(
-        [sys.executable, "-m", "layerstore", "--root", tmp_path / "store", "commit", target, "--name", "made:1"],
+        [sys.executable, "-m", "layerstore", "--root", tmp_path / "store", "commit", target, "--name", "made:1",
+         "--change", "ENV A=1"],
         capture_output=True, text=True, check=True,
     )
     with layerstore.open(tmp_path / "store", readonly=True) as store:
         assert store.resolve("made:1") == ("image", done.stdout.strip())
+        assert json.loads(store.image_documents(done.stdout.strip())[1])["config"] == {"Env": ["A=1"]}
+
+
+@in_namespace
+def test_what_the_bases_manifest_says_of_the_base_alone_is_not_said_of_the_new_image(tmp_path):
+    made = image(tmp_path)
+    layout = tmp_path / "base"
+    index = json.loads((layout / "index.json").read_text())
+    old = layout / "blobs" / "sha256" / index["manifests"][0]["digest"][7:]
+    told = {"annotations": {"org.opencontainers.image.revision": "abc"}, "artifactType": "application/vnd.test",
+            "subject": {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": "sha256:" + "1" * 64, "size": 2}}
+    text = imagemaker.encode({**json.loads(old.read_bytes()), **told})
+    digest = imagemaker.digest_of(text)
+    (layout / "blobs" / "sha256" / digest[7:]).write_bytes(text)
+    index["manifests"][0] |= {"digest": digest, "size": len(text)}
+    (layout / "index.json").write_bytes(imagemaker.encode(index))
+    with layerstore.open(tmp_path / "store") as store:
+        base = store.pull(made.reference)
+        target = mounted(store, tmp_path, base.id)
+        (target / "new").write_text("written")
+        manifest = json.loads(store.image_documents(store.commit(target).id)[0])
+    assert base.manifest_digest == digest
+    assert not {"subject", "artifactType"} & manifest.keys()
+    assert manifest["annotations"] == {"org.opencontainers.image.base.digest": digest}

@@ -153,7 +153,7 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(podmans, tmp_p
     ("[overlay@/a/b+/run/b:overlay.mount_program=/x]example.test:5000/x@1", "/a/b", "example.test:5000/x@1"),
 ])
 def test_references_are_the_fields(text, root, name):
-    assert PodmanStore.parse(f"containers-storage:{text}") == PodmanStore(root, name)
+    assert PodmanStore.parse(f"containers-storage:{text}") == PodmanStore((root,), name)
 
 
 @pytest.mark.parametrize("text", ["", "[overlay@/a]", "[vfs@/a]x", "[overlay@rel]x"])

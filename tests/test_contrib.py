@@ -53,9 +53,23 @@ def test_commands_and_options_are_completed(root):
     assert completed("check", "--c") == ["--content"]
 
 
-@pytest.mark.parametrize("command", ["show", "mount", "extract", "rm", "export", "explain"])
+# what takes an image or layer, and how far the line goes before it
+TAKE_REFERENCES = {
+    **{name: () for name in ("show", "mount", "extract", "rm", "export", "explain", "push", "tag", "untag")},
+    "apply": ("x.tar", "--parent"), "commit": ("/mnt", "--base"),
+}
+
+
+@pytest.mark.parametrize("command", TAKE_REFERENCES)
 def test_names_of_the_store_on_the_line_are_completed(root, named, command):
-    assert completed("--root", root, command, "deb") == ["debian:12", "debian:13"]
+    assert completed("--root", root, command, *TAKE_REFERENCES[command], "deb") == ["debian:12", "debian:13"]
+
+
+def test_no_command_that_takes_an_image_or_layer_is_left_without_completion():
+    """By what their help calls it: ID, IMAGE, LAYER."""
+    take = {path[1] for path, command in COMMANDS.items() if len(path) == 2 for each in command.params
+            if (each.metavar or each.name).upper() in ("ID", "IMAGE", "LAYER") and not each.multiple}
+    assert take <= set(TAKE_REFERENCES)
 
 
 def test_ids_are_completed_when_there_is_a_beginning_of_one(root, named):

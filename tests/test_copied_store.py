@@ -11,12 +11,14 @@ import pytest
 from test_overlay import NEWNS, in_namespace
 
 import layerstore
+from crash.beside import viewreading
 from layerstore import errors
 from layerstore.recovery import mounting
 from layerstore.system import kernel
 from layerstore.trees.overlay import is_overlay_mounted
 from layerstore.testing import violations
-from storekit import add, differ
+from namespaces import MS_BIND
+from storekit import add, differ, image
 
 pytestmark = pytest.mark.root
 
@@ -102,6 +104,53 @@ def test_after_a_reboot_device_numbers_may_be_others(tmp_path):
         device, inode = row["uppers"]
         assert not mounting.mounted_here(store._handle, {**row, "uppers": [device + 1, inode]})
         assert mounting.mounted_here(store._handle, {**row, "uppers": [device + 1, inode], "boot_id": "another"})
+
+
+@pytest.mark.parametrize("verb", ["view", "remove_view"])
+def test_a_copy_does_not_touch_the_view_of_the_first(tmp_path, verb):
+    view = tmp_path / "view"
+    with layerstore.open(tmp_path / "first") as first:
+        pulled = first.pull(image(tmp_path).reference, names=["one:1"])
+        first.view(view)
+    subprocess.run(["cp", "-a", tmp_path / "first", tmp_path / "second"], check=True)
+    before = viewreading.files(view)
+    with layerstore.open(tmp_path / "second") as second:
+        (lease,) = second.leases()
+        with pytest.raises(errors.InvalidArgumentError, match=f"{tmp_path}/first, which this store is a copy of") as caught:
+            getattr(second, verb)(view)
+        assert lease.name in caught.value.hint
+        second.drop_lease(lease.name)
+        second.delete_image(pulled.id)
+        assert second.layers() == []
+    assert viewreading.files(view) == before and viewreading.read_view(view) == {pulled.id: ("localhost/one:1",)}
+    with layerstore.open(tmp_path / "first") as first:
+        first.remove_view(view)
+
+
+@pytest.mark.parametrize("first_is", ["gone", "another store", "no store"])
+def test_a_copy_takes_away_the_view_of_a_store_that_is_no_more(tmp_path, first_is):
+    with layerstore.open(tmp_path / "first") as first:
+        first.view(tmp_path / "view")
+    subprocess.run(["cp", "-a", tmp_path / "first", tmp_path / "second"], check=True)
+    shutil.rmtree(tmp_path / "first")
+    if first_is == "another store":
+        layerstore.open(tmp_path / "first").close()
+    elif first_is == "no store":
+        (tmp_path / "first").write_text("a file")
+    with layerstore.open(tmp_path / "second") as second:
+        second.remove_view(tmp_path / "view")
+    assert not (tmp_path / "view").exists()
+
+
+@in_namespace
+def test_a_store_that_is_reached_by_another_path_too_is_no_copy(tmp_path):
+    with layerstore.open(tmp_path / "first") as first:
+        first.view(tmp_path / "view")
+    (tmp_path / "again").mkdir()
+    kernel.mount(str(tmp_path / "first"), str(tmp_path / "again"), None, MS_BIND, None)
+    with layerstore.open(tmp_path / "again") as again:
+        again.remove_view(tmp_path / "view")
+    assert not (tmp_path / "view").exists()
 
 
 def test_a_copy_made_while_the_first_is_open_and_the_first_are_two_stores(tmp_path):

@@ -89,7 +89,7 @@ def pack(directory, out):
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with open(out, "wb") as file:
-            for chunk in pack_tree(fd):
+            for chunk in pack_tree(fd, 255):
                 file.write(chunk)
     finally:
         os.close(fd)

@@ -216,7 +216,7 @@ def test_errors_of_the_disk_come_through(tree, monkeypatch):
 def packed(path):
     fd = os.open(path, os.O_RDONLY)
     try:
-        return b"".join(pack_tree(fd))
+        return b"".join(pack_tree(fd, 255))
     finally:
         os.close(fd)
 
@@ -248,6 +248,16 @@ def test_a_directory_comes_back_as_it_was(tree, source):
     assert os.getxattr(tree.diff / "a.b", "user.a") == b"\0\n"
     assert os.listxattr(tree.diff / "d") == []
     assert (out.blob_digest, out.blob_size, out.diff_id) == (None, None, sha(packed(source)))
+    tree.sound()
+
+
+def test_holes_of_a_directorys_files_stay_holes(tree, tmp_path):
+    (tmp_path / "source").mkdir()
+    with open(tmp_path / "source" / "f", "wb") as file_:
+        file_.write(b"start")
+        file_.truncate(20 << 20)
+    apply(tree, DirectoryDiffer(tmp_path / "source"))
+    assert (tree.stat("f").st_size, tree.stat("f").st_blocks * 512 <= 1 << 16) == (20 << 20, True)
     tree.sound()
 
 
@@ -298,6 +308,88 @@ def test_names_that_would_be_whiteouts_are_refused(tmp_path):
     (tmp_path / ".wh.x").touch()
     with pytest.raises(SourceError, match="whiteout"):
         packed(tmp_path)
+
+
+MARKS = [pytest.param(form, mark, marks=[pytest.mark.root, ROOT] if form == "trusted" else [])
+         for form in ("trusted", "user") for mark in ("metacopy", "redirect")]
+
+
+@pytest.mark.parametrize("form, mark", MARKS)
+@pytest.mark.parametrize("kind", ["file", "directory", "root"])
+def test_what_overlayfs_has_only_a_part_of_is_refused_by_its_name(tmp_path, form, mark, kind):
+    (tmp_path / "dir" / "sub").mkdir(parents=True)
+    (tmp_path / "dir" / "file").touch()
+    os.truncate(tmp_path / "dir" / "file", 100_000)
+    marked = {"file": tmp_path / "dir" / "file", "directory": tmp_path / "dir" / "sub", "root": tmp_path}[kind]
+    os.setxattr(marked, f"{form}.overlay.{mark}", b"/elsewhere")
+    with pytest.raises(SourceError, match=f"{form}.overlay.{mark}") as caught:
+        packed(tmp_path)
+    assert repr(os.path.relpath(marked, tmp_path)) in str(caught.value)
+
+
+@pytest.mark.root
+@ROOT
+@pytest.mark.parametrize("mark", ["metacopy", "redirect"])
+def test_an_upper_directory_in_which_the_kernel_left_only_a_part_is_refused(tmp_path, mark):
+    for name in ("lower/d", "upper", "work", "at"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "lower" / "d" / "f").write_bytes(b"content" * 1000)
+    change = {"metacopy": "chmod 600 d/f", "redirect": "mv d e"}[mark]
+    script = (f"mount -t overlay o -o lowerdir=lower,upperdir=upper,workdir=work,redirect_dir=on,metacopy=on at"
+              f" && cd at && {change} && cd .. && umount at")
+    subprocess.run(["unshare", "-m", "sh", "-c", script], check=True, cwd=tmp_path)
+    with pytest.raises(SourceError, match=f"overlay.{mark}"):
+        packed(tmp_path / "upper")
+
+
+def test_what_an_attribute_says_of_owner_and_type_is_left_out_and_not_heeded(tmp_path):
+    (tmp_path / "f").write_bytes(b"content")
+    os.chmod(tmp_path / "f", 0o640)
+    os.setxattr(tmp_path / "f", "user.containers.override_stat", b"0:0:4755:file")
+    member = tarfile.open(fileobj=io.BytesIO(packed(tmp_path))).getmember("f")
+    assert (member.uid, member.mode, member.isreg()) == (os.geteuid(), 0o640, True)
+    assert not any("override" in key for key in member.pax_headers)
+
+
+@pytest.mark.parametrize("name", [b"user.a=b", b"user.=", b"user.\xff"])
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_an_attribute_that_no_tar_can_name_is_refused(tmp_path, name, kind):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "f").touch()
+    os.setxattr(tmp_path / {"file": "f", "directory": "d"}[kind], name, b"value")
+    with pytest.raises(SourceError, match="no tar can have one of that name"):
+        packed(tmp_path)
+
+
+def test_attributes_with_odd_names_come_back(tree, tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "f").touch()
+    names = ["user.two\nlines", "user.per%3Dcent", "user.ünï", "user. \"'"]
+    for name in names:
+        os.setxattr(tmp_path / "source" / "f", name, b"a=b\n=")
+    apply(tree, DirectoryDiffer(tmp_path / "source"))
+    assert sorted(os.listxattr(tree.diff / "f")) == sorted(names)
+    assert {os.getxattr(tree.diff / "f", name) for name in names} == {b"a=b\n="}
+
+
+@pytest.mark.parametrize("depth", [255, 1_200])
+def test_a_directory_is_packed_as_deep_as_the_limit_says_and_no_deeper(tree, tmp_path, depth):
+    at = os.open(tmp_path, os.O_RDONLY)
+    for name in ("source", *["d"] * depth):
+        os.mkdir(name, dir_fd=at)
+        at, above = os.open(name, os.O_RDONLY, dir_fd=at), at
+        os.close(above)
+    os.close(at)
+    before = os.listdir("/proc/self/fd")
+    try:
+        if depth == 255:
+            assert apply(tree, DirectoryDiffer(tmp_path / "source")).entries == 256
+        else:
+            with pytest.raises(LimitExceededError, match="max_depth"):   # whoever reads the tar would refuse it only later
+                packed(tmp_path / "source")
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "source"], check=True)   # too deep for those who remove by recursion
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_links_in_a_directory_are_not_followed(tree, tmp_path):

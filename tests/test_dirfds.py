@@ -52,6 +52,22 @@ def test_what_is_no_directory_or_not_there_is_told(fds, path, number):
     assert caught.value.errno == number
 
 
+def test_a_way_longer_than_the_kernel_takes_at_once_is_walked_and_the_kernel_is_asked_again_for_others(fds, tmp_path):
+    long = b"/".join([b"n" * 255] * 17)
+    at = os.open(tmp_path / "root", os.O_RDONLY)
+    for name in long.split(b"/"):
+        os.mkdir(name, dir_fd=at)
+        at, above = os.open(name, os.O_RDONLY, dir_fd=at), at
+        os.close(above)
+    before = dirfds._kernel_walks
+    assert os.path.samestat(os.fstat(fds.get(long)), os.fstat(at))
+    assert dirfds._kernel_walks is before
+    os.close(at)
+    with pytest.raises(OSError) as caught:
+        fds.get(b"a/" + b"n" * 256)
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
 def test_what_is_held_stays_open_when_it_is_evicted(fds, tmp_path, monkeypatch):
     monkeypatch.setattr(dirfds, "_CAPACITY", 2)
     number, owner = fds.held(b"a/b/c")

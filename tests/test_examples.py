@@ -1,5 +1,6 @@
 """The example programs do what they say, and what a kill leaves of them is cleared up."""
 
+import importlib
 import json
 import os
 import re
@@ -170,10 +171,32 @@ def test_the_sandbox_keeps_what_was_written_as_an_image(small_system):
 @in_namespace
 def test_the_next_sandbox_clears_up_after_one_that_was_killed(small_system):
     child = subprocess.Popen([sys.executable, EXAMPLES / "sandbox.py", small_system, "system", "/bin/sh", "-c",
-                              "echo ready; sleep 60"], stdout=subprocess.PIPE)
+                              "echo ready; sleep 100000"], stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"ready\n"
     child.send_signal(signal.SIGKILL)
     child.wait()
+    assert child.stdout.read() == b""       # its end: whoever had it is dead
     run("sandbox.py", small_system, "system", "/bin/sh", "-c", "exit 0", status=0)
     with layerstore.open(small_system) as store:
         assert store.mounts() == []
+
+
+@pytest.mark.root
+@in_namespace
+def test_a_sandbox_that_another_one_cleared_up_meanwhile_stops_nobody(small_system, monkeypatch):
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        sandbox = importlib.import_module("sandbox")
+    finally:
+        sys.path.pop(0)
+    with layerstore.open(small_system) as store:
+        sandbox.RUNS.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = sandbox.RUNS / "left"
+        target.mkdir()
+        store.mount("system", target, writable=True)
+        listed = store.mounts()
+        store.unmount(target)
+        target.rmdir()
+        monkeypatch.setattr(store, "mounts", lambda: listed)      # as it was, when this one looked
+        sandbox.clear_up(store)
+    assert list(sandbox.RUNS.glob("left*")) == []

@@ -18,11 +18,15 @@ from hypothesis import strategies as st
 
 import layerstore
 from fuzz import nasties
-from layerstore import DirectoryDiffer, TarDiffer
+from layerstore import Descriptor, DirectoryDiffer, Limits, StageOptions, TarDiffer
 from layerstore.formats.crc64 import _plain, crc64
+from layerstore.formats.packed import PackedWriter, open_regular
+from layerstore.formats.tarsplit import MAGIC, VERSION, Member
+from layerstore.trees.assemble import Content
 from layerstore.errors import ArchiveError, InvalidArgumentError, LayerDamagedError, LimitExceededError
 from nasty_tars import member, sparse_tars
 from storekit import image
+from test_unpack import ACL
 
 
 def put(store, data, **options):
@@ -102,6 +106,86 @@ def test_it_comes_out_byte_for_byte(store, label, data):
     assert exported(store, layer.id) == data
     assert rebuilt(store, layer) == data
     assert store.check(content=True).sound
+
+
+def test_what_lies_deeper_than_a_path_can_name_is_exported_checked_extracted_and_deleted(store, tmp_path):
+    deep = b"/".join([b"n" * 255] * 15)
+    data = (nasties.pax({"path": deep}) + nasties.header(b"d", b"5", mode=0o755)
+            + nasties.pax({"linkpath": deep}) + nasties.header(b"l", b"2")
+            + nasties.pax({"path": b"l/" + deep + b"/f"}) + nasties.file(b"f", b"far") + nasties.END)
+    with store.stage(TarDiffer(data), options=StageOptions(limits=Limits(max_path_length=10_000))) as staged:
+        layer = store.apply_staged_layer(staged)
+    assert exported(store, layer.id) == data
+    assert store.check(content=True).sound
+    assert store.usage() is not None
+    assert store.extract(layer.id, tmp_path / "out").entries == 32
+    store.delete_layer(layer.id)
+    assert store.layers() == []
+
+
+WITH_ATTRIBUTES = (
+    nasties.pax({"SCHILY.xattr.trusted.mine": b"1", "SCHILY.xattr.system.posix_acl_access": ACL}) + nasties.file(b"f", mode=0o660)
+    + nasties.pax({"SCHILY.xattr.system.posix_acl_default": ACL, "SCHILY.xattr.security.selinux": b"x"}) + nasties.header(b"d", b"5", mode=0o775)
+    + nasties.pax({"SCHILY.xattr.system.posix_acl_access": b"none"}) + nasties.file(b"bad") + nasties.END
+)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: trusted.*")
+def test_what_only_the_manifest_has_of_attributes_is_set_where_a_layer_is_extracted(store, tmp_path):
+    layer = put(store, WITH_ATTRIBUTES)
+    assert layer.unset == 3
+    report = store.extract(layer.id, tmp_path / "out")
+    assert report.unset == 1, "what is no ACL"
+    assert os.getxattr(tmp_path / "out" / "f", "trusted.mine") == b"1"
+    assert os.getxattr(tmp_path / "out" / "f", "system.posix_acl_access") == ACL
+    assert os.getxattr(tmp_path / "out" / "d", "system.posix_acl_default") == ACL
+    assert [oct(os.stat(tmp_path / "out" / name).st_mode)[-3:] for name in ("f", "d")] == ["660", "775"]
+    assert store.check(content=True).sound
+    with store.stage(DirectoryDiffer(tmp_path / "out")) as staged:
+        packed = store.apply_staged_layer(staged)
+    assert b"SCHILY.xattr.system.posix_acl_default=" + ACL in exported(store, packed.id)
+
+
+@pytest.mark.root
+def test_what_nobody_sets_keeps_no_tree_from_being_adopted(store):
+    expect = Descriptor("x", digest="sha256:" + hashlib.sha256(WITH_ATTRIBUTES).hexdigest(), size=len(WITH_ATTRIBUTES))
+    store.stage(TarDiffer(WITH_ATTRIBUTES, expect=expect)).release()
+    with store.stage(TarDiffer(b"", expect=expect)) as staged:
+        assert staged.adopted
+
+
+class Counting(int):
+    """A number that counts what it is compared with."""
+
+    compared = 0
+
+    def __lt__(self, other):
+        Counting.compared += 1
+        return int(self) < int(other)
+
+    def __gt__(self, other):
+        Counting.compared += 1
+        return int(self) > int(other)
+
+
+def test_a_name_that_comes_50_000_times_costs_few_steps_for_each_member(tmp_path):
+    (tmp_path / "diff").mkdir()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    writer = PackedWriter(fd, "tar-split", MAGIC, VERSION)
+    for number in range(50_000):
+        writer.put((b"a", b"a", 1, None))
+        writer.put(("kept", b"a", number, 1, bytes(32)))
+    writer.put(("end", 50_000, 50_000))
+    writer.finish()
+    with open_regular("tar-split", fd) as split, Content(fd, split) as content:
+        for number in (0, 1, 25_000, 49_999):
+            Counting.compared = 0
+            assert content.is_kept(Member(b"a", b"a"), Counting(2 * number)) == number
+            assert Counting.compared <= 17
+        assert content.is_kept(Member(b"a", b"a"), 100_000) is None
+        assert content.is_kept(Member(b"b", b"b"), 0) is None
+    os.close(fd)
 
 
 @pytest.mark.parametrize("name, data", sparse_tars())
@@ -191,6 +275,41 @@ def test_a_changed_file_never_becomes_a_whole_tar(store):
         assert len(got) < len(SIMPLE)
 
 
+DAMAGE = {   # what happens to dir/file of SIMPLE, which says "content"
+    "a flipped bit": lambda path: write(path, b"conTent"), "cut short": lambda path: write(path, b"cont"), "gone": os.unlink,
+}
+
+
+def write(path, data):
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGE))
+def test_a_changed_file_never_becomes_a_whole_tar_split(store, damage):
+    """Its checksums are of what the tree has: whoever reads it could not tell."""
+    layer = put(store, SIMPLE)
+    with store.tar_split(layer.id) as lines:
+        whole = b"".join(lines)
+    DAMAGE[damage](os.path.join(store.root, "layers", layer.id, "diff", "dir", "file"))
+    got = b""
+    with pytest.raises(LayerDamagedError, match=layer.id), store.tar_split(layer.id) as lines:
+        for chunk in lines:
+            got += chunk
+    assert len(got) < len(whole)
+
+
+@pytest.mark.parametrize("data", [
+    member("a", b"one") + member("a", b"two"), member("./a", b"one") + member("a", kind=tarfile.DIRTYPE), member("./a", b"one"),
+], ids=["kept", "kept, and a directory now", "in its place"])
+def test_a_changed_file_that_a_tar_split_has_as_a_segment_is_damage_too(store, data):
+    layer = put(store, data + nasties.END)
+    diff, kept = (os.path.join(store.root, "layers", layer.id, *each) for each in (("diff", "a"), ("kept", "0")))
+    write(kept if os.path.exists(kept) else diff, b"ONE")
+    with pytest.raises(LayerDamagedError, match=layer.id), store.tar_split(layer.id) as lines:
+        list(lines)
+
+
 def test_a_changed_tar_split_is_damage_before_it_is_decoded_and_check_finds_it(store):
     layer = put(store, SIMPLE)
     path = os.path.join(store.root, "layers", layer.id, "tar-split")
@@ -277,6 +396,41 @@ def test_without_the_wheel_the_checksum_is_computed_in_python():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def by_the_byte(data, crc=0):
+    """As ISO 3309 has it, one bit after the other."""
+    crc ^= (1 << 64) - 1
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xD800000000000000 if crc & 1 else 0)
+    return crc ^ (1 << 64) - 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.one_of(st.binary(max_size=40), st.binary(min_size=500, max_size=3_000)), st.integers(0, (1 << 64) - 1))
+def test_the_checksum_in_python_is_that_of_every_bit(data, before):
+    assert _plain(data, before) == by_the_byte(data, before) == crc64(data, before)
+
+
+def test_the_checksum_in_python_takes_few_steps_for_much_data():
+    data = random.Random(1).randbytes(200_000)
+    steps = []
+
+    def trace(_frame, event, _argument):
+        if event == "line":
+            steps.append(event)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        found = _plain(data)
+    finally:
+        sys.settrace(before)
+    assert found == crc64(data, 0)
+    assert len(steps) < 2_000
+
+
 def run(root, *arguments):
     return subprocess.run(
         [sys.executable, "-m", "layerstore", "--root", str(root), *map(str, arguments)], capture_output=True, check=False,
@@ -298,8 +452,9 @@ def test_the_command_leaves_the_old_file_when_the_layer_is_damaged(root, tmp_pat
         layer = put(store, SIMPLE)
     (root / "layers" / layer.id / "diff" / "dir" / "file").write_bytes(b"CONTENT")
     (tmp_path / "t.tar").write_bytes(b"old")
-    assert run(root, "export", layer.id, "--tar", tmp_path / "t.tar").returncode == 3
-    assert (tmp_path / "t.tar").read_bytes() == b"old"
+    for option in ("--tar", "--tar-split"):
+        assert run(root, "export", layer.id, option, tmp_path / "t.tar").returncode == 3
+        assert (tmp_path / "t.tar").read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == ["store", "t.tar"]
 
 

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import itertools
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def test_what_was_found_once_stays_mended(path):
 def test_every_target_says_its_invariant_first():
     for name in TARGETS:
         assert "bytes" in target(name).__doc__.splitlines()[0], name
+
+
+def test_every_target_has_a_dictionary_that_the_engine_can_read():
+    for name in TARGETS:
+        words = (FINDINGS.parent / "dictionaries" / f"{name}.dict").read_text().splitlines()
+        assert len(words) >= 10, name
+        for word in words:
+            assert re.fullmatch(r'"(?:[^"\\]|\\x[0-9a-f]{2}|\\["\\])+"', word) or word.startswith("#"), (name, word)
 
 
 def test_names_that_are_not_cleaned_are_seen(monkeypatch):
@@ -122,7 +131,7 @@ def test_a_tar_that_comes_out_shorter_is_seen(monkeypatch):
 def test_lines_for_the_go_tools_that_lack_the_end_are_seen(monkeypatch):
     from layerstore.trees.gotarsplit import lines
 
-    monkeypatch.setattr("fuzz.targets.unpack.lines", lambda fd: list(lines(fd))[:-1])
+    monkeypatch.setattr("fuzz.targets.unpack.lines", lambda fd, told: list(lines(fd, told))[:-1])
     with pytest.raises(AssertionError, match="Go tools"):
         for data in nasties.seeds("unpack"):
             target("unpack").check(data)

@@ -1,14 +1,17 @@
 """Garbage: what goes, in which order, how much that frees, how fast it goes. (Beside live work: test_delete.)"""
 
 import os
+import signal
 
 import pytest
 
 import layerstore
-from layerstore.verbs import gc
+from layerstore.system import fs
+from layerstore.testing import violations
+from layerstore.verbs import checkpoint, gc
 from layerstore.cli import main
 from layerstore.errors import InvalidArgumentError
-from storekit import add, differ, image, tree_names
+from storekit import add, differ, image, in_child, tree_names
 
 ALL = {"retention": 0, "grace": 0}
 
@@ -86,6 +89,73 @@ def test_files_are_removed_at_the_rate_that_was_given(store, monkeypatch):
     add(store, {f"f{n}": b"" for n in range(40)})
     store.collect_garbage(**ALL, rate=10)
     assert 4.0 <= now[0] <= 6.0
+
+
+def test_staged_trees_go_at_the_rate_too(store, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(gc.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(gc.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    store.stage(differ({f"f{n}": b"" for n in range(40)}, keyed=True)).release()
+    assert len(store.collect_garbage(**ALL, rate=10).staged) == 1
+    assert 4.0 <= now[0] <= 6.0
+
+
+def test_a_large_file_counts_for_as_many_as_it_takes_the_disk(tmp_path):
+    with open(tmp_path / "large", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 130 << 20)
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(1 << 40)
+    counted = []
+    with fs.open_dir(tmp_path) as fd:
+        for name in ("large", "sparse"):
+            fs.remove_tree(fd, name, point="checkpoint.empty.unlink", pause=counted.append)
+    assert counted == [1 + 2, 1] and os.listdir(tmp_path) == []
+
+
+def files_in(root, name):
+    return sum(len(files) for _, _, files in os.walk(os.path.join(root, name)))
+
+
+def test_what_a_verb_deletes_in_passing_is_little_and_the_rest_goes_with_the_next_ones(root, monkeypatch):
+    monkeypatch.setattr(checkpoint, "EVERY", 0)
+    with layerstore.open(root) as store:
+        layers = [add(store, {f"{n}/{m}": b"" for m in range(120)}) for n in range(2)]
+        store.checkpoint()
+        monkeypatch.setattr(checkpoint, "IN_PASSING", 50)
+        store.delete_layer(layers[0].id)
+        had = files_in(root, "trash")
+        assert 70 <= had < 120
+        monkeypatch.setattr(checkpoint, "EVERY", 1 << 30)    # no checkpoint is due any more
+    with layerstore.open(root) as store:                     # and another process goes on
+        store.delete_layer(layers[1].id)
+        assert had + 60 <= files_in(root, "trash") < had + 120, "only what a checkpoint covers"
+        for n in range(8):
+            add(store, {f"more{n}": b""})
+        assert len(tree_names(root, "trash")) == 1 and files_in(root, "trash") >= 120
+        monkeypatch.setattr(checkpoint, "EVERY", 0)
+        add(store, {"last": b""})
+        assert 0 < files_in(root, "trash") < 120
+        store.collect_garbage(retention=0, grace=3600)
+        assert tree_names(root, "trash") == []
+    assert violations(root) == []
+
+
+def test_a_kill_between_two_portions_leaves_the_rest_for_the_next(root, monkeypatch):
+    monkeypatch.setattr(checkpoint, "EVERY", 0)
+    monkeypatch.setattr(checkpoint, "IN_PASSING", 50)
+
+    def work():
+        with layerstore.open(root) as store:
+            store.delete_layer(add(store, {f"f{m}": b"" for m in range(120)}).id)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(work) == -signal.SIGKILL
+    assert 0 < files_in(root, "trash") < 120
+    with layerstore.open(root) as store:
+        assert store.recovery.actions == ()
+        store.checkpoint()
+        assert tree_names(root, "trash") == []
+    assert violations(root) == []
 
 
 def test_a_slow_disk_is_not_made_good_for_by_a_burst(monkeypatch):

@@ -26,7 +26,7 @@ OF = {**dict.fromkeys(NAMES, "v1"), "signed": "v1.1"}
 
 
 def expected(name):
-    return json.loads((GOLDEN / OF[name] / f"{name}.json").read_text())
+    return json.loads((GOLDEN / OF.get(name, "v1.1") / f"{name}.json").read_text())
 
 
 def newer(root, kind):
@@ -85,6 +85,56 @@ def test_signatures_and_labels_of_format_1_1_are_read(tmp_path):
         (kept,) = store.mounts()
         assert (kept.id, kept.label, kept.mounted, kept.writable) == (MOUNT, LABEL, False, True)
         assert store.check(content=True).sound
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """The golden store with a map of ids; what its layers have is whose it was, where this user may say so."""
+    root = unpack("mapped", tmp_path, "v1.1")
+    for path in (root / "layers").rglob("*") if os.geteuid() == 0 else ():
+        os.chown(path, make_store.NOBODY, make_store.NOBODY, follow_symlinks=False)
+    return root
+
+
+def test_a_golden_store_with_a_map_of_ids_is_read_as_it_was_left(mapped):
+    assert show(mapped) == expected("mapped")
+
+
+@pytest.mark.root
+def test_the_map_of_ids_of_a_golden_store_is_kept_to(mapped):
+    with layerstore.open(mapped, create=False) as store:
+        assert store.recovery.clean
+        made = make_store.put(store, "today", "9" * 64)
+        with store.layer_paths(made.id) as (diff,):
+            owners = {os.lstat(path).st_uid for path in Path(diff).rglob("*")}
+        assert owners == {make_store.NOBODY}        # whom the map has for the archive's root
+        assert store.check(content=True).sound
+
+
+@pytest.fixture
+def on_another(tmp_path):
+    """The golden store that stands on another, and that one."""
+    (tmp_path / "lower").mkdir()
+    return unpack("beneath", tmp_path, "v1.1"), unpack("clean", tmp_path / "lower")
+
+
+def test_a_golden_store_is_read_over_the_one_beneath_it_as_it_was_left(on_another):
+    root, lower = on_another
+    assert show(root, beneath=[lower]) == expected("beneath")
+
+
+def test_a_golden_store_is_gone_on_with_over_the_one_beneath_it(on_another):
+    root, lower = on_another
+    before = everything(lower)
+    with layerstore.open(root, create=False, beneath=[lower]) as store:
+        assert store.recovery.clean
+        assert store.check(content=True, beneath=True).sound
+        added = make_store.put(store, "today", "9" * 64, parent="8" * 64)
+        assert [each.id for each in store.chain(added.id)] == ["b" * 64, "c" * 64, "8" * 64, "9" * 64]
+        store.delete_layer(added.id)
+        store.checkpoint(archive=True)
+        assert [each.name for each in store.leases()] == ["golden"]
+    assert everything(lower) == before
 
 
 def test_opening_the_clean_one_does_nothing(tmp_path):

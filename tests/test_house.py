@@ -18,8 +18,8 @@ ORDER = """
 """
 INSIDE = {   # the same within a package; what has no entry here is free inside
     "verbs": """
-        open pull repair > pull_layers > commit mount push view > view_files > check explain export gc space usage > holds >
-        apply delete > checkpoint stage > begin > staging > quota
+        open pull repair > pull_layers > commit mount push view > view_files view_marker > check explain export gc space
+        usage > holds > apply delete > checkpoint stage > begin > staging > quota
     """,
     "recovery": """
         rebuilding recover > executor mounting readopt > mending looking > planner > remains
@@ -178,3 +178,19 @@ def test_the_public_names_are_told_alike_to_python_and_to_type_checkers():
     assert told == set(layerstore._PUBLIC)
     for name in told:
         assert getattr(layerstore, name) is not None
+
+
+def test_what_a_public_verb_takes_and_returns_has_a_public_name():
+    import layerstore
+
+    (store,) = [node for node in ast.parse((SRC / "store.py").read_text()).body
+                if isinstance(node, ast.ClassDef) and node.name == "Store"]
+    named = set()
+    for verb in [node for node in store.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]:
+        taken = [each.annotation for each in (*verb.args.args, *verb.args.kwonlyargs) if each.annotation is not None]
+        for annotation in filter(None, (*taken, verb.returns)):
+            named |= {node.attr if isinstance(node, ast.Attribute) else node.id for node in ast.walk(annotation)
+                      if isinstance(node, ast.Attribute | ast.Name)}
+    ours = {name for name in named if name[0].isupper()} - {"Sequence", "Mapping", "Iterator", "Callable", "Any", "PathLike"}
+    assert {"PullOptions", "CheckReport", "Life"} <= ours
+    assert ours - set(layerstore.__all__) == set()

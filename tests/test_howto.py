@@ -1,7 +1,4 @@
-"""What the how-tos show is run, block after block; and the site's pages lead to each other.
-
-``console`` blocks want programs that are not the project's, and are not run. docs/testing.md has a test of its own.
-"""
+"""What the pages show is run, block after block, or stands below with the reason why not; and the pages lead to each other."""
 
 import importlib.util
 import os
@@ -10,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,30 @@ import layerstore
 import signing
 
 ROOT = Path(__file__).parent.parent
-HOWTOS = ("use-it", "debug-a-crash", "wiped-podman-store", "verifying", "beneath")
+HOWTOS = {   # how many pieces of each are run: every sh block, and all Python as one
+    "use-it": 1, "debug-a-crash": 5, "wiped-podman-store": 3, "verifying": 3, "beneath": 3, "operate": 4, "rebuild": 1,
+    "observing": 1, "rootless": 1, "snapshots": 2,
+}
+RUN_ELSEWHERE = {   # page, kind: how many, and by which test
+    ("README.md", "sh"): (4, "test_new_user.py, test_readme.py; the rest are make's"),
+    ("README.md", "python"): (2, "test_readme.py"),
+    ("docs/testing.md", "python"): (2, "crash/test_testing.py"),
+    ("docs/podman.md", "sh"): (3, "test_readme.py"),
+    ("journal/README.md", "python"): (1, "test_journal_readme.py"),
+}
+NOT_RUN = {   # page, kind: how many, and why
+    ("CONTRIBUTING.md", "sh"): (2, "make's targets are what CI runs"),
+    ("README.md", "make"): (2, "make's targets are what CI runs"),
+    ("fuzz/README.md", "sh"): (1, "runs for hours; its shortest form is in test_fuzz.py"),
+    ("docs/check.md", "sh"): (1, "runs for minutes; its shortest form is in test_corruption.py"),
+    ("docs/testing.md", "sh"): (1, "its commands are killed, as they shall be; test_cli.py and test_concurrency.py set the same variables"),
+    ("docs/beneath.md", "console"): (1, "makes file system images, and mounts them"),
+    ("docs/operate.md", "console"): (3, "changes the machine"), ("docs/operate.md", "ini"): (1, "is no command"),
+    ("docs/podman.md", "console"): (1, "podman's own; test_podman.py does the same"),
+    ("docs/registry.md", "console"): (1, "wants a registry; test_push_registry.py has one"),
+    ("docs/wiped-podman-store.md", "console"): (4, "podman's own, over this user's own store"),
+}
+SHOWN_ONLY = {"text", "json", "toml", "mermaid", ""}
 
 
 def blocks(page):
@@ -50,7 +71,7 @@ def place(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", HOWTOS)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.root) if page == "snapshots" else page for page in HOWTOS])
 def test_what_a_howto_shows_runs(page, place):
     environment = {**os.environ, "LAYERSTORE_ROOT": str(place / "layers"), "PATH": f"{place}/bin:{os.environ['PATH']}"}
     ran = 0
@@ -60,7 +81,23 @@ def test_what_a_howto_shows_runs(page, place):
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (text, done.stdout, done.stderr)
         ran += 1
-    assert ran == {"use-it": 1, "debug-a-crash": 5, "wiped-podman-store": 3, "verifying": 3, "beneath": 3}[page]
+    assert ran == HOWTOS[page]
+
+
+def test_every_block_of_every_page_is_run_or_listed_with_the_reason_why_not():
+    found = Counter()
+    for page in sitepages().pages():
+        for kind, body in re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL):
+            if kind not in SHOWN_ONLY and not (kind in ("sh", "python") and Path(page).stem in HOWTOS):
+                found[page, "make" if page == "README.md" and body.startswith("make ") else kind] += 1
+    assert found == {key: count for key, (count, _) in {**RUN_ELSEWHERE, **NOT_RUN}.items()}
+
+
+def test_no_command_is_indented_instead_of_in_a_block():
+    """Nobody would notice that it is not run."""
+    for page in sitepages().pages():
+        outside = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+        assert re.findall(r"^ {4,}(?:layerstore|pip|podman|make|python\d?) .*", outside, re.MULTILINE) == [], page
 
 
 def sitepages():
@@ -94,4 +131,4 @@ def test_every_page_of_the_sites_contents_is_there_and_every_public_name_has_a_p
     assert [page for page in contents if not (tmp_path / page).exists()] == []
     reference = (tmp_path / "api" / "layerstore.md").read_text()
     missing = [name for name in layerstore.__all__ if not re.search(rf"\.{name}$", reference, re.MULTILINE)]
-    assert missing in ([], ["LayerstoreError", "errors"])      # which are on the page of errors
+    assert set(missing) <= {"LayerstoreError", "errors", "fault_point"}      # on the pages of errors and of crash-testing

@@ -11,6 +11,7 @@ import lzma
 import os
 import struct
 import threading
+import types
 import zlib
 
 import pytest
@@ -24,6 +25,7 @@ from layerstore.formats.tar import TarReader
 from layerstore.testing import run_child
 
 MEMORY = 64 << 20        # bytes above what the process had: chunks between threads, one extension header, the decoders
+MARGIN = 8 << 20         # of the disk: batches of small files that threads still had
 DISK = 4 << 20           # bytes beyond the limit: what is written before a limit is looked at again
 
 
@@ -144,6 +146,47 @@ def test_a_compressed_bomb_is_stopped_by_its_ratio(kind, tmp_path):
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_compressed_bomb_is_stopped_by_its_bytes(kind, tmp_path):
     stopped(tmp_path, BOMBS[kind], "max_bytes", 8 << 20, disk_limit=8 << 20)   # its header alone is refused
+
+
+def pattern_bomb():
+    """The same of bytes that take space on the disk: within every limit on what may be unpacked, but not within the disk."""
+    stream = zlib.compressobj(9, zlib.DEFLATED, 31)
+    yield stream.compress(header(b"x", size=1 << 38, raw_size=number(1 << 38, 12))) + stream.flush(zlib.Z_FULL_FLUSH)
+    piece = stream.compress(b"x" * (8 << 20)) + stream.flush(zlib.Z_FULL_FLUSH)
+    while True:
+        yield piece
+
+
+def small_files_bomb():
+    stream = zlib.compressobj(9, zlib.DEFLATED, 31)
+    for n in itertools.count():
+        yield stream.compress(b"".join(file(b"%d-%d" % (n, m), b"x" * 50_000) for m in range(160))) + stream.flush(zlib.Z_FULL_FLUSH)
+
+
+@pytest.mark.parametrize("bomb", [pattern_bomb, small_files_bomb])
+def test_a_bomb_within_all_limits_leaves_the_disk_what_is_to_stay_free(tmp_path, monkeypatch, bomb):
+    (tmp_path / "diff").mkdir()
+    keep, size, least = 4 << 20, 20 << 20, []
+
+    def statvfs(fd):
+        least.append(size - disk(tmp_path))
+        return types.SimpleNamespace(f_bavail=least[-1] // 4096, f_frsize=4096)
+
+    monkeypatch.setattr(os, "fstatvfs", statvfs)
+    fds = [os.open(path, os.O_RDONLY) for path in (tmp_path, tmp_path / "diff")]
+    with pytest.raises(errors.NoSpaceError, match="would fill the disk") as caught:
+        TarDiffer(Chunked(bomb())).apply_diff(DiffTarget(*fds, overlay_form=FORM, keep_free=keep))
+    for fd in fds:
+        os.close(fd)
+    assert caught.value.free < keep
+    assert size - disk(tmp_path) > -MARGIN, "what was on its way when it was looked"
+
+
+def test_zeros_within_all_limits_take_no_disk(tmp_path):
+    """So nothing but its length ends it."""
+    error, by, _, _, written = detonate(tmp_path, lambda: itertools.chain(itertools.islice(gzip_bomb(), 9), [b""]))
+    assert (error, by) == ("ArchiveError", None) or error == "CompressionError"
+    assert written < DISK
 
 
 def test_a_stream_that_is_longer_than_its_files_is_stopped_by_its_bytes(tmp_path):

@@ -54,6 +54,13 @@ def test_every_event_has_the_fields_that_are_promised_and_is_one_of_the_table(ro
     a_life(root, told, tmp_path)
     with layerstore.open(root, observer=told) as store:
         store.check()
+        mended, lost = add(store, {"same": b"1" * 80}), add(store, {"same": b"1" * 80, "alone": b"nowhere else"})
+        for each, name in ((mended, "same"), (lost, "alone")):
+            os.truncate(os.path.join(store.root, "layers", each.id, "diff", name), 0)
+        store.repair(layers=[mended.id, lost.id])
+    assert [(each["layer_id"], each["steps"]) for each in told.of("repaired")] == [(mended.id, 1)]
+    assert [(each["layer_id"], each["files"]) for each in told.of("quarantined")] == [(lost.id, 1)]
+    assert [each["number"] for each in told.of("checked")][-2:] == [1, 2]
     assert {what for what, _ in told.events} == set(EVENTS) - {"recovery", "checkpoint-failed", "noted", "poisoned"}
     for what, fields in told.events:
         assert set(fields) == set(EVENTS[what]), what

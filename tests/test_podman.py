@@ -59,13 +59,14 @@ def test_podman_saves_every_layer_and_the_config_byte_for_byte(shown):
     check_saved(podman.home / "saved.tar", made)
 
 
-def test_a_container_mounted_by_podman_or_buildah_is_the_image(shown, tmp_path):
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_container_mounted_by_podman_or_buildah_is_the_image(shown, tmp_path, readonly):
     podman, root, made = shown
     with layerstore.open(root, readonly=True) as store:
         store.extract("says:1", tmp_path / "out")
     podman.script(f"c=$({CREATE} says:1)\ncp -a $(podman mount $c) {tmp_path}/podman\npodman umount $c\npodman rm $c\n"
                   f"b=$(buildah from --pull-never says:1)\ncp -a $(buildah mount $b) {tmp_path}/buildah\nbuildah umount $b\n"
-                  "buildah rm $b")
+                  "buildah rm $b", readonly=readonly)
     for name in ("podman", "buildah"):
         differences = treediff.differences(tmp_path / name, tmp_path / "out")
         # what podman and buildah themselves put in
@@ -85,8 +86,11 @@ def test_a_container_goes_on_after_the_view_was_refreshed(shown, says, tmp_path)
         store.view(podman.view)
 
 
+MOUNTED = "(cd $m; cat etc/motd; test ! -e gone; echo opaque/*; stat -c %u:%g owned)\n"
+
+
 @pytest.mark.parametrize(("inside", "owner"), [(False, "0:0"), (True, "33:34")], ids=["without-subids", "with-subids"])
-def test_a_rootless_podman_runs_and_saves_from_its_own_users_store(says, home, inside, owner):
+def test_a_rootless_podman_lists_runs_mounts_and_saves_from_its_own_users_store(says, home, inside, owner):
     """*inside* the user's namespace files have owners of their own; else all are the user's, who is root in containers."""
     made = says_image(home, says)
 
@@ -97,34 +101,57 @@ def test_a_rootless_podman_runs_and_saves_from_its_own_users_store(says, home, i
 
     namespaces.in_namespace(fill, namespaces.FULL) if inside else namespaces.as_user(fill)
     with Podman(home / "podman", home / "view", rootless=True) as podman:
-        out = podman.script(f"podman info --format '{{{{.Host.Security.Rootless}}}}'\n{RUN} says:1\n"
+        (podman.home / "mounted").write_text(
+            f"c=$({CREATE} says:1)\nm=$(podman mount $c)\n{MOUNTED}podman rm $c >&2\n"
+            f"b=$(buildah from --pull-never says:1)\nm=$(buildah mount $b)\n{MOUNTED}buildah rm $b >&2\n")
+        out = podman.script(f"podman info --format '{{{{.Host.Security.Rootless}}}}'\n"
+                            "podman images --format '{{.Repository}}:{{.Tag}} {{.ReadOnly}}'\n"
+                            f"{RUN} says:1\npodman unshare sh -e mounted\n"
                             f"podman save -q --format docker-archive -o {podman.home}/saved.tar says:1", readonly=True)
-        assert out == f"true\n{SAYS.replace('33:34', owner)}"
+        mounted = f"from the upper layer\nopaque/new\n{owner}\n"
+        assert out == f"true\nlocalhost/says:1 true\n{SAYS.replace('33:34', owner)}{2 * mounted}"
         check_saved(podman.home / "saved.tar", made)
 
 
-def test_wherever_a_view_is_killed_podman_runs_each_image_that_it_shows(says, tmp_path, record_property):
-    scene = Scene(str(tmp_path / "scene"))
-    os.mkdir(scene.home)
-    made = {name: says_image(tmp_path, says, name=name, motd=f"{name}\n") for name in ("stays", "goes", "comes")}
-    with layerstore.open(scene.store) as store:
-        store.pull(made["stays"].reference, names=["stays:1"])
-        goes = store.pull(made["goes"].reference, names=["goes:1"])
-        store.view(scene.view)
+@pytest.fixture
+def scene(says, tmp_path):
+    """One image in the view that stays, one that goes, and one in the store that is to come."""
+    made = Scene(str(tmp_path / "scene"))
+    os.mkdir(made.home)
+    with layerstore.open(made.store) as store:
+        store.pull(says_image(tmp_path, says, name="stays", motd="stays\n").reference, names=["stays:1"])
+        goes = store.pull(says_image(tmp_path, says, name="goes", motd="goes\n").reference, names=["goes:1"])
+        store.view(made.view)
         store.delete_image(goes.id)
-        store.pull(made["comes"].reference, names=["comes:1"])
+        store.pull(says_image(tmp_path, says, name="comes", motd="comes\n").reference, names=["comes:1"])
+    return made
+
+
+OLD, NEW, NONE = {"stays", "goes"}, {"stays", "comes"}, set()
+
+
+@pytest.mark.parametrize(("verb", "first", "switch", "before", "after", "every"), [
+    ("view", False, "view.switch.rename", OLD, NEW, 12), ("view", True, "view.switch.rename", NONE, NEW, 25),
+    ("remove_view", False, "view.remove.switch", OLD, NONE, 8),
+], ids=["a refresh", "a first view", "a removal"])
+def test_wherever_a_view_is_killed_podman_runs_each_image_that_it_shows(
+        scene, tmp_path, record_property, verb, first, switch, before, after, every):
+    """Where the directory is there: podman refuses to do anything if it is told of one that is not."""
+    if first:
+        scene.do("remove_view")
+        os.mkdir(scene.view)
     scene.keep()
-    points = [each for each in passings(lambda: scene.do("view")) if each.when == "before"]
-    switch = next(n for n, each in enumerate(points) if each.point == "view.switch.rename")
-    old, new = {"stays", "goes"}, {"stays", "comes"}
-    sample = {*range(3, len(points), 12), switch, switch + 1, len(points) - 1}
+    points = [each for each in passings(lambda: scene.do(verb)) if each.when == "before"]
+    points = points[:next((n + 1 for n, each in enumerate(points) if each.point == "view.remove.dir"), None)]
+    at = next(n for n, each in enumerate(points) if each.point == switch)
+    sample = {*range(3, len(points), every), at, at + 1, len(points) - 1}
     for n in sorted(each for each in sample if each < len(points)):
         scene.back()
-        kill_at(points[n], lambda: scene.do("view"))
+        kill_at(points[n], lambda: scene.do(verb))
         with Podman(tmp_path / "podman", scene.view) as podman:
-            out = podman.script(f"for i in $(podman images --format '{{{{.Repository}}}}'); do {RUN} $i:1; done")
+            out = podman.script(f"images=$(podman images --format '{{{{.Repository}}}}')\nfor i in $images; do {RUN} $i:1; done")
         ran = {line for line in out.splitlines() if not line.startswith(("gone", "owner"))}
-        assert ran == (old if n <= switch else new), f"killed at {points[n]}"
+        assert ran == (before if n <= at else after), f"killed at {points[n]}"
     record_property("states", len(sample))
 
 

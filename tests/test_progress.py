@@ -50,6 +50,19 @@ def test_the_total_is_that_of_all_layers_and_ready_when_each_is():
     assert [(each["diff_id"], each["saved"]) for each in json["layers"]] == [("a", 100), ("b", 0)]
 
 
+def test_the_totals_saving_is_the_sum_of_the_layers_however_much_of_one_was_fetched_twice():
+    tally = Tally()
+    tally.layer("a", state="staging", size=100)
+    tally.advance("a", 150)
+    tally.layer("b", state="present", size=100)
+    assert (tally.total().saved, tally.as_json()["saved"], tally.total().done) == (100, 100, 200)
+
+
+def test_what_is_awaited_is_told_as_data():
+    tally = told(("layer", "waiting"), ("awaited", 60))
+    assert tally.as_json()["awaited"] == tally.as_json()["layers"][0]["awaited"] == 60
+
+
 def test_what_is_taken_back_is_taken_back():
     assert told(("layer", "staging"), ("spared", 50), ("spared", -20)).layers()["a"].spared == 30
 

@@ -1,5 +1,6 @@
 """Recovery where two are at it at once, where damage left what no crash leaves, and where somebody was quicker."""
 
+import dataclasses
 import fcntl
 import os
 import runpy
@@ -18,6 +19,7 @@ from layerstore.lifecycle.machine import fire
 from layerstore.recovery.planner import Action, Do, Probe, Subjects, TreeFacts, plan, possibilities
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.testing import violations
+from layerstore.trees import overlay
 from storekit import add, differ, image, killed_at, states, tree_names
 
 
@@ -327,11 +329,16 @@ def test_records_whose_rows_are_gone_and_images_whose_promise_is_archived_are_no
 # -- mounts ------------------------------------------------------------------------------------------------------------
 
 
-def mounted(store, *, writable):
+def mounted(store, *, mount_id="m" * 32, **row):
     layer = add(store)
-    payload = {"target": "/nowhere", "layers": [layer.id], "writable": writable, "boot_id": "another boot"}
+    payload = {"target": "/nowhere", "layers": [layer.id], "writable": False, "boot_id": "another boot", **row}
     for trigger, data in ((Trigger.TAKE, payload), (Trigger.ATTACH, {})):
-        store._handle.update("t", lambda txn: fire(txn, Kind.MOUNT, "m" * 32, trigger, txid="m", payload=data))
+        store._handle.update("t", lambda txn: fire(txn, Kind.MOUNT, mount_id, trigger, txid="m", payload=data))
+
+
+def mounting_elsewhere():
+    """What a row says of a mount in another mount namespace of this boot: nobody here can say whether it is there."""
+    return {"boot_id": mounting.boot_id(), "namespace": 1}
 
 
 @pytest.mark.parametrize("writable", [False, True])
@@ -355,15 +362,41 @@ def test_what_lies_in_uppers_without_a_row_is_removed(root):
         assert tree_names(root, "uppers") == []
 
 
-def test_a_mount_is_looked_for_only_where_it_could_be_seen(store, monkeypatch):
+def test_a_mount_is_looked_for_only_where_it_could_be_seen(store):
+    seen = mounting.look(store._handle)
     here = {"target": "/nowhere", "boot_id": mounting.boot_id(), "namespace": mounting.namespace()}
-    handle = store._handle
-    assert recover._is_mounted(handle, here) is False
-    assert recover._is_mounted(handle, {**here, "namespace": 1}) is None
-    assert recover._is_mounted(handle, {**here, "namespace": 1, "boot_id": "another"}) is False
-    monkeypatch.setattr(mounting, "is_mounted", lambda target: True)
-    assert recover._is_mounted(handle, here) is True
-    assert recover._is_mounted(handle, {**here, "uppers": [0, 0]}) is False   # of a store that this one is a copy of
+    assert mounting.is_there(seen, here) is False
+    assert mounting.is_there(seen, {**here, "namespace": 1}) is None
+    assert mounting.is_there(seen, {**here, "namespace": 1, "boot_id": "another"}) is False
+    seen = dataclasses.replace(seen, overlays=frozenset({"/nowhere"}))
+    assert mounting.is_there(seen, here) is True
+    assert mounting.is_there(seen, {**here, "uppers": [0, 0]}) is False   # of a store that this one is a copy of
+
+
+def test_a_mount_is_found_though_a_directory_above_it_is_reached_by_a_link_now(store, tmp_path):
+    seen = dataclasses.replace(mounting.look(store._handle), overlays=frozenset({f"{tmp_path.resolve()}/moved/target"}))
+    (tmp_path / "was").symlink_to("moved")
+    row = {"target": f"{tmp_path}/was/target", "boot_id": mounting.boot_id(), "namespace": mounting.namespace()}
+    assert mounting.is_there(seen, row) is True
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+@pytest.mark.parametrize("mounts", [0, 1, 30])
+def test_opening_reads_the_table_of_mounts_once_however_many_there_are(root, monkeypatch, mounts, readonly):
+    """It has a line for each of them: to read it for each would cost their square."""
+    with layerstore.open(root) as store:
+        for number in range(mounts):
+            mounted(store, mount_id=f"{number:032}", target=f"/nowhere/{number}", **mounting_elsewhere())
+    reads = []
+
+    def opening(path, *arguments, **keywords):
+        reads.append(path)
+        return open(path, *arguments, **keywords)
+
+    monkeypatch.setattr(overlay, "open", opening, raising=False)
+    with layerstore.open(root, readonly=readonly) as store:
+        assert store.recovery.clean and len(store.mounts()) == mounts
+    assert reads == ["/proc/self/mountinfo"] * min(mounts, 1)
 
 
 # -- the plan, told ----------------------------------------------------------------------------------------------------

@@ -102,6 +102,17 @@ def test_what_is_mounted_in_the_same_namespace_is_named_by_its_path_and_once(sto
         os.close(fd)
 
 
+def test_without_proc_a_repair_tells_what_it_knows_itself(store, monkeypatch):
+    layer, _ = damaged(store)
+
+    def gone(_process="self"):
+        raise FileNotFoundError(2, "there is no /proc")
+
+    monkeypatch.setattr(mounted, "table", gone)
+    report = store.repair()
+    assert (report.mended, report.remount) == ((layer.id,), ())
+
+
 def test_a_view_that_shows_what_was_repaired_is_named_and_only_if_what_it_shows_changed(root, tmp_path):
     with layerstore.open(root) as store:
         pulled = store.pull(image(tmp_path).reference)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 
 import imagemaker
@@ -405,7 +406,7 @@ def test_a_quarantined_layer_is_served_to_who_asks_for_it_and_its_image_says_so(
         assert len(paths) == 2
 
 
-@pytest.mark.parametrize("content", [b"1", b"content" * 2000], ids=["too small for an index", "the index is damaged"])
+@pytest.mark.parametrize("content", [b"1", b"content" * 2000], ids=["of one byte", "of many"])
 def test_what_no_index_has_is_found_in_another_layer_by_its_manifest(store, content):
     layer = add(store, {"file": content, "twice": content})
     spare = add(store, {"elsewhere": content})
@@ -553,3 +554,48 @@ def test_a_mount_that_waits_for_a_layer_keeps_no_other_mount_waiting(store, tmp_
     with pytest.raises(errors.BusyError):
         store.mount(layer.id, tmp_path)
     assert held == [False]
+
+
+def test_a_repair_hashes_by_as_many_workers_and_as_fast_as_it_is_told(root, monkeypatch):
+    hashing = sys.modules["layerstore.verbs.check.hashing"]   # the package has a function of that name
+    rates, threads = [], []
+    rate, hasher = hashing.Pace.__init__, hashing._Hasher.__init__
+    monkeypatch.setattr(hashing.Pace, "__init__", lambda self, most: (rates.append(most), rate(self, most))[1])
+    monkeypatch.setattr(hashing._Hasher, "__init__", lambda self, *args: (threads.append(self), hasher(self, *args))[1])
+    monkeypatch.setattr(hashing, "_THREADS_FROM", 1)
+    with layerstore.open(root) as store:
+        layer, _ = pair(store)
+        flip(tree(store, layer, "diff", "other"))
+        with pytest.raises(errors.InvalidArgumentError):
+            store.repair(workers=0)
+    done = CliRunner().invoke(cli, ["--root", root, "repair", "--workers", "3", "--rate", "1000"])
+    assert (done.exit_code, rates, len(threads)) == (0, [1e9], 3), done.output
+
+
+def test_what_a_restored_manifest_tells_is_looked_at_without_the_lock(store, tmp_path, monkeypatch):
+    from layerstore.system import flock
+
+    files = {f"file{n}": b"%d" % n * 90 for n in range(9)}
+    made = imagemaker.Image([imagemaker.Layer(files)]).write_oci(tmp_path / "image")
+    bad = store.layer(store.pull(made.reference).layers[0])
+    flip(tree(store, bad, "manifest"), at=30)
+    flip(tree(store, bad, "diff", "file3"))
+    held, under = [], Counter()
+    real, lock, close = os.open, flock.lock_tree, flock.TreeLock.close
+
+    def locking(*args, **options):
+        made = lock(*args, **options)
+        held.extend([made] * (options.get("point") == "repair.lock"))
+        return made
+
+    def counting(path, *args, **options):
+        under[os.fsdecode(path)] += len(held)
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(flock, "lock_tree", locking)
+    monkeypatch.setattr(flock.TreeLock, "close", lambda self: (held.remove(self) if self in held else None, close(self))[1])
+    monkeypatch.setattr(os, "open", counting)
+    assert store.repair(source=made.reference).mended == (bad.id,)
+    assert {name for name in files if under[name]} == {"file3"}
+    monkeypatch.undo()
+    assert store.check(content=True).sound

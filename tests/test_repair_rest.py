@@ -10,7 +10,7 @@ import layerstore
 from layerstore import errors
 from layerstore.cli.commands import cli
 from layerstore.testing import violations
-from layerstore.verbs.check import structure
+from layerstore.verbs.check import layers, structure
 from layerstore.verbs.repair import promises, remounts
 from layerstore.verbs.repair.plan import Do
 from storekit import add, failing_at, image, killed_at, observed
@@ -223,3 +223,20 @@ def test_what_fails_after_a_layer_was_mended_does_not_say_that_nothing_happened(
         report = store.repair()
         assert layer.id in report.mended
         assert list(report.failed) == [image_id if told == "an image" else told]
+
+
+@pytest.mark.parametrize("name", ["begin", "take_hashed"])
+def test_a_layer_that_cannot_be_looked_at_does_not_hide_that_another_was_mended(root, monkeypatch, name):
+    with layerstore.open(root) as store:
+        first, second = sorted((add(store, {"a": b"1" * 100}), add(store, {"b": b"2" * 100})), key=lambda each: each.id)
+        os.unlink(os.path.join(root, "layers", first.id, "layer"))
+        real = getattr(layers, name)
+
+        def failing(*args, **options):
+            if second.id in str(args):
+                raise OSError(24, "Too many open files")
+            return real(*args, **options)
+
+        monkeypatch.setattr(layers, name, failing)
+        report = store.repair()
+        assert (report.mended, list(report.failed)) == ((first.id,), [second.id])

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,14 @@ import pytest
 import chunkedmaker
 import imagemaker
 import layerstore
+from crash.content import picture
 from crash.remote import Reads, RemoteBlob, remotely
 from layerstore import PullOptions, errors
 from layerstore.system import faults
 from layerstore.trees import spool
 from layerstore.recovery.planner import Do
 from layerstore.sources.blobs import LocalBlob
-from layerstore.testing import violations
+from layerstore.testing import Passing, copy_store, violations
 from storekit import SIGKILL, digest, failing_at, in_child, killed_at, observed, states, tree_names
 
 SIZE = 1_500_000
@@ -329,6 +331,65 @@ def ended(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+@dataclass(frozen=True)
+class Blob:
+    """A layer as ``crash.content.picture`` takes it."""
+
+    made: chunkedmaker.Made
+
+    @property
+    def blob(self):
+        return self.made.blob
+
+    @property
+    def diff_id(self):
+        return self.made.diff_id
+
+    @property
+    def descriptor(self):
+        said = self.made.descriptor
+        return {"mediaType": said.media_type, "digest": said.digest, "size": said.size, "annotations": dict(said.annotations)}
+
+
+def versions(directory, form):
+    """Two images of one layer with a table of contents of the *form*, which share much of their content."""
+    def made(version):
+        changed = data("both", 90_000)[:60_000] + data(version, 30_000)
+        members = [chunkedmaker.member("own", data(f"own {version}", 150_000)), chunkedmaker.member("same", data("same", 100_000)),
+                   chunkedmaker.member("changed", changed), chunkedmaker.member("last", data(f"last {version}", 50_000))]
+        return Blob(chunkedmaker.make(form, members, chunk=30_000))
+
+    return [picture(str(directory / version), [made(version)]) for version in ("old", "new")]
+
+
+def with_old(root, old):
+    with layerstore.open(root) as store:
+        store.pull(old.reference, names=["old"])
+
+
+def least(work, old, image):
+    """The bytes that a single pull of *image* fetches where *old* is."""
+    alone, root = Reads(str(work / "alone")), work / "a-store"
+    with_old(root, old)
+    pull(root, image, alone)
+    return sum(alone.total().values())
+
+
+FORMS = [chunkedmaker.CURRENT, chunkedmaker.OF_2022]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_eight_processes_that_pull_what_is_partly_here_fetch_each_missing_byte_once(tmp_path, root, reads, form):
+    old, image = versions(tmp_path, form)
+    with_old(root, old)
+    children = [forked(lambda: pull(root, image, reads)) for _ in range(8)]
+    assert [ended(child) for child in children] == [0] * 8
+    seen = reads.lines()
+    assert len(set(seen)) == len(seen)
+    assert sum(reads.total().values()) == least(tmp_path, old, image) < 0.8 * image_bytes(image)
+    assert violations(str(root)) == []
+
+
 def test_eight_processes_that_pull_one_image_fetch_each_byte_once(tmp_path, root, reads):
     image = make_image(tmp_path / "image", layers=3, compression=("gzip", "zstd", "none"))
     layerstore.open(root).close()
@@ -455,62 +516,139 @@ def distinct_points(work, image):
     ]
 
 
+@pytest.fixture
+def work():
+    """On a RAM disk: a kill does not lose what was written."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as directory:
+        yield Path(directory)
+
+
 @pytest.mark.timeout(900)
-def test_killing_one_of_three_that_pull_at_any_fault_point_costs_no_other_its_success(tmp_path, reads, record_property):
+def test_killing_one_of_three_that_pull_at_any_fault_point_costs_no_other_its_success(work, reads, record_property):
     """The others wait for its tree already when it dies, if it has one."""
-    work = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-    try:
+    image = make_image(work / "image", layers=1, size=300_000)
+    points = distinct_points(work, image)
+    for number, point in enumerate(points):
+        root = work / f"store{number}"
+        layerstore.open(root).close()
+        first_dies(root, image, reads, point, most=image_bytes(image))
+    record_property("states", len(points))
+    assert len(points) >= 40
+
+
+OF_PARTS = ("stage.spool.create", "stage.spool.keep", "reader.lock", "unpack.entry", "stage.output", "stage.spool.unlink")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_killing_one_of_three_that_pull_what_is_partly_here_costs_no_other_its_success(work, reads, record_property, form):
+    """At the points that a pull in parts passes in another order than a whole one."""
+    old, image = versions(work, form)
+    with_old(work / "whole", old)
+    copy_store(work / "whole", work / "start")
+    points = [each for each in distinct_points(work, image) if each.point in OF_PARTS and each.when == "after"]
+    most = least(work, old, image)
+    for number, point in enumerate(points):
+        root = work / f"store{number}"
+        copy_store(work / "start", root)
+        first_dies(root, image, reads, point, most=most, images=2)
+    record_property("states", len(points))
+    assert {each.point for each in points} == set(OF_PARTS)
+
+
+def first_dies(root, image, reads, point, *, most, images=1):
+    """Of three the first is killed at *point*; no more than *most* bytes and one piece are fetched by all together."""
+    reads.clear()
+    assert three_that_pull(root, image, reads, first=dying_at(point)) == [SIGKILL, 0, 0], point
+    assert violations(str(root)) == [], point
+    with layerstore.open(root) as store:
+        assert len(store.images()) == images, point
+        assert set(states(store)) <= {"committed"}, point
+    assert sum(reads.total().values()) <= most + spool.PIECE, point
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("form", ["plain", chunkedmaker.CURRENT])
+def test_killing_one_that_waits_at_any_fault_point_costs_no_other_its_success(work, reads, record_property, form):
+    """The one that it waits for, and one that waits as it does, fetch each byte once; what it left is recovered."""
+    old, image = versions(work, chunkedmaker.CURRENT)
+    if form == "plain":
         image = make_image(work / "image", layers=1, size=300_000)
-        points = distinct_points(work, image)
-        for number, point in enumerate(points):
-            root = work / f"store{number}"
-            layerstore.open(root).close()
-            reads.clear()
-            dies_with_two_waiting(root, image, reads, point)
-            assert violations(str(root)) == [], point
-            with layerstore.open(root) as store:
-                assert len(store.images()) == 1, point
-                assert set(states(store)) <= {"committed"}, point
-            assert sum(reads.total().values()) <= image_bytes(image) + spool.PIECE, point
-            shutil.rmtree(root)
-        record_property("states", len(points))
-        assert len(points) >= 40
-    finally:
-        shutil.rmtree(work)
+    with_old(work / "start", old)
+    points, most = waiters_points(work, image, reads), sum(reads.total().values())
+    for number, point in enumerate(points):
+        root = work / f"store{number}"
+        copy_store(work / "start", root)
+        reads.clear()
+        assert three_that_pull(root, image, reads, second=dying_at(point)) == [0, SIGKILL, 0], point
+        assert violations(str(root)) == [], point
+        with layerstore.open(root) as store:
+            assert store.recovery.clean
+            assert len(store.images()) == 2, point
+        assert sum(reads.total().values()) == most, point
+        shutil.rmtree(root)
+    record_property("states", len(points))
+    assert len(points) >= 2
 
 
-def dies_with_two_waiting(root, image, reads, point):
+def waiters_points(work, image, reads):
+    """The fault points that one that waits passes from then on, each once: before and after."""
+    root, path = work / "waited", work / "passed"
+    copy_store(work / "start", root)
+
+    def hook(name, when):
+        with open(path, "a") as file:
+            file.write(f"{name} {when}\n")
+
+    assert three_that_pull(root, image, reads, second=hook) == [0, 0, 0]
+    return [Passing(*line.split(), 1) for line in dict.fromkeys(path.read_text().splitlines())]
+
+
+def dying_at(point):
+    left = [point.nth]
+
+    def hook(name, when):
+        if (name, when) == (point.point, point.when):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), 9)
+
+    return hook
+
+
+def three_that_pull(root, image, reads, *, first=lambda _name, _when: None, second=lambda _name, _when: None):
+    """One begins, and two wait for its tree before it goes on. *first* is a hook in that one, *second* in one that waits,
+    from then on. How each ended.
+    """
     said, says = os.pipe()      # closed or written to when the others may begin
     heard, hear = os.pipe()     # written to by each of the others when it waits
 
-    def dies():
-        left = [point.nth]
-
+    def begins():
         def hook(name, when):
             if (name, when) == ("txn.begin", "after"):
                 os.write(says, b"1")
                 os.read(heard, 1)
                 os.read(heard, 1)
-            if (name, when) == (point.point, point.when):
-                left[0] -= 1
-                if left[0] == 0:
-                    os.kill(os.getpid(), 9)
+            first(name, when)
 
         faults.install(hook)
         pull(root, image, reads)
 
-    class Waiting(layerstore.Quiet):
-        def layer(self, layer, *, state, size):
-            if state == "waiting":
-                os.write(hear, b"w")
+    def waits(hook):
+        class Waiting(layerstore.Quiet):
+            def layer(self, layer, *, state, size):
+                if state == "waiting":
+                    faults.install(hook)
+                    os.write(hear, b"w")
 
-    first = forked(dies)
+        pull(root, image, reads, progress=Waiting())
+
+    children = [forked(begins)]
     os.close(says)
     os.read(said, 1)
-    others = [forked(lambda: pull(root, image, reads, progress=Waiting())) for _ in range(2)]
-    status = ended(first)
+    children += [forked(lambda hook=hook: waits(hook)) for hook in (second, None)]
+    status = ended(children[0])
     for fd in (said, heard):
         os.close(fd)
-    assert [ended(each) for each in others] == [0, 0], point
+    found = [status, *(ended(each) for each in children[1:])]
     os.close(hear)
-    assert status == SIGKILL, point
+    return found

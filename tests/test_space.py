@@ -16,6 +16,7 @@ from layerstore.verbs import space
 from layerstore.cli import main
 from layerstore.errors import DamagedError, InvalidArgumentError, LimitExceededError, NoSpaceError, QuotaError
 from layerstore.testing.children import telling
+from test_limits import Chunked, pattern_bomb
 from storekit import add, differ, failing_at, image, in_child, killed_at, states, tree_names
 
 BIG = {"big": os.urandom(200_000)}
@@ -356,6 +357,23 @@ def test_what_does_not_fit_is_rolled_back_on_a_disk_filled_to_the_last_block(tmp
             assert store.layer(kept.id)
 
     small_disk(tmp_path, fs, scenario)
+
+
+@pytest.mark.root
+def test_a_bomb_with_the_usual_limits_is_stopped_before_the_disk_is_full_and_leaves_nothing(tmp_path):
+    def scenario(root, disk):
+        with layerstore.open(root) as store:
+            free = lambda: reserve.free_bytes(store._handle.root_fd)
+            before, least = free(), []
+            with pytest.raises(NoSpaceError, match="would fill the disk") as caught:
+                store.stage(TarDiffer(Chunked(pattern_bomb())), progress=lambda _n: least.append(free()))
+            assert caught.value.free < reserve.margin(store._handle.root_fd)
+            assert min(least) > 0
+            assert tree_names(root, "staging") == []
+            assert free() > before - (2 << 20)
+            assert add(store, {"small": b"2"}).created
+
+    small_disk(tmp_path, "ext4", scenario)
 
 
 @pytest.mark.root

@@ -423,6 +423,37 @@ def test_content_that_is_bad_because_of_what_was_kept_is_fetched_once_more(tmp_p
     assert sorted(os.listdir(tmp_path)) == ["blob", "diff", "manifest", "tar-split"]
 
 
+def test_what_was_found_and_resumed_before_a_second_try_is_taken_back(tmp_path):
+    rotten(tmp_path)
+    fetched, resumed, spared = [], [], []
+
+    def run(into, blob):
+        into.spared(1000)
+        with blob.open() as stream:
+            if stream.read() != TAR:
+                raise errors.DigestMismatchError("another", expected="", actual="")
+        return "done"
+
+    with target(tmp_path, progress=fetched.append, resumed=resumed.append, spared=spared.append) as into:
+        assert through(into, Net(TAR), digest(TAR), run) == "done"
+    assert (sum(fetched), sum(resumed), sum(spared)) == (2 * len(TAR) - 200_000, 0, 1000)
+
+
+def test_what_is_read_twice_is_told_of_once(tmp_path):
+    with target(tmp_path) as into, closing(Spool(into.dir_fd, digest(TAR), len(TAR))) as kept:
+        kept.keep(0, TAR[:1000])
+    fetched, resumed = [], []
+
+    def run(_into, blob):
+        assert [at for at, _ in blob.ranges([(500, 1000), (5000, 1000)])] == [500, 1000, 5000]
+        with blob.open() as stream:
+            return stream.read()
+
+    with target(tmp_path, progress=fetched.append, resumed=resumed.append) as into:
+        assert through(into, Net(TAR), digest(TAR), run) == TAR
+    assert (sum(fetched), sum(resumed)) == (len(TAR) - 1000, 1000)
+
+
 def test_content_that_is_bad_by_itself_is_not_fetched_twice(tmp_path):
     wrong = bytearray(TAR)
     wrong[100_000] ^= 1

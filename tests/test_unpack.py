@@ -189,6 +189,46 @@ def test_holes_stay_holes_and_are_hashed_as_zeros(tree):
     assert tree.sound().manifest()[b"s"].sha256 == hashlib.sha256(content).digest()
 
 
+BLOCK = 1 << 16
+FULL = b"full" * (BLOCK // 4)
+ZEROS = {   # content, blocks of it that must be on the disk at most
+    "all": (bytes(40 * BLOCK), 0),
+    "middle": (FULL + bytes(30 * BLOCK) + FULL, 2),
+    "start": (bytes(30 * BLOCK) + FULL, 1),
+    "end": (FULL + bytes(30 * BLOCK), 1),
+    "end, and a bit": (FULL + bytes(30 * BLOCK + 777), 1),
+    "out of step": (b"x" * 1_000 + bytes(30 * BLOCK) + b"y" * 1_000, 2),
+    "all but one byte": (bytes(20 * BLOCK) + b"x" + bytes(20 * BLOCK), 1),
+    "zeros where it is looked": (b"".join(bytes(1) + b"x" * (BLOCK // 2 - 1) + bytes(1) + b"x" * (BLOCK // 2 - 2) + bytes(1) for _ in range(9)), 9),
+    "every other": ((FULL + bytes(BLOCK)) * 10, 10),
+}
+
+
+@pytest.mark.parametrize("chunk", [1 << 20, 100_000, 64 << 20], ids=["pieces", "out of step", "whole"])
+@pytest.mark.parametrize("kind", ZEROS)
+def test_zeros_of_a_larger_file_take_no_blocks(tree, kind, chunk):
+    content, most = ZEROS[kind]
+    tree.unpack(file(b"before", b"x" * 3_000) + file(b"f", content), chunk=chunk)
+    assert (tree.diff / "f").read_bytes() == content
+    assert tree.stat("f").st_blocks * 512 <= most * BLOCK + 8_192   # what the file system needs to list them
+    tree.sound()
+
+
+def test_zeros_of_a_small_file_are_written(tree):
+    tree.unpack(file(b"f", bytes(4 * BLOCK)))
+    assert tree.stat("f").st_blocks * 512 >= 4 * BLOCK
+
+
+def test_a_large_file_without_zeros_is_written_piece_by_piece(tree, monkeypatch):
+    calls = []
+    for name in ("write", "lseek", "ftruncate"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, real=real, name=name: calls.append(name) or real(*args))
+    tree.unpack(file(b"f", FULL * 48), chunk=1 << 20)
+    content = 48 * BLOCK
+    assert calls.count("write") == -(-(512 + content) // (1 << 20)) and {*calls} == {"write"}
+
+
 def test_a_sparse_file_whose_segments_cross_chunks_is_whole(tree):
     data = os.urandom(5120)
     tree.unpack(pax((b"GNU.sparse.size", b"90000"), (b"GNU.sparse.map", b"100,2560,70000,2560")) + header(b"s", size=5120)
@@ -250,13 +290,27 @@ def test_user_attributes_are_kept_with_any_bytes(tree):
 @pytest.mark.parametrize("name", [
     "trusted.overlay.opaque", "user.overlay.opaque", "user.overlay.redirect", "trusted.overlay.redirect",
     "trusted.overlay.metacopy", "user.overlay.overlay.opaque", "user.containers.override_stat", "security.selinux",
-    "user.fuseoverlayfs.opaque", "system.posix_acl_access", "trusted.x",
+    "user.fuseoverlayfs.opaque", "security.fuseoverlayfs.override_stat", "trusted.overlay.overlay.opaque", "system.other",
 ])
 @pytest.mark.parametrize("entry", [file, directory])
 def test_attributes_that_a_mount_would_interpret_are_never_taken(tree, name, entry):
     tree.unpack(pax((b"SCHILY.xattr." + name.encode(), b"y"), (b"SCHILY.xattr.user.ok", b"1")) + entry(b"x"))
     assert os.listxattr(tree.diff / "x") == ["user.ok"]
     assert list(tree.sound().manifest()[b"x"].xattrs) == [b"user.ok"]
+    assert tree.result.unset == 0
+
+
+ACL = bytes.fromhex("02000000 01000600ffffffff 02000600e8030000 04000000ffffffff 10000600ffffffff 20000000ffffffff")   # acl(5)
+
+
+@pytest.mark.parametrize("name", ["trusted.x", "system.posix_acl_access", "system.posix_acl_default"])
+@pytest.mark.parametrize("entry", [file, directory])
+def test_attributes_that_no_tree_of_ours_has_are_counted_and_kept_in_the_manifest(tree, name, entry):
+    tree.unpack(pax((b"SCHILY.xattr." + name.encode(), ACL), (b"SCHILY.xattr.user.ok", b"1")) + entry(b"x"))
+    assert os.listxattr(tree.diff / "x") == ["user.ok"]
+    found = tree.sound().manifest()[b"x"]
+    assert found.xattrs == {name.encode(): ACL, b"user.ok": b"1"}
+    assert (found.unset & XATTR, tree.result.unset - (os.geteuid() != 0)) == (XATTR, 1)
 
 
 # -- later entries
@@ -365,6 +419,33 @@ def test_links_cannot_be_stacked_into_a_tree_too_deep_to_remove(tree):
     for n in range(10):
         data += directory(b"s%d/" % n + deep) + symlink(b"s%d" % (n + 1), b"s%d/" % n + deep)
     refused(tree, data, "max_depth", LimitExceededError, limits=Limits(max_depth=100))
+
+
+def long_by_links():
+    """A name of few bytes whose way, through a link of the layer, is longer than a path may be."""
+    deep = b"/".join([b"n" * 255] * 15)
+    return (pax((b"path", deep)) + directory(b"d") + pax((b"linkpath", deep)) + symlink(b"l", b"d")
+            + pax((b"path", b"l/" + deep + b"/f")) + file(b"f", b"far"))
+
+
+@pytest.mark.parametrize("last", [file, directory])
+@pytest.mark.parametrize("longest, accepted", [(21, False), (22, True)])
+def test_a_path_by_way_of_links_is_no_longer_than_any_path(tree, last, longest, accepted):
+    data = directory(b"d" * 10) + symlink(b"l", b"d" * 10) + directory(b"l/" + b"e" * 9) + last(b"l/" + b"e" * 9 + b"/f")
+    if accepted:
+        tree.unpack(data, limits=Limits(max_path_length=longest))
+    else:
+        error = refused(tree, data, "max_path_length", LimitExceededError, limits=Limits(max_path_length=longest))
+        assert "by way of symbolic links" in str(error)
+
+
+def test_links_cannot_lead_where_no_path_can(tree):
+    refused(tree, long_by_links(), "max_path_length", LimitExceededError)
+
+
+def test_what_lies_deeper_than_a_path_can_name_is_described_and_looked_at_all_the_same(tree):
+    tree.unpack(long_by_links(), limits=Limits(max_path_length=10_000))
+    tree.sound()
 
 
 def test_a_file_replaces_a_link_and_is_not_written_through_it(tree, outside):

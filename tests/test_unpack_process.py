@@ -17,7 +17,8 @@ import pytest
 from tarmaker import file, pax
 from test_unpack_threads import A, CLASHES, MANY, look, threads, trees  # noqa: F401 - a fixture
 
-from layerstore.errors import IoError
+from fuzz import nasties
+from layerstore.errors import ArchiveError, IoError, LimitExceededError
 from layerstore.formats.manifest import TIME, final_entries
 from layerstore.formats.tar import Entry
 from layerstore.system import kernel
@@ -65,6 +66,24 @@ def test_whatever_takes_the_place_of_a_file_the_layer_is_the_same(trees, at_once
     both(trees, CLASHES[case])
     assert no_process_is_left()
     assert threads() == []
+
+
+@pytest.mark.root
+def test_of_every_hand_made_nasty_the_process_makes_what_threads_make_or_it_is_refused_alike(trees, at_once):  # noqa: F811
+    refused = 0
+    for data in nasties.seeds("unpack"):
+        outcomes = []
+        for alone in (10**9, 0):
+            tree = trees(alone)
+            try:
+                tree.unpack(data, chunk=700)
+                outcomes.append((tree.result, look(tree)))
+            except (ArchiveError, LimitExceededError) as error:
+                outcomes.append(str(error))
+                refused += 1
+        assert outcomes[0] == outcomes[1]
+    assert 20 < refused < 2 * len(nasties.seeds("unpack")) - 20      # some of each
+    assert no_process_is_left()
 
 
 @pytest.mark.root

@@ -385,7 +385,7 @@ def test_a_hashing_thread_that_ended_before_its_end_gives_no_digest_and_nobody_w
 def test_much_of_one_file_is_on_its_way_to_the_disk_before_the_sync(trees, monkeypatch):
     begun = []
     monkeypatch.setattr(files, "start_writeback", lambda fd: begun.append(os.fstat(fd).st_size >> 20))
-    trees(0).unpack(file(b"a", A) + file(b"large", bytes(20 << 20)) + file(b"b", b"x" * (5 << 20)))
+    trees(0).unpack(file(b"a", A) + file(b"large", b"much" * (5 << 20)) + file(b"b", b"x" * (5 << 20)))
     assert begun == [8, 16]
 
 

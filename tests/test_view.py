@@ -1,9 +1,11 @@
 """A view: what it shows, what it keeps, how it is brought up to date and taken away, and what a kill leaves of it."""
 
 import dataclasses
+import errno
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -153,6 +155,90 @@ def test_a_layer_that_somebody_took_out_of_the_view_is_put_back(store, tmp_path,
     assert shown(at) == {"localhost/one:1"}
 
 
+def take(path):
+    """Whatever it is."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def without_generation(path):
+    """What lies in a view, whatever its generation is called."""
+    current = os.path.basename(os.readlink(path / "current"))
+    return {name.replace(current, "CURRENT"): content for name, content in viewreading.files(path).items() if name != "current"}
+
+
+def test_whatever_somebody_took_out_of_a_view_a_refresh_puts_back(store, tmp_path, at):
+    for name in ("one", "two"):
+        pull(store, tmp_path, name)
+    store.view(at)
+    whole = without_generation(at)
+    paths = sorted(set(viewreading.files(at)) - {"view.json"})
+    for kind in ("/lower", "/diff", ".tar-split.gz", "layers.lock", "images.lock", "overlay/l/", "generations/", "/manifest"):
+        assert any(kind in path for path in paths), kind
+    lost = []
+    for path in paths:
+        if not os.path.lexists(at / path):   # the generation is another by now
+            path = path.replace(path.split("/")[1], os.path.basename(os.readlink(at / "current")))
+        take(at / path)
+        store.view(at)
+        if without_generation(at) != whole:
+            lost.append(path)
+        viewreading.read_view(at)
+    assert not lost and len(paths) > 50
+    with observed([]) as passed:
+        store.view(at)
+    assert "view.switch.rename" not in passed
+
+
+def test_a_view_without_what_says_whose_it_is_is_nobodys(store, tmp_path, at):
+    pull(store, tmp_path, "one")
+    store.view(at)
+    (at / "view.json").unlink()
+    for verb in (store.view, store.remove_view):
+        with pytest.raises(errors.InvalidArgumentError):
+            verb(at)
+    assert shown(at) == {"localhost/one:1"}
+
+
+def test_what_is_put_back_takes_nothing_else_of_the_layer_away_meanwhile(store, tmp_path, at):
+    layer = pull(store, tmp_path, "one").layers[1]
+    store.view(at)
+    before = {path: os.lstat(at / path).st_ino for path in viewreading.files(at)}
+    os.unlink(at / f"overlay-layers/{layer}.tar-split.gz")
+    assert store.view(at).added == (layer,)
+    after = {path: os.lstat(at / path).st_ino for path in viewreading.files(at)}
+    assert {path for path in before if after[path] != before[path]} <= {"current", f"overlay-layers/{layer}.tar-split.gz"}
+
+
+def test_documents_of_a_view_that_are_not_what_they_were_are_replaced_by_the_switch(store, tmp_path, at):
+    pull(store, tmp_path, "one")
+    store.view(at)
+    whole = without_generation(at)
+    for name, text in (("layers.json", b"[]"), ("images.json", b"["), ("images.json", b'[{"id": "x", "names": []}]')):
+        with open(at / "current" / name, "wb") as file:
+            file.write(text)
+        store.view(at)
+        assert without_generation(at) == whole and shown(at) == {"localhost/one:1"}
+
+
+def test_a_view_whose_present_state_cannot_be_read_loses_nothing(store, tmp_path, at, monkeypatch):
+    """A disk that fails is not an empty view: what it shows would be taken for left over."""
+    pull(store, tmp_path, "one")
+    store.view(at)
+    whole = viewreading.files(at)
+    real = os.readlink
+
+    def failing(path, **options):
+        if path == "current":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "readlink", failing)
+    with pytest.raises(errors.IoError):
+        store.view(at)
+    monkeypatch.undo()
+    assert viewreading.files(at) == whole
+
+
 def test_everything_is_on_disk_before_the_switch_and_nothing_is_removed_before_it(store, tmp_path, at):
     one = pull(store, tmp_path, "one")
     store.view(at)
@@ -184,6 +270,18 @@ def test_a_refresh_that_fails_leaves_the_view_as_it_was(store, tmp_path, at, poi
     store.view(at)
     pull(store, tmp_path, "two")
     with failing_at(point, "EIO"), pytest.raises(errors.LayerstoreError):
+        store.view(at)
+    assert shown(at) == {"localhost/one:1"}
+
+
+def test_a_refresh_whose_new_layer_has_rotted_fails_by_its_name_and_shows_what_was_shown(store, tmp_path, at):
+    """podman itself would find the checksums right: they would be made of what is there."""
+    pull(store, tmp_path, "one")
+    store.view(at)
+    bad = pull(store, tmp_path, "two").layers[1]
+    with open(f"{store.root}/layers/{bad}/diff/layer1", "r+b") as file:
+        file.write(b"T")   # it is "two1"
+    with pytest.raises(errors.LayerDamagedError, match=bad):
         store.view(at)
     assert shown(at) == {"localhost/one:1"}
 
@@ -414,6 +512,23 @@ def test_a_removal_killed_anywhere_leaves_the_view_or_an_empty_one(scene, record
             if os.path.isdir(scene.view) or store.leases():
                 store.remove_view(scene.view)
             assert not os.path.exists(scene.view) and not store.leases()
+    record_property("states", len(points))
+
+
+def test_putting_back_what_was_lost_may_be_killed_anywhere(scene, record_property):
+    """Some of it lies in what is shown already: a part of a file there would be taken for the whole by the next."""
+    scene.do("view")
+    whole = without_generation(Path(scene.view))
+    for pattern in ("overlay/*/link", "overlay/*/lower", "overlay-layers/*.gz", "images/*/manifest", "overlay-images/images.lock"):
+        os.unlink(sorted(Path(scene.view).glob(pattern))[-1])
+    scene.keep()
+    points = effects(scene, "view")
+    assert {"view.restore.write", "view.restore.rename"} <= {each.point for each in points}
+    for passing in points:
+        scene.back()
+        kill_at(passing, lambda: scene.do("view"))
+        scene.do("view")
+        assert without_generation(Path(scene.view)) == whole, f"killed at {passing}"
     record_property("states", len(points))
 
 

@@ -4,6 +4,7 @@ In the page, each is between two marks, and names where it is from: a heading's 
 
     <!-- from docs/performance.md: Wall time, gzip, warm (s) -->
     <!-- from docs/evidence.md: Evidence | rig, what it does, states, violation -->   only these columns
+    <!-- from docs/performance.md: Wall time, gzip, warm (s) || GNU tar | bsdtar; sync -->   only these rows
     <!-- from demo/output.txt -->
     <!-- end -->
 
@@ -32,8 +33,15 @@ def up_to_date(text: str, root: Path = ROOT) -> str:
 def _content(path: Path, wanted: str | None) -> str:
     if wanted is None:
         return f"```text\n{path.read_text().rstrip()}\n```\n"
+    wanted, _, names = wanted.partition(" || ")
     heading, _, columns = wanted.partition(" | ")
     rows = _first_table(path, heading)
+    if names:
+        by_name = {row[0]: row for row in rows[2:]}
+        try:
+            rows = [*rows[:2], *(by_name[name] for name in names.split(" | "))]
+        except KeyError as error:
+            raise NotThereError(f"{path.name}, {heading}: no row {error}; there are: {'; '.join(by_name)}") from error
     if columns:
         try:
             chosen = [rows[0].index(name) for name in columns.split(", ")]

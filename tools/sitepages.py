@@ -8,6 +8,7 @@ import posixpath
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -62,16 +63,35 @@ def reference() -> dict[str, str]:
 
     public = ["open", "Store", *(name for name in layerstore.__all__ if name not in ("open", "Store", "LayerstoreError"))]
     return {
+        "api/commands.md": commands(),
         "api/layerstore.md": page("layerstore", homes(layerstore, public)),
         "api/errors.md": page("layerstore.errors", [
             f"layerstore.errors.{name}" for name, each in vars(errors).items()
             if isinstance(each, type) and issubclass(each, errors.LayerstoreError)
         ]),
-        "api/testing.md": page("layerstore.testing", homes(testing, testing.__all__)),
+        "api/testing.md": page("layerstore.testing", [*homes(testing, testing.__all__), "layerstore.system.faults.point"]),
         "api/observing.md": page("layerstore.observing", ["layerstore.observing.logs", "layerstore.observing.metrics",
                                                           "layerstore.observing.tracing"]),
         "api/layerjournal.md": page("layerjournal", homes(layerjournal, list(vars(layerjournal)))),
     }
+
+
+def commands() -> str:
+    """The command line, as its own help says it."""
+    import click
+
+    from layerstore.cli.commands import cli
+
+    def each(command: click.Command, path: str, above: click.Context | None) -> Iterator[str]:
+        context = click.Context(command, info_name=path.rpartition(" ")[2], parent=above, terminal_width=100, max_content_width=100)
+        yield f"## {path}\n\n```text\n{command.get_help(context)}\n```\n"
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None
+                yield from each(found, f"{path} {name}", context)
+
+    return "# The command line\n\n" + "\n".join(each(cli, "layerstore", None))
 
 
 def lay_out(directory: Path) -> None:

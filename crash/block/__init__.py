@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from crash import beside, lost, repairing, workloads
+from crash import beside, keeping, lost, parts, repairing, restoring, workloads
 from crash.block import images, more, plain, workers
 from crash.block.jobs import Job, Settings
 from crash.disk.filesystems import FILESYSTEMS
@@ -75,7 +75,8 @@ def _states(options: argparse.Namespace, work: str) -> Iterator[State]:
 def all_workloads(directory: str) -> dict[str, Workload]:
     """All that there are, by name; their images are written to *directory*."""
     pictures = workloads.Images(directory)
-    others = repairing.build() | lost.telling(lost.build(pictures)) | beside.build(pictures, directory)
+    others = repairing.build() | parts.build(directory) | restoring.build(directory) | keeping.build(pictures)
+    others |= lost.telling(lost.build(pictures)) | beside.build(pictures, directory)
     return more.build(workloads.build(pictures) | others)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from crash import beside, lost, repairing
+from crash import beside, keeping, lost, parts, repairing, restoring
 from crash.calls.converging import timeless
 from crash.shim import Calls, Fault, Met, Shim, stream
 from crash.shim.scene import End, NotLandedError, Scene, must_land, place
@@ -30,8 +30,8 @@ from layerstore.testing.oracle import Verdict
 
 FAULTS = {"kill": Fault.KILL, "tear": Fault.TEAR, "short": Fault.SHORT}
 ONE_PROCESS = (
-    "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "everything",
-    "rebuild", "rebuild-log", "repair", "quota",
+    "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "partial",
+    "everything",    "rebuild", "rebuild-log", "repair", "quota", *restoring.NAMES, *keeping.NAMES,
 )
 
 
@@ -68,7 +68,9 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
     try:
         images = Images(os.path.join(work, "images"))
         workloads = build(images) | lost.telling(lost.build(images)) | repairing.build()
-        workloads |= beside.build(images, os.path.join(work, "images"))
+        here = os.path.join(work, "images")
+        workloads |= beside.build(images, here) | parts.build(here, in_order=True)
+        workloads |= restoring.build(here) | keeping.build(images)
         yield from in_turn([
             partial(_explore, workloads[name], os.path.join(work, name), shim, options)
             for name in options.workload or ONE_PROCESS if name in ONE_PROCESS

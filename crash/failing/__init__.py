@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 
-from crash import lost, repairing
+from crash import keeping, lost, parts, repairing, restoring
 from crash.failing import calls, full, growing, readers
 from crash.shim import Shim, stream
 from crash.shim.spread import in_turn
@@ -27,8 +27,8 @@ from crash.workloads import Images, build
 
 SCENARIOS = {"growing": growing.states, "readers": readers.states, "full": full.states}   # beside the calls
 ONE_PROCESS = (
-    "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "everything",
-    "rebuild", "rebuild-log", "repair", "repair-whole",
+    "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "partial",
+    "everything", "rebuild", "rebuild-log", "repair", repairing.WHOLE, *restoring.NAMES, *keeping.NAMES,
 )
 
 
@@ -54,7 +54,9 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
     work = tempfile.mkdtemp(prefix="failing-", dir="/dev/shm" if os.path.isdir("/dev/shm") else options.work)
     try:
         images = Images(os.path.join(work, "images"))
-        workloads = build(images) | lost.build(images) | repairing.build() | repairing.whole(images)
+        here = os.path.join(work, "images")
+        workloads = build(images) | lost.build(images) | repairing.build() | parts.build(here, in_order=True)
+        workloads |= restoring.build(here) | keeping.build(images) | repairing.whole(images)
         yield from in_turn([
             partial(calls.explore_workload, workloads[name], os.path.join(work, name), shim, options)
             for name in options.workload or ONE_PROCESS if name in ONE_PROCESS

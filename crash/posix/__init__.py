@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from itertools import islice
 
-from crash import beside, lost, repairing, workloads
+from crash import beside, keeping, lost, parts, repairing, restoring, workloads
 from crash.persistence import explore
 from crash.persistence.choose import Choice, parse
 from crash.persistence.explore import Scene, order, recovery_scene, scene_from, scratch, spread, state
@@ -56,9 +56,10 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
 
 def all_workloads(work: str) -> dict[str, Workload]:
     """All that there are; the creation of a store (the others begin to be cut when that is done) is one of its own."""
-    images = Images(os.path.join(work, "images"))
-    made = workloads.build(images) | beside.build(images, os.path.join(work, "images"))
-    made |= repairing.build() | repairing.whole(images)
+    here = os.path.join(work, "images")
+    images = Images(here)
+    made = workloads.build(images) | repairing.build() | parts.build(here) | beside.build(images, here)
+    made |= restoring.build(here) | keeping.build(images) | repairing.whole(images)
     create = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
     rebuilding = lost.telling(lost.build(images))
     del rebuilding["rebuild-from"]       # after a loss of power nobody goes by the snapshot again

@@ -16,7 +16,7 @@ import layerjournal.creating
 from crash.persistence.history import History
 from layerjournal.effects import Effects
 from layerstore.system import faults, fs
-from layerstore.targets import files
+from layerstore.targets import parts
 from layerstore.targets.layout import LayoutTarget
 
 
@@ -91,7 +91,7 @@ def _archive_at_once() -> None:
         if os.path.isdir(f"/proc/self/fd/{fd}"):
             whole(fd)
 
-    files.os = SimpleNamespace(**{**vars(os), "fsync": fsync})  # type: ignore[assignment]
+    parts.os = SimpleNamespace(**{**vars(os), "fsync": fsync})  # type: ignore[assignment]
 
 
 def _in_place() -> None:
@@ -105,6 +105,7 @@ def _in_place() -> None:
 
 MISTAKES = {
     "no-staging-sync": _without_sync("pull", "stage.sync"),
+    "taken-before-it-is-on-disk": _without_sync("partial", "stage.sync"),
     "repaired-before-it-is-on-disk": _without_sync("repair", "repair.sync"),
     "repair-told-before-it-is-on-disk": _without_sync("repair", "repair.settle"),
     "put-back-before-it-is-on-disk": _without_sync("repair-whole", "repair.put-back.sync"),

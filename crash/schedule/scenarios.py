@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import layerstore
-from crash import lost, repairing
+from crash import lost, parts, repairing
 from crash import workloads as w
 from crash.remote import read_first, remotely
 from crash.schedule.controller import Program
@@ -188,6 +188,12 @@ def build(directory: str) -> dict[str, Scenario]:
         with read_first(), remotely():
             pull(store, ledger, images.large, "large")
 
+    family = parts.Family(directory)
+
+    def in_parts(store: Store, ledger: Ledger) -> None:
+        with read_first():
+            parts.go_on(store, ledger, family)
+
     damaged = partial(repairing.prepare, lost=False)
     both = w.pull_again(first, "app"), w.pull_again(second, "other")
     made = [
@@ -207,6 +213,8 @@ def build(directory: str) -> dict[str, Scenario]:
         Scenario("take-delete", _with_shared, [_drop_doomed, _take]),
         Scenario("resume-gc", cut_off, [_collect, go_on], again=w.fetch_again(images.large, "large")),
         Scenario("resume-twice", cut_off, [go_on, go_on], again=w.fetch_again(images.large, "large")),
+        Scenario("partial-delete", partial(parts.prepare, family=family),
+                 [lambda s, ledger: parts.drop_old(s, ledger, family), in_parts], again=parts.again(family)),
         Scenario("repair-delete", damaged, [_drop_ill, _repair], Store.repair, frozenset({"UnknownLayerError"}),
                  sampled=True),
         Scenario("repair-open", damaged, [_nothing, _repair], Store.repair, opens=frozenset({0}), sampled=True),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.differs import DirectoryDiffer as DirectoryDiffer
     from layerstore.differs import TarDiffer as TarDiffer
     from layerstore.errors import LayerstoreError as LayerstoreError
+    from layerstore.lifecycle.projection import CatalogProjector as CatalogProjector
+    from layerstore.lifecycle.timeline import Life as Life
     from layerstore.model import Beneath as Beneath
     from layerstore.model import Descriptor as Descriptor
     from layerstore.model import Differ as Differ
@@ -52,10 +54,23 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.sources.registry import RegistryOptions as RegistryOptions
     from layerstore.store import Store as Store
     from layerstore.store import open as open  # noqa: A004 - the name that users expect
+    from layerstore.system.faults import point as fault_point  # noqa: F401 - it is in ``_PUBLIC``
+    from layerstore.trees.extract import ExtractReport as ExtractReport
     from layerstore.verbs.apply import LayerSpec as LayerSpec
+    from layerstore.verbs.check.findings import CheckReport as CheckReport
+    from layerstore.verbs.check.findings import Finding as Finding
+    from layerstore.verbs.checkpoint import CheckpointReport as CheckpointReport
     from layerstore.verbs.commit import CommitOptions as CommitOptions
+    from layerstore.verbs.delete import DeleteReport as DeleteReport
+    from layerstore.verbs.gc import GcReport as GcReport
     from layerstore.verbs.pull import PullOptions as PullOptions
+    from layerstore.verbs.push import PushReport as PushReport
+    from layerstore.verbs.repair import RepairReport as RepairReport
+    from layerstore.verbs.space import Space as Space
     from layerstore.verbs.stage import StagedLayer as StagedLayer
+    from layerstore.verbs.usage import ImageUsage as ImageUsage
+    from layerstore.verbs.usage import Usage as Usage
+    from layerstore.verbs.view import ViewReport as ViewReport
 
 __version__ = "0.1.0"
 
@@ -70,6 +85,13 @@ _PUBLIC = {
     "rebuild": "recovery.rebuilding", "RebuildReport": "recovery.rebuilding", "Credentials": "sources.registry",
     "RegistryOptions": "sources.registry", "LayerstoreError": "errors", "errors": "errors", "Observer": "observe",
     "OfferedImage": "signatures", "Signature": "signatures",
+    # what verbs return
+    "CheckReport": "verbs.check.findings", "Finding": "verbs.check.findings", "CheckpointReport": "verbs.checkpoint",
+    "DeleteReport": "verbs.delete", "ExtractReport": "trees.extract", "GcReport": "verbs.gc", "Life": "lifecycle.timeline",
+    "PushReport": "verbs.push", "RepairReport": "verbs.repair", "Space": "verbs.space", "Usage": "verbs.usage",
+    "ImageUsage": "verbs.usage", "ViewReport": "verbs.view",
+    # for tools that look into a journal, or crash-test themselves
+    "CatalogProjector": "lifecycle.projection", "fault_point": "system.faults:point",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - computed from the one table above
@@ -80,8 +102,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'layerstore' has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415
 
-    module = import_module(f"layerstore.{_PUBLIC[name]}")
-    return module if name == _PUBLIC[name] else getattr(module, name)
+    place, _, there = _PUBLIC[name].partition(":")   # where it has another name
+    module = import_module(f"layerstore.{place}")
+    return module if name == place else getattr(module, there or name)
 
 
 def __dir__() -> list[str]:

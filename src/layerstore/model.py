@@ -56,8 +56,8 @@ class Limits:
     max_entries: int = 4_000_000
     max_directories: int = 1_000_000    # each is remembered until the last entry: some 550 bytes
     max_bytes: int = 1 << 40            # uncompressed, bytes
-    max_ratio: int = 2_000              # uncompressed : compressed, checked after the first 16 MiB of output
-    max_path_length: int = 4_096        # bytes
+    max_ratio: int = 2_000              # uncompressed : compressed, after 16 MiB of output; gzip has no more than 1,032
+    max_path_length: int = 4_096        # bytes; also of where the layer's own symbolic links lead an entry
     max_depth: int = 255                # path components
     max_pax_record: int = 1 << 20       # bytes of one PAX header or GNU long name
     max_xattr_value: int = 65_536       # bytes
@@ -79,7 +79,8 @@ class DiffTarget:
     them is here, ``resumed(n)`` of *n* that an earlier attempt had read and kept. ``donors`` has files that need no
     writing (None: there are none); ``digests`` is told what content the layer has (None: nobody wants to know).
     ``cancelled`` is set when the result is no longer wanted: the differ then raises whatever it likes, soon. ``ids`` says
-    which ids on disk stand for the archive's.
+    which ids on disk stand for the archive's. ``keep_free`` are bytes of the file system that are to stay free: what writes
+    much looks from time to time, and raises NoSpaceError.
     """
 
     dir_fd: int
@@ -93,6 +94,7 @@ class DiffTarget:
     digests: Digests | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     ids: IdMap = IDENTITY
+    keep_free: int = 0
 
 
 @dataclass(frozen=True, slots=True)

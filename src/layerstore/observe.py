@@ -31,6 +31,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("low_water", "emptied", "archived", "seconds"),
     "checkpoint-failed": ("error",),
     "checked": ("layer_id", "depth", "findings", "number", "of", "bytes", "seconds"),
+    "repaired": ("layer_id", "steps", "seconds"),
+    "quarantined": ("layer_id", "why", "files", "seconds"),
     "noted": ("diff_id", "note"),
     "poisoned": ("why",),
 }

@@ -18,7 +18,9 @@ class Progress(Protocol):
     """Told how a pull goes; called from several threads. ``layer`` is the diffID, sizes are bytes.
 
     Of one layer ``advance``, ``resumed`` and ``spared`` tell of different bytes, which together are its blob, unless a
-    part had to be read twice. Not all of a blob need be accounted for: headers that were made anew are nobody's.
+    part had to be fetched twice. Not all of a blob need be accounted for: headers that were made anew are nobody's. Bytes
+    are those of blobs that came to use: what a transport says around them, or reads and drops, is in no figure. What
+    turns out not to be so (content kept or found that is damaged) is taken back: *n* is negative.
     """
 
     def layer(self, layer: str, *, state: str, size: int) -> None:
@@ -92,9 +94,24 @@ class LayerTally:
     def as_json(self) -> dict[str, Any]:
         return {
             "state": self.state, "size": self.size, "fetched": self.fetched, "resumed": self.resumed,
-            "found_locally": self.spared, "saved": self.saved,
+            "found_locally": self.spared, "awaited": self.awaited, "saved": self.saved,
             "notes": list(self.notes),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Total(LayerTally):
+    """All layers together: what one of them fetched twice is no loss of another's."""
+
+    layers: tuple[LayerTally, ...] = ()
+
+    @property
+    def done(self) -> int:
+        return sum(each.done for each in self.layers)
+
+    @property
+    def saved(self) -> int:
+        return sum(each.saved for each in self.layers)
 
 
 class Tally:
@@ -111,24 +128,22 @@ class Tally:
 
     def total(self) -> LayerTally:
         """All layers together; ``state`` is ``staged`` once each is ready, before that ``staging``."""
-        found = self.layers().values()
+        found = tuple(self.layers().values())
         ready = all(each.state in _DONE for each in found)
-        return LayerTally(
-            "staged" if ready else "staging", *(
-                sum(getattr(each, what) for each in found)
-                for what in ("size", "fetched", "resumed", "spared", "awaited")
-            ),
+        size, fetched, resumed, spared, awaited = (
+            sum(getattr(each, what) for each in found) for what in ("size", "fetched", "resumed", "spared", "awaited")
         )
+        return _Total("staged" if ready else "staging", size, fetched, resumed, spared, awaited, layers=found)
 
     def as_json(self) -> dict[str, Any]:
-        """What is to be told as JSON: ``size``, ``fetched``, ``resumed``, ``found_locally``, ``saved``, and by layer.
+        """What is to be told as JSON, and by layer.
 
-        ``saved`` is the sum over the layers; with no layer fetched it is the whole of the image.
+        ``size``, ``fetched``, ``resumed``, ``found_locally``, ``awaited``, ``saved``. ``saved`` is the sum over the
+        layers; with no layer fetched it is the whole of the image.
         """
         layers = self.layers()
         total = self.total().as_json()
         del total["state"], total["notes"]
-        total["saved"] = sum(each.saved for each in layers.values())
         return {**total, "layers": [{"diff_id": name, **each.as_json()} for name, each in layers.items()]}
 
     def layer(self, layer: str, *, state: str, size: int) -> None:

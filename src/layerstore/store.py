@@ -425,7 +425,7 @@ class Store:
 
     @contextmanager
     def tar_split(self, layer_id: str) -> Iterator[Iterator[bytes]]:
-        """A layer's tar-split as JSON lines, as the Go tools (vbatts/tar-split) read it; used as ``diff``."""
+        """A layer's tar-split as JSON lines, as the Go tools (vbatts/tar-split) read it; used, and fails, as ``diff``."""
         with export.go_tar_split(self._handle, layer_id) as chunks:
             yield chunks
 
@@ -609,6 +609,7 @@ class Store:
     def repair(
         self, *, depth: str = "content", layers: Sequence[str] = (), source: str | None = None,
         options: PullOptions | None = None, wait: float = 10.0, dry_run: bool = False, set_aside: bool = False,
+        workers: int | None = None, rate: float | None = None,
     ) -> repair.RepairReport:
         """Put right what a check finds, from the nearest good copy; quarantine what cannot be. Nothing is deleted.
 
@@ -621,6 +622,8 @@ class Store:
             dry_run: only plan: ``RepairReport.steps``. Nothing is changed, nor fetched.
             set_aside: set trees that nobody owns aside even if they have the whole side file of a layer, as they have after
                 an older copy of the database was put back: then a rebuild takes them for layers again, and comes first.
+            workers: threads that hash; None: one a CPU, at most 8.
+            rate: bytes of content read in a second, at most, while damage is looked for.
 
         Returns:
             What was done, what was quarantined, and what must be remounted: to change what is mounted is undefined for
@@ -637,7 +640,7 @@ class Store:
         self._handle.check_usable()
         return repair.repair(self._handle, repair.options(
             depth, layers=layers, source=source, pull=options or pull.PullOptions(), wait=wait, dry_run=dry_run,
-            set_aside=set_aside,
+            set_aside=set_aside, workers=workers, rate=rate,
         ))
 
     @as_verb

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(3600)]
 
 EACH = 40            # states of each recording: 17 workloads on 4 file systems (less 2 on one); half as many of one recovery of each
 FLOOR = 3000
+SLICED = ("partial",)   # a few states on two file systems; the whole is for `make crash`
 CAUGHT_WITHIN = 60   # states in which each planted mistake must be seen
 
 
@@ -43,7 +44,17 @@ def states(scratch, **asked):
 @pytest.fixture(scope="module")
 def explored(scratch):
     """Every workload recorded once on every file system; crash states of each recording, and of one recovery of each."""
-    return list(states(scratch, each=EACH, nested=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(more, "BY_NAME", (*more.BY_NAME, *SLICED))
+        return list(states(scratch, each=EACH, nested=1))
+
+
+@pytest.mark.parametrize("name", SLICED)
+def test_a_power_cut_of_what_posix_cuts_too_breaks_no_promise_where_blocks_are_shared(scratch, record_property, name):
+    found = list(states(scratch, workload=[name], fs=["xfs", "btrfs"], each=8))
+    record_property("states", len(found))
+    assert not [(s.fs, s.fault, s.violations, s.reproduce) for s in found if s.violations]
+    assert len(found) >= 16
 
 
 def test_a_power_cut_that_loses_any_part_of_the_unflushed_writes_breaks_no_promise(explored, record_property):

@@ -45,6 +45,12 @@ def test_a_slice_of_the_calls_of_the_other_workloads_fails(record_property):
     assert set(tally.by_workload) == set(others)
 
 
+def test_a_slice_of_the_calls_of_a_partial_pull_fails(record_property):
+    tally = explored(record_property, workload=["partial"], every=14)
+    assert tally.states > 20
+    assert tally.outcomes["error"] > 10
+
+
 def test_a_slice_of_the_calls_of_a_rebuild_fails_and_the_next_one_is_as_good(record_property):
     tally = explored(record_property, workload=["rebuild", "rebuild-log"], every=6)
     assert tally.states > 70

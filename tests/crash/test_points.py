@@ -18,9 +18,11 @@ import layerstore
 from crash import points
 from crash.content import TREES
 from crash.workloads import Images
+from layerstore.dedup import places
 from layerstore.recovery import executor, mounting, recover
 from layerstore.recovery.planner import Do
 from layerstore.testing import CrashExplorer, FaultNotReachedError, Passing, kill_at, passings, reopen
+from layerstore.verbs import begin
 
 ROOT = Path(__file__).parents[2]
 FLOORS = {   # workload: (states at the first level, states in all), with some margin: they are counts, not times
@@ -28,6 +30,7 @@ FLOORS = {   # workload: (states at the first level, states in all), with some m
     "checkpoint": (120, 800), "gc": (85, 700), "adopt": (44, 320), "take": (48, 100), "resume": (55, 350), "everything": (400, 600), "create": (70, 1000),
     "recovery": (48, 1000), "repair": (76, 110), "repair-whole": (50, 55), "beneath": (70, 90),
 }
+SLICES = {"partial": (0.25, 15)}   # a share of the first level, no second one, and a floor: the whole is for `make crash`
 
 
 @pytest.fixture
@@ -55,6 +58,21 @@ def test_every_fault_point_times_every_fault_point_of_the_recovery(work, name, r
     record_property("states", total)
     assert (first, total) >= FLOORS[name], (first, total)
     assert total >= FLOORS[name][1], (first, total)
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_a_slice_of_what_has_the_steps_of_others_and_some_of_its_own(work, name, record_property):
+    share, floor = SLICES[name]
+    found = list(explored(work, name, (share,)))
+    assert not [str(outcome) for outcome in found if outcome.violations]
+    record_property("states", len(found))
+    assert len(found) >= floor
+
+
+def test_a_partial_pull_passes_the_points_of_sharing_and_of_going_on(work):
+    workload = points.workloads(str(work / "images"))["partial"]
+    passed = {each.point for each in points.explorer_of(workload, str(work)).points()}
+    assert passed >= {"stage.spool.create", "stage.spool.keep", "stage.over.unlink", "reader.lock", "delete.lock", "delete.rename"}
 
 
 @pytest.mark.root
@@ -138,6 +156,10 @@ SABOTAGES = {
         ("pull", executor, "write_image_file", lambda original: lambda *a: None),
     "a deletion is acknowledged before the tree is moved away":
         ("delete", executor, "_move_to_trash", lambda original: lambda *a: None),
+    "a layer that content is taken from is not held":
+        ("partial", places, "ReaderLock", lambda original: lambda *a, **k: SimpleNamespace(close=lambda: None)),
+    "a tree is gone on with as it was left":
+        ("partial", begin.spool, "start_over", lambda original: lambda *a, **k: None),
 }
 
 

@@ -180,6 +180,13 @@ def test_no_crash_state_of_any_workload_breaks_a_promise(record_property):
     assert tally.redo >= 0.3 * tally.states, "recovery had too little to do"
 
 
+def test_no_power_loss_in_a_partial_pull_costs_a_layer_that_was_taken_from_or_what_was_fetched(record_property):
+    tally = collect(posix.states(options(states=25, workload=["partial"])))
+    record_property("states", tally.states)
+    assert [(s.fault, s.violations, s.reproduce) for s in tally.bad] == []
+    assert tally.states == 25
+
+
 def test_no_power_loss_in_a_rebuild_costs_a_layer_or_the_old_database(record_property):
     tally = collect(posix.states(options(states=120, workload=["rebuild", "rebuild-log"])))
     record_property("states", tally.states)

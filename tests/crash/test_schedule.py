@@ -6,6 +6,7 @@ transaction that acts on it, and a sweep of what is alive, are found.
 
 import os
 import tempfile
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ FLOORS = {   # at one preemption, a kill at each step of a schedule that begins 
     "repair-delete": 9, "repair-open": 9, "repair-twice": 9, "repair-gc": 9, "rebuild-open": 9, "rebuild-twice": 9,
     "take-delete": 95, "resume-gc": 95, "resume-twice": 95,   # without preemptions but the random ones'
 }
+SAMPLES = {"partial-delete": 5}   # random ones, of scenarios whose bounded ones are for `make crash`
 BOUND = {"take-delete": 0, "resume-gc": 0, "resume-twice": 0}
 
 
@@ -58,6 +60,17 @@ def test_every_schedule_of_a_bound_and_a_kill_at_each_step(work, name, record_pr
     record_property("states", total)
     assert total >= FLOORS[name]
     assert killed >= total // 4, "every second random one, and all of the middle part"
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_sample_of_the_schedules_of_a_scenario_with_many_steps(work, name, record_property, monkeypatch):
+    sampled = {name: replace(build(str(work / "images"))[name], sampled=True)}
+    monkeypatch.setattr(schedule, "build", lambda _directory: sampled)
+    found = list(schedule.states(options(work, name, random=SAMPLES[name])))
+    assert [(state.violations, state.reproduce) for state in found if state.violations] == []
+    record_property("states", len(found))
+    assert len(found) >= SAMPLES[name]
+    assert any(state.fault != "none" for state in found), "every second one is killed"
 
 
 @pytest.fixture

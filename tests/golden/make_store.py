@@ -7,7 +7,9 @@ an archived segment. ``redo.tar.gz`` is what a loss of power and a kill left: lo
 image file, a batch that was promised, a deletion that was promised, a tree that was being staged, a stray.
 ``filled.tar.gz`` has what came with the file ``output``: a tree that was filled and not synced when its owner was killed,
 one whose ``output`` is torn, one that was rolled back to staged. ``signed.tar.gz``, of format 1.1, has an image with
-signatures, and the kept upper directory of a mount with a label. Beside each: ``<name>.json``, with what it holds, its canonical dump, and what recovery plans.
+signatures, and the kept upper directory of a mount with a label; ``mapped.tar.gz`` has a map of ids (container 0 is nobody);
+``beneath.tar.gz`` stands on ``v1/clean``, by a layer, an image that was pulled over it, and a lease. Beside each:
+``<name>.json``, with what it holds, its canonical dump, and what recovery plans.
 
 They are made once and never edited or made anew: a new format gets new files beside these. Made as an ordinary user,
 so that no owner is recorded and anybody can unpack them.
@@ -114,6 +116,24 @@ def signed(root, pictures):
     pathlib.Path(root, "uppers", MOUNT, "upper", "written").write_text("by somebody\n")
 
 
+def mapped(root, pictures):
+    """What came with maps of ids."""
+    only = [(0, NOBODY, 1)]
+    layerstore.open(root, uid_map=only, gid_map=only, overlay_form="user").close()
+    clean(root, pictures)
+
+
+def beneath(root, pictures):
+    """What came with stores beneath. The one that is beneath is itself a golden one."""
+    lower = unpack("clean", os.path.dirname(root))
+    layerstore.open(root, beneath=[lower], overlay_form="user").close()
+    with opened(root) as store:
+        put(store, "top-of-both", "8" * 64, parent="c" * 64, names=["both"])
+        more = [content("i1"), content("i2"), content("i4"), content("i3")]      # all but the last are beneath
+        store.pull(picture(os.path.join(os.path.dirname(root), "taller-image"), more).reference, names=["taller"])
+        store.take_lease("golden", ["8" * 64])
+
+
 def killed_together(root, doings):
     """Each in a process of its own, killed at its point; all have opened before the first dies, so none recovers."""
     started = []
@@ -172,8 +192,8 @@ def make(name, directory, work):
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-        {"clean": clean, "redo": redo, "filled": filled, "signed": signed}[name](root, picture(os.path.join(work, f"{name}-image"),
-                                                            [content("i1"), content("i2"), content("i4")]))
+        image = picture(os.path.join(work, f"{name}-image"), [content("i1"), content("i2"), content("i4")])
+        MAKE[name](root, image)
         with open(shown, "w") as file:
             json.dump(show(root), file, indent=1, sort_keys=True)
             file.write("\n")
@@ -194,9 +214,12 @@ def _entry(info, work):
     return None if os.path.basename(info.name) in LEFT_OUT else info
 
 
-def show(root):
+MAKE = {"clean": clean, "redo": redo, "filled": filled, "signed": signed, "mapped": mapped, "beneath": beneath}
+
+
+def show(root, beneath=None):
     """What a read-only open tells of a store: its catalog, what it serves, and what recovery would do."""
-    with layerstore.open(root, readonly=True) as store:
+    with layerstore.open(root, readonly=True, beneath=beneath) as store:
         return {
             "dump": layerjournal.canonical_dump(store._handle.journal.fold()).hex(),
             "plan": store.recovery.as_json() | {"seconds": 0},

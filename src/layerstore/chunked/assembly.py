@@ -7,7 +7,7 @@ promised tar is for who reads it to see.
 from __future__ import annotations
 
 import hashlib
-import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from layerstore.chunked.opening import Opened
@@ -79,8 +79,9 @@ class Assembler:
                 yield header
                 header = line
                 continue
-            if line.size:
-                self._offer(self._parts.first())
+            if not line.size:
+                continue
+            self._offer(self._parts.first())
             yield header
             header = b""
             yield from self._file(line.size)
@@ -123,8 +124,8 @@ class Assembler:
             with clone as fd:
                 yield from read_chunks(fd)
             return
-        pieces = self._places[part.digest].read()
         try:
+            pieces = self._places[part.digest].read()
             first = next(pieces, b"")
         except DamagedError as error:
             self._damaged(error)
@@ -177,25 +178,21 @@ class _Parts:
 
     def __init__(self, parts: Iterable[Part]) -> None:
         self.again: set[int] = set()     # where units start that the plan did not fetch
-        self._parts = iter(parts)
-        self._next: list[Part] = []
+        self._left = deque(parts)
 
     def first(self) -> Part | None:
         """The next part; None at the end."""
-        if not self._next:
-            self._next = list(itertools.islice(self._parts, 1))
-        return self._next[0] if self._next else None
+        return self._left[0] if self._left else None
 
     def take(self) -> Part | None:
         """The next part, and go on."""
-        part = self.first()
-        del self._next[:1]
-        return part
+        return self._left.popleft() if self._left else None
 
     def replace(self, units: tuple[Fetch, ...]) -> None:
         """The next part is *units* instead."""
         self.again.update(unit.start for unit in units)
-        self._next[:1] = units
+        self._left.popleft()
+        self._left.extendleft(reversed(units))
 
 
 def _zeros(part: Zeros) -> Iterator[bytes]:

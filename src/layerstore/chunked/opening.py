@@ -29,6 +29,8 @@ Read = Callable[[list[tuple[int, int]]], list[bytes]]
 _INDEX = b"stargz.index.json"
 _LEAST_ENTRY = 128                       # bytes of a TOC, for each of so many entries at most
 _LINES = 8                               # times a TOC's size that the lines of a tar-split may have; they are not held
+_KEPT = 32 << 20                         # bytes of a tar-split's lines that are kept for the second reading, as they …
+_LEAST_LINE = 256                        # … take room: so many each, and the tar's own bytes
 _UNLIMITED = Limits(max_bytes=1 << 62, max_ratio=1 << 62)
 
 
@@ -84,15 +86,37 @@ def _open_zstd(told: Announced, descriptor: Descriptor, read: Read, limits: Limi
         return _opened("zstd", told.toc_digest, entries, descriptor, limits, end, None)
     _check(split_data, parsed.tar_split_digest, "the tar-split")
 
-    def lines() -> Iterator[bytes | Payload]:
-        return read_lines(_plain(split_data, split.size, "tar-split"))
-
+    lines = _Lines(lambda: read_lines(_plain(split_data, split.size, "tar-split")))
     check_agreement(entries, lines(), limits)
     files = list(locate(entries, limits, descriptor.size))
     if any(not file.end for file in files):
         raise Unsuitable("its table of contents does not say where files end")
     items: list[File | Gap] = list(without_gaps(files, end))
     return Opened("zstd", told.toc_digest, items, _digests(files), _chunks(files), lines, None)
+
+
+class _Lines:
+    """The lines that *read* gives, again and again: kept as they are read, if they are not too many."""
+
+    def __init__(self, read: Callable[[], Iterator[bytes | Payload]]) -> None:
+        self._read = read
+        self._kept: list[bytes | Payload] | None = None
+
+    def __call__(self) -> Iterator[bytes | Payload]:
+        return iter(self._kept) if self._kept is not None else self._first()
+
+    def _first(self) -> Iterator[bytes | Payload]:
+        kept: list[bytes | Payload] = []
+        room = _KEPT
+        for line in self._read():
+            room -= _LEAST_LINE + len(line)
+            if room >= 0:
+                kept.append(line)
+            elif kept:
+                kept = []
+            yield line
+        if room >= 0:
+            self._kept = kept
 
 
 def _metadata(toc: Position, split: Position | None, read: Read) -> tuple[bytes, bytes | None]:

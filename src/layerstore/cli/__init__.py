@@ -2,8 +2,8 @@
 
 ``main`` is the entry point: it turns errors into one line what and one line what to do, and into exit statuses:
 0 ok, 1 failed, 2 usage, 3 damage found. ``commands`` has the store's commands, ``journal`` the offline ones,
-``committing`` commits a mount, ``completing`` completes in a shell, ``output`` has what is printed, ``terminal`` what
-only people see.
+``committing`` commits a mount, ``holding`` has names, leases and mounts, ``completing`` completes in a shell, ``output``
+has what is printed, ``terminal`` what only people see.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ class _Commands(click.Group):
         "check": "keeping", "repair": "keeping", "rebuild": "keeping", "snapshot": "keeping", "recover": "keeping",
         "gc": "keeping", "view": "viewing", "push": "viewing",
         "commit": "committing", "completion": "completing",
+        "tag": "holding", "untag": "holding", "leases": "holding", "mounts": "holding",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -342,7 +343,7 @@ def rm(settings: Settings, reference: str, keep_layers: bool, wait: float, as_js
 
 @cli.command("apply")
 @click.argument("tar", type=click.Path(exists=True))
-@click.option("--parent", metavar="ID", help="The layer to stand on.")
+@click.option("--parent", metavar="ID", shell_complete=complete_references, help="The layer to stand on.")
 @click.option("--name", "names", multiple=True)
 @limit_option
 @click.pass_obj

@@ -89,13 +89,16 @@ def _summary(report: Any) -> str:
 @click.option("--layer", "only", multiple=True, metavar="ID", help="Only this layer, by its ID in full, or a name.")
 @click.option("--dry-run", is_flag=True, help="Show the plan; change nothing, fetch nothing.")
 @click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for readers of a damaged layer.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Threads that hash (default: one a CPU, at most 8).")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="MB/S",
+              help="Read at most so much a second while looking for damage.")
 @click.option("--set-aside", is_flag=True, help="Of what nobody owns, what has the side file of a layer, too.")
 @registry_options
 @json_option
 @click.pass_context
 def repair(
     context: click.Context, source: str | None, depth: str, only: tuple[str, ...], dry_run: bool, wait: float,
-    set_aside: bool, registry: Any, as_json: bool,
+    set_aside: bool, workers: int | None, rate: float | None, registry: Any, as_json: bool,
 ) -> None:
     """Put damage right from the nearest good copy, in other layers or SOURCE; quarantine what cannot be. Deletes nothing.
 
@@ -107,7 +110,8 @@ def repair(
     with settings.open(write=not dry_run) as store:
         report = store.repair(
             depth=depth, layers=[store.resolve(each)[1] for each in only], source=source, wait=wait, dry_run=dry_run,
-            options=PullOptions(registry=registry), set_aside=set_aside,
+            options=PullOptions(registry=registry), set_aside=set_aside, workers=workers,
+            rate=None if rate is None else rate * 1e6,
         )
     if as_json:
         output.as_json({"clean": report.clean, **dataclasses.asdict(report)})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from layerstore.cli import output
-from layerstore.cli.options import Settings, json_option
+from layerstore.cli.options import Settings, complete_references, json_option
 from layerstore.cli.registry import registry_options
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def view(settings: Settings, directory: str, remove: bool, as_json: bool) -> Non
 
 
 @click.command()
-@click.argument("reference", metavar="IMAGE")
+@click.argument("reference", metavar="IMAGE", shell_complete=complete_references)
 @click.argument("target")
 @click.option("--compression", type=click.Choice(["as-it-came", "none", "gzip", "zstd", "zstd:chunked"]),
               default="as-it-came", show_default=True, help="Of the layers.")

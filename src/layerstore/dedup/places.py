@@ -7,11 +7,11 @@ fetch; a file that is not what its manifest says is noted for ``check``.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 import threading
 from collections.abc import Iterator
+from hashlib import sha256
 
 from layerstore.dedup import suspects
 from layerstore.errors import DamagedError, LayerstoreError
@@ -76,8 +76,8 @@ class Source:
             self._lock.close()
             raise
 
-    def open(self, path: bytes) -> Descriptor:
-        """The regular file *path*, over no symbolic link. OSError; DamagedError if nothing here is believed."""
+    def open(self, path: bytes) -> tuple[Descriptor, int]:
+        """The regular file *path*, over no symbolic link, and its size. OSError; DamagedError: nothing here is believed."""
         with self._guard:
             if self._diff.fd < 0:
                 raise DamagedError(f"layer {self.layer_id} is no longer held")
@@ -85,9 +85,10 @@ class Source:
                 raise DamagedError(f"too much of layer {self.layer_id} is not what it is said to be")
             parent, _, name = path.rpartition(b"/")
             file = open_regular(name, self._fds.get(parent))
-        if not stat.S_ISREG(os.fstat(file.fd).st_mode):
+        found = os.fstat(file.fd)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        return file
+        return file, found.st_size
 
     def wrong(self, path: bytes, why: str) -> DamagedError:
         """*path* was not what was said: note it if the layer itself is damaged. The error to raise."""
@@ -143,13 +144,18 @@ class LayerPlace:
 
     def read(self) -> Iterator[bytes]:
         """See ``partial.Place``. What is larger than a piece is read twice, through one descriptor."""
+        return iter((self._small(),)) if self._found.length <= _PIECE else self._large()
+
+    def _small(self) -> bytes:
         found = self._found
-        with self._open() as fd:
-            if found.length <= _PIECE:
-                data = b"".join(_pieces(fd, found.offset, found.length))
-                self._check(hashlib.sha256(data).digest())
-                yield data
-                return
+        with self._open()[0] as fd:
+            data = b"".join(_pieces(fd, found.offset, found.length))
+        self._check(sha256(data).digest())
+        return data
+
+    def _large(self) -> Iterator[bytes]:
+        found = self._found
+        with self._open()[0] as fd:
             self._check(_digest(fd, found.offset, found.length))
             yield from _pieces(fd, found.offset, found.length)
 
@@ -159,8 +165,9 @@ class LayerPlace:
         cloning = self._source.cloning
         if found.offset or found.length < CLONED_FROM or cloning is None or not cloning.possible:
             return None
-        with self._open() as fd:
-            if os.fstat(fd).st_size != found.length:
+        file, size = self._open()
+        with file as fd:
+            if size != found.length:
                 return None              # only a part of the file
             made = cloning.clone(fd)
         if made is None:
@@ -168,15 +175,15 @@ class LayerPlace:
         self._check(_digest(made.fd, 0, found.length))
         return made
 
-    def _open(self) -> Descriptor:
+    def _open(self) -> tuple[Descriptor, int]:
         found = self._found
         try:
-            file = self._source.open(found.path)
+            file, size = self._source.open(found.path)
         except OSError as error:
             raise self._source.wrong(found.path, f"cannot be opened: {error.strerror}") from error
-        if os.fstat(file.fd).st_size < found.offset + found.length:
+        if size < found.offset + found.length:
             raise self._source.wrong(found.path, "is shorter than it was")
-        return file
+        return file, size
 
     def _check(self, digest: bytes) -> None:
         if digest != self._found.digest:
@@ -184,7 +191,7 @@ class LayerPlace:
 
 
 def _digest(fd: int, offset: int, length: int) -> bytes:
-    digest = hashlib.sha256()
+    digest = sha256()
     for piece in _pieces(fd, offset, length):
         digest.update(piece)
     return digest.digest()

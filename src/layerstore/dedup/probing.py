@@ -44,8 +44,8 @@ def _file(source: Source, path: bytes, wanted: list[tuple[int, int, bytes]]) -> 
     """The chunks of one file that are where they are wanted, and what each look cost in bytes."""
     misses = 0
     try:
-        with source.open(path) as fd:
-            size = os.fstat(fd).st_size
+        file, size = source.open(path)
+        with file as fd:
             for offset, length, digest in wanted:
                 if offset + length > size or misses >= _MISSES:
                     return

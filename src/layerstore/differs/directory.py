@@ -20,8 +20,8 @@ class DirectoryDiffer:
 
     Its diffID is that of the canonical tar (``pack``). *path* may be a symbolic link to a directory; nothing
     beneath it is followed. A directory that changes while it is read gives an error or some mixture: whoever
-    needs a moment in time makes a snapshot first. ``apply_diff`` raises SourceError if it cannot be read, and
-    what ``TarDiffer`` raises.
+    needs a moment in time makes a snapshot first. ``apply_diff`` raises SourceError if it cannot be read, or holds what a
+    layer cannot (an overlay's file without its content, say: ``pack``), and what ``TarDiffer`` raises.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -42,4 +42,4 @@ class DirectoryDiffer:
         except OSError as error:
             raise SourceError(f"cannot open the directory {path!r}: {error.strerror}") from error
         with directory as fd:
-            return fill(target, pack_tree(fd), compression="none", is_blob=False)
+            return fill(target, pack_tree(fd, target.limits.max_depth), compression="none", is_blob=False)

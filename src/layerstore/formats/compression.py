@@ -42,6 +42,7 @@ _GZIP_WBITS = 31                        # a gzip wrapper and a 32 KiB window (zl
 _GZIP_RESERVED = 0xE0                   # header flags that must be zero (RFC 1952, 2.3.1.2); ISA-L does not look
 _GZIP_SLICE = 32 << 10                  # a member's end copies the rest of what was fed
 _ZSTD_HEADER = 18                       # bytes of a frame's header at most (RFC 8878, 3.1.1.1)
+_ZSTD_APART = 5                         # bytes given alone: a frame given whole libzstd reads by other rules
 _ZSTD_WINDOW = 1 << 27                  # what zstd(1) takes without --long; larger frames are refused
 _XZ_MEMORY = 1 << 27                    # bytes that decoding may take; xz -9 makes streams that take half of it
 _PIECE = 1 << 20                        # bytes of a chunk handed on; gzip's output limit for a call
@@ -200,14 +201,15 @@ class Decompressed:
         size = 0
         for data in in_pieces(chunks):   # zstandard has no output limit
             self.bytes_in += len(data)
-            rest: bytes = data
+            rest = memoryview(data)
             while rest:
+                given = rest[:_ZSTD_APART] if fresh else rest
                 try:
-                    output = frame.decompress(rest)
+                    output = frame.decompress(given)
                 except zstandard.ZstdError as error:
                     raise CompressionError(self._broken("zstd", frames, error)) from error
                 if len(head) < _ZSTD_HEADER:
-                    head += rest[: _ZSTD_HEADER - len(head)]
+                    head += given[: _ZSTD_HEADER - len(head)]
                 fresh = False
                 if output:
                     self._account(len(output))
@@ -218,10 +220,11 @@ class Decompressed:
                         yield b"".join(pending)
                         pending, size = [], 0
                 if not frame.eof:
-                    break
+                    rest = rest[len(given):]
+                    continue
                 if zstandard.frame_content_size(head) not in (-1, made):   # libzstd looks only if the last block has bytes
                     raise CompressionError(self._broken("zstd", frames, "a frame has not the size that it says"))
-                rest = frame.unused_data
+                rest = memoryview(frame.unused_data)
                 frames += 1
                 head, made = b"", 0
                 frame, fresh = context.decompressobj(), True

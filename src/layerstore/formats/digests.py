@@ -24,11 +24,11 @@ from layerstore.formats.packed import open_regular
 from layerstore.system import fs
 from layerstore.system.descriptors import NEW_FILE, Descriptor
 
-__all__ = ["NAME", "TINY", "DigestsWriter", "Found", "Paths", "Reader", "prefix", "prefixes"]
+__all__ = ["NAME", "DigestsWriter", "Found", "Paths", "Reader", "prefix", "prefixes"]
 
 NAME = "digests"
-TINY = 64                                # bytes: what is smaller is not worth a row (docs/dedup.md has the numbers)
 
+_TINY = 64                               # bytes: a layer that has only smaller files is not worth an index
 _MAGIC = b"layerstore-digests\0\0"
 _VERSION = 1
 _HEADER = struct.Struct("<20sI")
@@ -52,7 +52,7 @@ class Found(NamedTuple):
 
 
 class DigestsWriter:
-    """Write ``digests`` into *dir_fd*; it must not exist. Nothing is written where there is nothing to say.
+    """Write ``digests`` into *dir_fd*; it must not exist. Nothing is written where there is next to nothing to say.
 
     ``add_file`` and ``add_chunk`` are for one thread. Durability: none here: the tree is made durable as a whole.
     """
@@ -60,6 +60,7 @@ class DigestsWriter:
     def __init__(self, dir_fd: int) -> None:
         self._dir_fd = dir_fd
         self._file: Descriptor | None = None
+        self._worth = False
         self._clear()
 
     def _clear(self) -> None:
@@ -70,12 +71,12 @@ class DigestsWriter:
 
     def add_file(self, path: bytes, size: int, sha256: bytes) -> None:
         """The regular file *path* has *size* bytes with that digest (32 bytes)."""
-        if size >= TINY:
+        if size:
             self._add(path, 0, size, sha256)
 
     def add_chunk(self, path: bytes, offset: int, length: int, sha256: bytes) -> None:
         """*length* bytes at *offset* of the file *path* have that digest. Those of one path are best told together."""
-        if length >= TINY:
+        if length:
             self._add(path, offset, length, sha256)
 
     def _add(self, path: bytes, offset: int, length: int, sha256: bytes) -> None:
@@ -88,6 +89,7 @@ class DigestsWriter:
         self._of.append(len(paths) - 1)
         self._offsets.append(offset)
         self._lengths.append(length)
+        self._worth |= length >= _TINY
         if len(self._of) >= _ROWS or self._path_bytes >= _PATH_BYTES:
             self._flush()
 
@@ -108,12 +110,13 @@ class DigestsWriter:
     def start_over(self) -> None:
         """Forget what was told so far. The file, if there was one, has been removed."""
         self.close()
-        self._file = None
+        self._file, self._worth = None, False
         self._clear()
 
     def finish(self) -> None:
         """Write what is left, and close the file."""
-        self._flush()
+        if self._worth or self._file is not None:
+            self._flush()
         self.close()
 
     def close(self) -> None:

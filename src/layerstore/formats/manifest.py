@@ -30,7 +30,7 @@ from layerstore.system.descriptors import Descriptor
 
 __all__ = [
     "KINDS", "MODE", "NAME", "NODE", "OVERRIDE", "OWNER", "TIME", "UNSET", "XATTR", "ManifestEntry", "ManifestWriter",
-    "final_entries", "manifest_digest", "read_manifest", "storable_xattr",
+    "final_entries", "manifest_digest", "meaningful_xattr", "read_manifest", "storable_xattr",
 ]
 
 NAME = "manifest"
@@ -55,7 +55,8 @@ _KINDS = frozenset(   # exactly these: a bool is no number
 _UNCLEAN = frozenset({b"", b".", b".."})
 _KEPT = frozenset({b"security.capability", b"security.ima"})
 # what overlayfs, fuse-overlayfs and rootless stores interpret; no archive may plant it, and none is given it
-_INTERPRETED = (b"user.overlay.", b"user.fuseoverlayfs.", b"user.containers.")
+_ACLS = frozenset({b"system.posix_acl_access", b"system.posix_acl_default"})
+_INTERPRETED = (b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.", b"user.containers.")
 
 
 class ManifestEntry(NamedTuple):  # not a dataclass: one is made per file
@@ -283,8 +284,14 @@ def _clean(path: bytes) -> bool:
 
 
 def storable_xattr(name: bytes) -> bool:
-    """Whether a layer may carry this extended attribute.
-
-    Neither taken from archives nor written to them otherwise.
-    """
+    """Whether a layer's tree may carry this extended attribute: no other is set in one that an archive becomes."""
     return name in _KEPT or (name.startswith(b"user.") and not name.startswith(_INTERPRETED))
+
+
+def meaningful_xattr(name: bytes) -> bool:
+    """Whether this extended attribute of an archive says anything of a layer.
+
+    Those do that its tree may carry, and those that only its manifest has, with the bit XATTR: ``trusted.*`` but
+    overlayfs's, and ACLs (ADR 0028). Labels of a host's (``security.selinux`` and its like) do not: they are its policy's.
+    """
+    return storable_xattr(name) or name in _ACLS or (name.startswith(b"trusted.") and not name.startswith(_INTERPRETED))

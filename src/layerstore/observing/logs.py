@@ -13,6 +13,7 @@ from typing import Any
 # what an operator wants to see, and what only somebody who looks for something does
 _LEVELS = {
     "checkpoint-failed": logging.WARNING, "poisoned": logging.ERROR, "recovery": logging.WARNING,
+    "quarantined": logging.WARNING,
     "transition": logging.DEBUG, "transaction": logging.DEBUG, "barrier": logging.DEBUG, "verb-begun": logging.DEBUG,
 }
 

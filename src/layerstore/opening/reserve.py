@@ -15,13 +15,15 @@ from contextlib import suppress
 from layerstore.errors import HostError, NoSpaceError
 from layerstore.system import fs
 
-__all__ = ["NAME", "ensure", "free_bytes", "open_up", "renew", "size_for"]
+__all__ = ["NAME", "ensure", "free_bytes", "margin", "open_up", "renew", "size_for"]
 
 NAME = "reserve"
 SIZE = 4 << 20
 """What deletions, a checkpoint and a recovery were seen to need, several times over (ADR 0019)."""
 
 _SHARE = 64   # of a small file system the reserve takes no more than a 64th
+_MARGIN = 64 << 20
+_MARGIN_SHARE = 16
 
 
 def free_bytes(fd: int) -> int:
@@ -34,6 +36,15 @@ def size_for(root_fd: int) -> int:
     """How large the reserve is to be here, in bytes."""
     status = os.fstatvfs(root_fd)
     return min(SIZE, status.f_blocks * status.f_frsize // _SHARE & ~4095)
+
+
+def margin(root_fd: int) -> int:
+    """How many bytes a layer that is being written leaves free, for the store's own files and for everybody else.
+
+    Only large ones come to know of it: who writes looks from time to time (``DiffTarget.keep_free``).
+    """
+    status = os.fstatvfs(root_fd)
+    return min(_MARGIN, status.f_blocks * status.f_frsize // _MARGIN_SHARE)
 
 
 def held(root_fd: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ def find_tree(handle: Handle, txid: str, row: Mapping[str, Any], *, locked: bool
         places.add(Place.TRASH)
     if layer_id is not None:
         found = fs.txid_at(handle.dirs["layers"], layer_id)
-        if found == txid:
+        if found == txid or (found is not None and not places and _is_given_its_txid(handle, row, found)):
             places.add(Place.LAYERS)
         else:
             occupant = found
@@ -40,6 +41,12 @@ def find_tree(handle: Handle, txid: str, row: Mapping[str, Any], *, locked: bool
     return TreeFacts(
         frozenset(places), locked=locked, side_file_right=right, occupant=occupant, filled=filled, resumable=resumable,
     )
+
+
+def _is_given_its_txid(handle: Handle, row: Mapping[str, Any], found: str) -> bool:
+    """Whether the tree in its place is its own, although it says *found*: a repair of just that was begun."""
+    marked = row.get("repair", {}).get("files", ())
+    return os.fsencode(fs.TXID_FILE) in marked and (not found or row_of(handle, found) is None)
 
 
 def left_at(handle: Handle, txid: str) -> Row | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from layerstore.lifecycle.machine import fire, state_of
@@ -23,29 +24,53 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def namespace() -> int:
+    """This process's mount namespace: what is mounted in another one cannot be seen from here."""
+    return os.stat("/proc/self/ns/mnt").st_ino
+
+
 def uppers_of(handle: Handle) -> list[int]:
     """Device and inode of ``uppers/``: recorded with a mount, and what a copy of the store has another of."""
     status = os.fstat(handle.dirs["uppers"])
     return [status.st_dev, status.st_ino]
 
 
-def is_anothers(handle: Handle, row: Mapping[str, Any]) -> bool:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the rows of mounts are held against, looked at once for all of them: the table of mounts has the machine's."""
+
+    boot_id: str
+    namespace: int
+    uppers: list[int]
+    overlays: frozenset[str]
+
+
+def look(handle: Handle) -> Seen:
+    return Seen(boot_id(), namespace(), uppers_of(handle), overlay.overlay_targets())
+
+
+def is_anothers(seen: Seen, row: Mapping[str, Any]) -> bool:
     """Whether the row's mount, if there is one, is of a store that this one is a copy of (ADR 0024)."""
     if "uppers" not in row:   # a row of before
         return False
-    device, inode = uppers_of(handle)
+    device, inode = seen.uppers
     # device numbers are a boot's; inodes stay
-    return bool(inode != row["uppers"][1] or (row["boot_id"] == boot_id() and device != row["uppers"][0]))
+    return bool(inode != row["uppers"][1] or (row["boot_id"] == seen.boot_id and device != row["uppers"][0]))
+
+
+def is_there(seen: Seen, row: Mapping[str, Any]) -> bool | None:
+    """Whether what the row speaks of is mounted, by this store; None if it may be, and could not be seen from here."""
+    if is_anothers(seen, row):
+        return False
+    target = row["target"]
+    if target in seen.overlays or os.path.realpath(target) in seen.overlays:   # a directory above it may have been moved
+        return True
+    return None if row["boot_id"] == seen.boot_id and row.get("namespace") != seen.namespace else False
 
 
 def mounted_here(handle: Handle, row: Mapping[str, Any]) -> bool:
-    """Whether what the row speaks of is mounted, by this store."""
-    return not is_anothers(handle, row) and is_mounted(row["target"])
-
-
-def namespace() -> int:
-    """This process's mount namespace: what is mounted in another one cannot be seen from here."""
-    return os.stat("/proc/self/ns/mnt").st_ino
+    """Whether what the row speaks of is mounted, by this store, in this mount namespace."""
+    return is_there(look(handle), row) is True
 
 
 def forget(handle: Handle, mount_id: str, *, keep_upper: bool = True) -> bool:

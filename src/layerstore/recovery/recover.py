@@ -97,18 +97,10 @@ def probe(handle: Handle, subjects: Subjects) -> Probe:
         right[image_id] = subjects.images[image_id]["state"] != State.COMMITTED or image_file_right(
             fs.read_file(handle.dirs["images"], image_id), subjects.images[image_id],
         )
-    mounted = {key: _is_mounted(handle, row) for key, row in subjects.mounts.items()}
+    seen = mounting.look(handle) if subjects.mounts else None
+    mounted = {key: mounting.is_there(seen, row) for key, row in subjects.mounts.items()} if seen else {}
     strays, misplaced = _strays(handle, subjects)
     return Probe(trees, right, strays, misplaced, mounted, mounting.boot_id())
-
-
-def _is_mounted(handle: Handle, row: Mapping[str, Any]) -> bool | None:
-    if mounting.is_anothers(handle, row):
-        return False
-    if mounting.is_mounted(row["target"]):
-        return True
-    elsewhere = row["boot_id"] == mounting.boot_id() and row.get("namespace") != mounting.namespace()
-    return None if elsewhere else False
 
 
 def image_file_right(data: bytes | None, row: Mapping[str, Any]) -> bool:

@@ -97,7 +97,7 @@ def open_source(
         reference: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]`` or ``docker-archive:FILE[:REPOSITORY:TAG]``
             (there, ``@n`` is the image at position n). Without a tag there must be one image only. Or
             ``docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]``; there, ``latest`` is the tag when none is written. Or
-            ``containers-storage:[overlay@ROOT]NAME``: of podman's store at ROOT, this user's without ``[…]``.
+            ``containers-storage:[overlay@ROOT]NAME``: of podman's store at ROOT; without ``[…]`` of this user's.
         platform: ``os/arch[/variant]``, which the image must then be for; None: where there is a choice, the
             running machine's.
         limits: ``max_manifest_json`` bounds each document in bytes, the others an archive's index.

@@ -22,6 +22,7 @@ from layerstore.system.descriptors import DIRECTORY, NEW_FILE, Descriptor
 
 _PIECE = 1 << 20
 TXID_FILE = "txid"
+_LARGE = 64 << 20                        # bytes: so many more, and a file that is removed counts once more
 _NOT_REMOVABLE = (
     "remove it as root, or in the user namespace that made it ('podman unshare layerstore gc'); or install uidmap and "
     "give this user ranges in /etc/subuid and /etc/subgid"
@@ -254,10 +255,11 @@ def _sync(fd: int) -> None:
         raise SyncError(error.errno, error.strerror) from error
 
 
-def remove_tree(dir_fd: int, name: str, *, point: str, pause: Callable[[], None] | None = None) -> None:
+def remove_tree(dir_fd: int, name: str, *, point: str, pause: Callable[[int], None] | None = None) -> None:
     """Unlink a whole tree, by descriptors, following nothing; one that is not there is fine.
 
-    *pause*, if given, is called before each of its files and may wait.
+    *pause*, if given, is called before each of its files, and may wait, or raise: then the rest stays. It is told for how
+    many that file counts: one more for each 64 MiB that are allocated to it.
 
     What belongs to subordinate ids of this user is removed in a user namespace that has them (``namespace``).
     PrivilegeError for what this process may not remove; what it may has gone by then.
@@ -287,9 +289,17 @@ def _remove_as_subids(dir_fd: int, name: str, denied: PermissionError, *, is_dir
     raise PrivilegeError(f"removing the tree {name}: {why}", hint=_NOT_REMOVABLE) from denied
 
 
-def _remove(dir_fd: int, name: bytes, *, is_dir: bool, pause: Callable[[], None] | None = None) -> None:
+def _weight(dir_fd: int, name: bytes) -> int:
+    try:
+        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except OSError:
+        return 1
+    return 1 if status.st_nlink > 1 else 1 + status.st_blocks * 512 // _LARGE
+
+
+def _remove(dir_fd: int, name: bytes, *, is_dir: bool, pause: Callable[[int], None] | None = None) -> None:
     if pause is not None:
-        pause()
+        pause(1 if is_dir else _weight(dir_fd, name))
     if not is_dir:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=dir_fd)
@@ -323,6 +333,19 @@ def make_public_dir(dir_fd: int, name: str, *, point: str) -> None:
     with faults.point(point), suppress(FileExistsError):
         os.mkdir(name, dir_fd=dir_fd)
         os.chmod(name, 0o755, dir_fd=dir_fd)  # noqa: S103 - that is its purpose
+
+
+def put_public_file(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:
+    """Put *pieces* at *name* by way of ``.<name>.new``, synced, and rename: where the name is, all of it is."""
+    aside = f".{name}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with faults.point(f"{point}.write"), Descriptor(aside, flags, dir_fd=dir_fd) as fd:
+        os.fchmod(fd, 0o644)
+        for piece in pieces:
+            write_all(fd, piece)
+        _sync(fd)
+    with faults.point(f"{point}.rename"):
+        os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
 
 def turn_link(dir_fd: int, name: str, target: str, *, point: str) -> None:

@@ -1,4 +1,4 @@
-"""No more than so much a second, for work that can wait: bytes that a check reads, files that gc removes. Nothing else."""
+"""No more than so much a second, or at once, of work that can wait: bytes that a check reads, files that are removed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["Rate"]
+__all__ = ["EnoughError", "Portion", "Rate"]
 
 _CAUGHT_UP = 1.0   # seconds: what was slower than allowed for longer than that is not made good for by a burst
 
@@ -31,3 +31,20 @@ class Rate:
             ahead = self._due - now
         if ahead > 0:
             self._sleep(ahead)
+
+
+class EnoughError(Exception):
+    """A portion is used up: the rest is for another time. No error of anybody's."""
+
+
+class Portion:
+    """*most* at once; what is begun is done, however much it is. For one thread."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def take(self, n: int = 1) -> None:
+        """EnoughError if there is nothing left of it."""
+        if self._left <= 0:
+            raise EnoughError
+        self._left -= n

@@ -17,8 +17,9 @@ from typing import BinaryIO
 from layerstore.model import Descriptor
 from layerstore.targets import Outgoing, OutgoingLayer, Sent
 from layerstore.targets.beside import blobs_of, with_entries
-from layerstore.targets.files import replacing, write_blob
+from layerstore.targets.files import write_blob
 from layerstore.targets.manifests import LAYOUT, docker_list, index_with, layer_type, manifest_over
+from layerstore.targets.parts import replacing, sweep
 
 __all__ = ["DockerArchiveTarget", "OciArchiveTarget"]
 
@@ -33,6 +34,7 @@ class OciArchiveTarget:
 
     def send(self, image: Outgoing, progress: Callable[[int], None]) -> Sent:
         """As in ``Target``."""
+        _sweep(self._path)
         with replacing(self._path, point="push.archive") as file, _Tar(file) as tar:
             tar.add("oci-layout", LAYOUT)
             tar.add(_blob(image.config_digest), image.config)
@@ -67,6 +69,7 @@ class DockerArchiveTarget:
         """As in ``Target``. A tar that comes twice in an image is written once."""
         names = [f"{layer.diff_id.removeprefix('sha256:')}.tar" for layer in image.layers]
         config_name = f"{image.config_digest.removeprefix('sha256:')}.json"
+        _sweep(self._path)
         with replacing(self._path, point="push.archive") as file, _Tar(file) as tar:
             for name, layer in zip(names, image.layers, strict=True):
                 if name not in tar.names:
@@ -113,6 +116,11 @@ class _Tar:
     def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
         if kind is None:
             self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+
+
+def _sweep(path: str) -> None:
+    where, name = os.path.split(os.path.abspath(path))
+    sweep(where, name)
 
 
 def _blob(digest: str) -> str:

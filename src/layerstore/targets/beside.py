@@ -16,13 +16,12 @@ from layerstore.errors import SourceError
 from layerstore.signatures import ATTACHED, Signature
 from layerstore.sources.attached import signature_tag
 from layerstore.sources.documents import Artifact, parse_artifact
-from layerstore.targets.manifests import OCI_INDEX, REF_NAME
+from layerstore.targets.manifests import NAMES, OCI_INDEX, REF_NAME
 
 __all__ = ["blobs_of", "entry_of", "referring", "with_entries"]
 
 Entry = dict[str, Any]
 
-_NAMES = frozenset({REF_NAME, "io.containerd.image.name"})   # annotations by which an entry of an index gets a name
 _MOST = 4096   # characters of annotations: an index is read as a whole, and not beyond a limit
 
 
@@ -42,7 +41,7 @@ def entry_of(signature: Signature) -> Entry:
     if signature.kind == ATTACHED:
         return {**entry, "annotations": {REF_NAME: signature_tag(signature.subject)}}
     found = _parsed(signature)
-    notes = {key: text for key, text in found.annotations.items() if key not in _NAMES}
+    notes = {key: text for key, text in found.annotations.items() if key not in NAMES}
     if notes and sum(len(key) + len(text) for key, text in notes.items()) <= _MOST:
         entry["annotations"] = notes
     return {**entry, "artifactType": found.kind}

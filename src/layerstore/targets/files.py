@@ -1,4 +1,4 @@
-"""Blobs and archives on their way out: compressed, digested, and at their name only when they are whole and on disk.
+"""Blobs on their way out: compressed, and digested.
 
 The same tar gives the same blob, as long as zlib and zstd are the same: no time, no name, no thread count goes into it.
 """
@@ -6,21 +6,18 @@ The same tar gives the same blob, as long as zlib and zstd are the same: no time
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from typing import BinaryIO, cast
 
 from layerstore.chunked.writing import write_chunked
 from layerstore.formats.compression import ZstdWriter
 from layerstore.model import Descriptor
-from layerstore.system import faults
 from layerstore.targets import OutgoingLayer
 from layerstore.targets.manifests import layer_type
 
-__all__ = ["expected", "replacing", "write_blob", "write_document"]
+__all__ = ["expected", "write_blob"]
 
 _GZIP, _LEVEL = 31, 6                    # zlib.h, deflateInit2: a gzip wrapper, without a time
 _SPOOLED = 4 << 20                       # bytes of a table of contents, or a tar-split, that are kept in memory
@@ -38,31 +35,6 @@ class _Tally:
     @property
     def digest(self) -> str:
         return f"sha256:{self._hash.hexdigest()}"
-
-
-@contextmanager
-def replacing(path: str, *, point: str) -> Iterator[BinaryIO]:
-    """A file to be written, which takes the place of *path* when all is well and on disk; ``<path>.part`` until then."""
-    aside = f"{path}.part"
-    try:
-        with open(aside, "wb") as file:
-            yield file
-            file.flush()
-            with faults.point(f"{point}.sync"):
-                os.fsync(file.fileno())
-        with faults.point(f"{point}.rename"):
-            os.replace(aside, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(aside)
-        raise
-    _sync_parent(path, point=point)
-
-
-def write_document(path: str, data: bytes, *, point: str) -> None:
-    """Put a small file in its place."""
-    with replacing(path, point=point) as file:
-        file.write(data)
 
 
 def expected(layer: OutgoingLayer) -> Descriptor | None:
@@ -119,12 +91,3 @@ def _compressor(compression: str, tally: _Tally) -> tuple[Callable[[bytes], obje
         return zstd.write, zstd.close
     gzip = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
     return (lambda data: tally.write(gzip.compress(data))), (lambda: tally.write(gzip.flush()))
-
-
-def _sync_parent(path: str, *, point: str) -> None:
-    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with faults.point(f"{point}.parent.sync"):
-            os.fsync(fd)
-    finally:
-        os.close(fd)

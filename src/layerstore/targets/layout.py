@@ -19,12 +19,13 @@ from layerstore.system import faults
 from layerstore.system.descriptors import Descriptor as Opened
 from layerstore.targets import Outgoing, OutgoingLayer, Sent
 from layerstore.targets.beside import blobs_of, with_entries
-from layerstore.targets.files import expected, replacing, write_blob, write_document
+from layerstore.targets.files import expected, write_blob
 from layerstore.targets.manifests import LAYOUT, index_with, manifest_over
+from layerstore.targets.parts import Part, is_part, sweep, write_document
 
 __all__ = ["LayoutTarget"]
 
-_BEGUN = "oci-layout.part"               # all that is there of a layout whose first push was killed at once
+_BEGUN = "oci-layout"                    # all that is there of a layout whose first push was killed at once, or just begins
 
 
 class LayoutTarget:
@@ -34,18 +35,20 @@ class LayoutTarget:
         """InvalidArgumentError if *path* is something else than a layout, an empty directory or absent."""
         if os.path.exists(path) and not os.path.isdir(path):
             raise InvalidArgumentError(f"{path} is not a directory", hint="for one file write oci-archive:")
-        is_layout = os.path.isfile(os.path.join(path, "oci-layout"))
-        if os.path.isdir(path) and set(os.listdir(path)) - {_BEGUN} and not is_layout:
+        others = [each for each in os.listdir(path) if not _begun(each)] if os.path.isdir(path) else []
+        if others and not os.path.isfile(os.path.join(path, "oci-layout")):   # asked last: somebody may just be making it
             raise InvalidArgumentError(f"{path} is not an OCI layout, and not empty", hint="choose another directory")
         self._path = path
         self._directories = _up_to_what_is_there(path)
 
     def send(self, image: Outgoing, progress: Callable[[int], None]) -> Sent:
-        """As in ``Target``. Blobs that are there already are not written again."""
+        """As in ``Target``. Blobs that are there already, and are what their names say, are not written again."""
         os.makedirs(self._path, exist_ok=True)
         if not os.path.exists(os.path.join(self._path, "oci-layout")):   # first: it tells whose the rest is
             write_document(os.path.join(self._path, "oci-layout"), LAYOUT, point="push.layout")
         os.makedirs(os.path.join(self._path, "blobs", "sha256"), exist_ok=True)
+        sweep(self._path)
+        sweep(os.path.join(self._path, "blobs", "sha256"))
         self._put(image.config, image.config_digest)
         blobs = tuple(self._layer(layer, progress) for layer in image.layers)
         manifest, media_type = manifest_over(image.manifest, image.manifest_media_type, blobs)
@@ -83,22 +86,34 @@ class LayoutTarget:
 
     def _layer(self, layer: OutgoingLayer, progress: Callable[[int], None]) -> Descriptor:
         known = expected(layer)
-        if known is not None and os.path.exists(self._blob(known.digest)):
+        if known is not None and self._is_there(known.digest, known.size):
             progress(layer.diff_size)
             return known
-        aside = self._blob(f".{os.getpid()}-{layer.diff_id.removeprefix('sha256:')}")
-        with replacing(aside, point="push.blob") as file:
-            blob = write_blob(layer, file, progress)
-        with faults.point("push.blob.name"):
-            os.replace(aside, self._blob(blob.digest))
+        with Part(self._blob(".layer"), point="push.blob") as part:
+            blob = write_blob(layer, part.file, progress)
+            part.put(self._blob(blob.digest))
         return blob
 
     def _put(self, data: bytes, digest: str) -> None:
-        if not os.path.exists(self._blob(digest)):
+        if not self._is_there(digest, len(data)):
             write_document(self._blob(digest), data, point="push.document")
+
+    def _is_there(self, digest: str, size: int) -> bool:
+        """Whether the blob is there, and is what its name says: who wrote it may have been killed, or the disk lies."""
+        try:
+            with open(self._blob(digest), "rb") as file:
+                return (os.fstat(file.fileno()).st_size == size
+                        and hashlib.file_digest(file, "sha256").hexdigest() == digest.removeprefix("sha256:"))
+        except OSError:
+            return False   # it is written, or says why not
 
     def _blob(self, digest: str) -> str:
         return os.path.join(self._path, "blobs", "sha256", digest.removeprefix("sha256:"))
+
+
+def _begun(name: str) -> bool:
+    """Whether a file of that name is of an ``oci-layout`` that is being written, or was when something crashed."""
+    return name == f"{_BEGUN}.part" or (name.startswith(f"{_BEGUN}.") and is_part(name))   # the first: by earlier versions
 
 
 def _up_to_what_is_there(path: str) -> list[str]:

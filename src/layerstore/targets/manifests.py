@@ -22,6 +22,7 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 REF_NAME = "org.opencontainers.image.ref.name"
+NAMES = frozenset({REF_NAME, "io.containerd.image.name"})   # annotations by which an entry of an index gets a name
 _TYPES = {"none": "", "gzip": "+gzip", "zstd": "+zstd", "zstd:chunked": "+zstd"}
 
 
@@ -55,22 +56,32 @@ def _descriptor(old: Mapping[str, Any], blob: Descriptor) -> dict[str, Any]:
 
 
 def index_with(index: bytes | None, manifest: bytes, media_type: str, tag: str | None) -> bytes:
-    """The index of a layout with one more manifest, which takes *tag* from whatever had it. SourceError for no index."""
+    """The index of a layout with one more manifest, which takes *tag* from whatever had it. SourceError for no index.
+
+    Without a tag it is listed once: an entry that it has already, be it under a tag, stays as it is.
+    """
     try:
         document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
         document = document if index is None else json.loads(index)
         listed = list(document["manifests"])
         digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
         entry: dict[str, Any] = {"mediaType": media_type, "digest": digest, "size": len(manifest)}
-        if tag is not None:
-            entry["annotations"] = {REF_NAME: tag}
-        others = [
-            each for each in listed
-            if (each.get("annotations", {}).get(REF_NAME) != tag if tag is not None else each["digest"] != digest)
-        ]
+        if tag is None:
+            more = [] if any(each["digest"] == digest for each in listed) else [entry]
+        else:
+            listed = [each for each in listed if _notes(each).get(REF_NAME) != tag]
+            nameless = [each for each in listed if each["digest"] == digest and not NAMES & _notes(each).keys()]
+            listed = [each for each in listed if each not in nameless]   # it gets a name, as in containers/image
+            known = nameless[0] if nameless else {}
+            more = [{**known, **entry, "annotations": {**_notes(known), REF_NAME: tag}}]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(f"the index.json that is there is none: {error}", hint="choose another directory") from error
-    return _text({**document, "manifests": [*others, entry]})
+    return _text({**document, "manifests": [*listed, *more]})
+
+
+def _notes(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    notes: Mapping[str, Any] = entry.get("annotations") or {}
+    return notes
 
 
 def docker_list(config_name: str, tag: str | None, layers: Sequence[str]) -> bytes:

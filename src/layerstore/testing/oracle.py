@@ -166,29 +166,29 @@ def served(store: Store) -> dict[str, Value]:
     return facts
 
 
-_OF_ALL = frozenset({"layer-missing", "image-file-damaged"})   # findings that are of no path
-
-
 def damages(store: Store, *, content: bool) -> dict[str, Value]:
     """What is damaged, in a ledger's words."""
-    return {_subject(each): "bad" for each in store.check(content=content, workers=1).findings if _is_of_a_tree(each)}
+    return {_subject(each): "bad" for each in store.check(content=content, workers=1).findings if _is_damage(each)}
 
 
 def _subject(finding: Finding) -> str:
-    """Of a path, or of all of it."""
-    return f"damage:{finding.subject}" + (f"/{finding.path}" if finding.code not in _OF_ALL else "")
+    """Of a path, or of a whole layer, that was taken away."""
+    return f"damage:{finding.subject}" + (f"/{finding.path}" if finding.code != "layer-missing" else "")
 
 
-def _is_of_a_tree(finding: Finding) -> bool:
-    """Or of an image's side file."""
-    return finding.code.startswith(("path-", "manifest-", "tar-split-", "kept-", "side-file-")) or finding.code in _OF_ALL
+def _is_damage(finding: Finding) -> bool:
+    """Whether it is of what lies on the disk: what somebody may have damaged, and a repair put right."""
+    return finding.code.startswith((
+        "path-", "manifest-", "tar-split-", "kept-", "side-file-", "txid-", "part-missing", "image-", "ownerless",
+        "layer-missing",
+    ))
 
 
 def _is_told_of(finding: Finding, expect: Expectation) -> bool:
     """Whether the ledger allows for it: somebody damaged it on purpose, or it may be quarantined for that by now."""
     if finding.code == "layer-quarantined":
         return "quarantined" in expect.value(f"layer:{finding.subject}")
-    return _is_of_a_tree(finding) and "bad" in expect.value(_subject(finding))
+    return _is_damage(finding) and "bad" in expect.value(_subject(finding))
 
 
 def compare(facts: Mapping[str, Value], expect: Expectation) -> list[str]:
@@ -212,7 +212,7 @@ def _happened(facts: Mapping[str, Value], expect: Expectation) -> bool | None:
 
 
 def _strangers(store: Store, allowed: Expectation) -> list[str]:
-    """What lies in the store's directories without a row, and rows of what does not, but for what was taken away."""
+    """What is without a row, or not there for one; and was not put there, or taken away, on purpose."""
     with store._handle.read() as view:  # noqa: SLF001
         rows = dict(view.scan("layers"))
         images = {key for key, _ in view.scan("images")}
@@ -229,7 +229,8 @@ def _strangers(store: Store, allowed: Expectation) -> list[str]:
     ]
     for directory, known in expected.items():
         there = set(os.listdir(os.path.join(store.root, directory)))
-        found += [f"{directory}/{name} is there, and no row knows it" for name in sorted(there - known)]
+        found += [f"{directory}/{name} is there, and no row knows it" for name in sorted(there - known)
+                  if "bad" not in allowed.value(f"damage:{directory}/{name}/")]
         if directory in ("layers", "staging"):
             found += [
                 f"{directory}/{name} has a row, and is not there" for name in sorted(known - there)

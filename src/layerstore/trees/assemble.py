@@ -6,8 +6,10 @@ Reads only, follows nothing, keeps one chunk in memory. Whoever wants to be sure
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
+from operator import itemgetter
 
 from layerstore.errors import DamagedError
 from layerstore.formats.packed import open_regular
@@ -63,8 +65,9 @@ class Content:
 
     def is_kept(self, member: Member, position: int) -> int | None:
         """The number of the kept file that holds *member*'s data; None if it is still in its place."""
-        later = (number for at, number in self._kept.get(member.path or b"", ()) if at > position)
-        return next(later, None)
+        kept = self._kept.get(member.path or b"", ())
+        at = bisect_right(kept, position, key=itemgetter(0))   # one name may come as often as an archive has entries
+        return kept[at][1] if at < len(kept) else None
 
     def _open(self, path: bytes, position: int) -> Descriptor:
         number = self.is_kept(Member(b"", path), position)

@@ -2,8 +2,9 @@
 
 A directory whose parent is open is opened by its single component, with O_NOFOLLOW and O_DIRECTORY. A longer way is
 left to the kernel: openat2 with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS. Where that is not to be had (before Linux 5.6,
-and in sandboxes that refuse it) the way is walked component by component, each opened as above. So no path here can
-leave the tree, whatever symbolic links are in it (ADR 0011).
+and in sandboxes that refuse it), and where the way is longer than the kernel takes at once (PATH_MAX, 4096 bytes), it is
+walked component by component, each opened as above. So no path here can leave the tree, whatever symbolic links are in it
+(ADR 0011).
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ __all__ = ["DIRECTORY", "DirFds"]
 
 _CAPACITY = 96                           # descriptors: a process has 1024 by default, for several layers
 _WAY = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_XDEV
+# something was renamed meanwhile (openat2(2)); longer than PATH_MAX, or one component is, which the walk then finds
+_NOT_THIS_ONE = frozenset({errno.EAGAIN, errno.ENAMETOOLONG})
 _REFUSED = frozenset({errno.ENOSYS, errno.EPERM})   # an old kernel, or a sandbox: opening a directory gives no EPERM
 
 _kernel_walks = True                     # until it was refused once
 
 
 def _beneath(dir_fd: int, path: bytes) -> Descriptor | None:
-    """The directory *path*, several components beneath *dir_fd*, opened by the kernel; None where it does not do that."""
+    """The directory *path*, several components beneath *dir_fd*, opened by the kernel; None if it does not do that."""
     global _kernel_walks  # noqa: PLW0603 - a fact about the kernel, found out once
     if not _kernel_walks:
         return None
@@ -34,7 +37,7 @@ def _beneath(dir_fd: int, path: bytes) -> Descriptor | None:
     try:
         kernel.checked(made.fd, path)
     except OSError as error:
-        if error.errno == errno.EAGAIN:  # something was renamed meanwhile: openat2(2)
+        if error.errno in _NOT_THIS_ONE:
             return None
         if error.errno not in _REFUSED:
             raise

@@ -21,6 +21,7 @@ from layerstore.formats.manifest import (
     XATTR,
     ManifestEntry,
     final_entries,
+    meaningful_xattr,
     storable_xattr,
 )
 from layerstore.formats.tar import Entry, os_text
@@ -140,6 +141,7 @@ class Dresser:
         unset = 0
         for name, value in entry.xattrs.items():
             if not storable_xattr(name):
+                unset |= XATTR if meaningful_xattr(name) else 0
                 continue
             if self._mapped and name == filecaps.NAME:
                 value = filecaps.to_disk(value, self._ids)  # noqa: PLW2901
@@ -152,7 +154,7 @@ class Dresser:
                 if error.errno not in _XATTR_UNSUPPORTED and not _has_no_place(error.errno, where):
                     text = f"setting {os_text(name)} ({len(value)} bytes) on {entry_text(entry)}: {error.strerror}"
                     raise OSError(error.errno, text) from error
-                unset = XATTR
+                unset |= XATTR
         return unset
 
 
@@ -182,7 +184,9 @@ def _improvable(
         owners = (("uid", ids.uid(entry.uid)), ("gid", ids.gid(entry.gid)))
         if all(n is not None and any(a <= n < a + size for a, _, size in here[kind]) for kind, n in owners):
             return True
-    return bool((entry.unset & XATTR and powers.is_root) or (entry.unset & MODE and powers.reads_all))
+    if entry.unset & XATTR and powers.is_root and any(map(storable_xattr, entry.xattrs)):   # the others nobody sets
+        return True
+    return bool(entry.unset & MODE and powers.reads_all)
 
 
 def is_safe_time(mtime_ns: int) -> bool:

@@ -4,13 +4,16 @@ Type 2 is a segment of the stream's own bytes, type 1 a member with the name tha
 the CRC-64 of its data, which is read from the tree. Where a reader of that format would look for data in the wrong
 place (a file that was replaced by a later entry, a path through a symbolic link, a sparse file) the data is given as
 a segment instead; a name comes as a member once, since those readers refuse a second one.
+
+The checksums are of what the tree has now, rotted or not: whoever wants to be sure compares the digest of what was read
+(``export``).
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from layerstore.formats.crc64 import crc64
@@ -23,17 +26,21 @@ __all__ = ["lines", "member", "segment"]
 _FILE, _SEGMENT = 1, 2
 
 
-def lines(tree_fd: int) -> Iterator[bytes]:
-    """The lines for the layer whose directory is open as *tree_fd*. DamagedError, OSError as ``assembled``."""
+def lines(tree_fd: int, told: Callable[[bytes], object]) -> Iterator[bytes]:
+    """The lines for the layer whose directory is open as *tree_fd*. DamagedError, OSError as ``assembled``.
+
+    *told*: called with each piece of the layer's tar, in order, all of them before the last line comes.
+    """
     with open_regular(NAME, tree_fd) as split_fd, Content(tree_fd, split_fd) as content:
-        for position, entry in enumerate(_entries(split_fd, content)):
+        for position, entry in enumerate(_entries(split_fd, content, told)):
             yield json.dumps({**entry, "position": position}, separators=(",", ":")).encode() + b"\n"
 
 
-def _entries(split_fd: int, content: Content) -> Iterator[dict[str, Any]]:
+def _entries(split_fd: int, content: Content, told: Callable[[bytes], object]) -> Iterator[dict[str, Any]]:
     seen: set[bytes] = set()
     for number, record in enumerate(read_tar_split(split_fd)):
         if isinstance(record, bytes):
+            told(record)
             yield segment(record)
         elif isinstance(record, Member):
             name = b"/".join(part for part in record.name.split(b"/") if part not in (b"", b"."))
@@ -41,19 +48,23 @@ def _entries(split_fd: int, content: Content) -> Iterator[dict[str, Any]]:
                 name in seen or name != record.path or record.segments is not None
                 or content.is_kept(record, number) is not None
             )
+            data = _telling(content.of(record, number) if record.size else iter(()), told)
             if name not in seen:
-                crc = None if inline else _checksum(record, content, number)
+                crc = _checksum(data) if record.size and not inline else None
                 yield member(record.name, 0 if inline else record.size, crc)
             seen.add(name)
-            if inline:
-                yield from map(segment, content.of(record, number))
+            yield from map(segment, data)   # nothing is left of what has a checksum
 
 
-def _checksum(member: Member, content: Content, number: int) -> bytes | None:
-    if not member.size:
-        return None
+def _telling(pieces: Iterator[bytes], told: Callable[[bytes], object]) -> Iterator[bytes]:
+    for piece in pieces:
+        told(piece)
+        yield piece
+
+
+def _checksum(pieces: Iterator[bytes]) -> bytes:
     crc = 0
-    for piece in content.of(member, number):
+    for piece in pieces:
         crc = crc64(piece, crc)
     return crc.to_bytes(8, "big")
 

@@ -17,6 +17,7 @@ from layerstore.system.fs import host_error
 __all__ = ["Mounted", "decoded", "overlays_over", "table"]
 
 _LOWERS = (b"lowerdir", b"lowerdir+", b"datadir+")
+_PLAIN = re.compile(rb"[^\s\\#,]+")        # of a path: what stands in the table as it is
 _PART = re.compile(rb"((?:[^:\\]|\\.)+)", re.DOTALL)   # of a lowerdir: what is between colons that are not escaped
 
 
@@ -32,11 +33,14 @@ class Mounted:
     options: bytes
 
 
-def table(process: str = "self") -> Iterator[Mounted]:
-    """The mounts that *process* sees. OSError."""
+def table(process: str = "self", *, around: bytes = b"") -> Iterator[Mounted]:
+    """The mounts that *process* sees; those at the path *around*, and maybe some others, if it is given. OSError."""
     with open(f"/proc/{process}/mountinfo", "rb") as file:
         lines = file.read().splitlines()
+    plain = max(_PLAIN.findall(around), key=len, default=b"")   # to understand every line of thousands takes long
     for line in lines:
+        if plain not in line:
+            continue
         fields, _, rest = line.partition(b" - ")  # a field cannot hold a space: it is \040 there
         parts, own = fields.split(b" "), rest.split(b" ")
         yield Mounted(int(parts[0]), int(parts[1]), parts[2], decoded(parts[4]), own[0].decode(), own[-1])

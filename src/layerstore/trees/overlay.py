@@ -40,7 +40,8 @@ from layerstore.system import faults, fs, kernel
 from layerstore.trees.mounted import Mounted, table
 
 __all__ = [
-    "MAX_LAYERS", "OverlaySupport", "check_label", "is_overlay_mounted", "mount_id", "mount_overlay", "probe", "unmount",
+    "MAX_LAYERS", "OverlaySupport", "check_label", "is_overlay_mounted", "mount_id", "mount_overlay", "overlay_targets",
+    "probe", "unmount",
 ]
 
 MAX_LAYERS = 500                         # OVL_MAX_STACK, fs/overlayfs/params.h
@@ -190,6 +191,11 @@ def is_overlay_mounted(target: str) -> bool:
     return any(each.fstype == "overlay" for each in _mounts_at(target))
 
 
+def overlay_targets() -> frozenset[str]:
+    """Where overlays are mounted in this mount namespace, as absolute paths without symbolic links; covered ones, too."""
+    return frozenset(os.fsdecode(each.target) for each in _table() if each.fstype == "overlay")
+
+
 def mount_id(target: str) -> int | None:
     """The kernel's ID of the topmost overlay at *target* (proc_pid_mountinfo(5)), or None. IDs are reused."""
     overlays = [each for each in _mounts_at(target) if each.fstype == "overlay"]
@@ -201,8 +207,12 @@ def mount_id(target: str) -> int | None:
 
 def _mounts_at(target: str) -> list[Mounted]:
     path = os.fsencode(os.path.realpath(target))
+    return [each for each in _table(path) if each.target == path]
+
+
+def _table(around: bytes = b"") -> list[Mounted]:
     try:
-        return [each for each in table() if each.target == path]
+        return list(table(around=around))
     except OSError as error:
         raise fs.host_error(error, "reading /proc/self/mountinfo") from error
 

@@ -3,7 +3,8 @@
 In this order: chown; then extended attributes (chown clears capabilities), mode (chown clears set-user-ID), time. What
 cannot be had is counted, and never an error. A file whose owner could not be set loses its set-user-ID and set-group-ID
 bits: they were meant for somebody else. Of extended attributes those are copied that a layer may carry
-(``manifest.storable_xattr``). The other way, from an archive into a store, is ``dress``.
+(``manifest.storable_xattr``); those that only the manifest has are tried. The other way, from an archive into a store, is
+``dress``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ __all__ = ["Redresser"]
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _NO_XATTRS = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS})
+# of what only the manifest has: an ACL that is none, and what was too large for the tree's file system already
+_NOT_HERE = _NO_XATTRS | {errno.EINVAL, errno.E2BIG, errno.ERANGE, errno.ENOSPC}
 
 
 class Redresser:
@@ -71,13 +74,13 @@ class Redresser:
                 value = os.getxattr(src, name, follow_symlinks=follow)
                 self._set_xattr(dst, name, filecaps.from_disk(value, self._ids) if name == filecaps.NAME else value)
         for name, value in meant.xattrs.items():
-            self._set_xattr(dst, name, value)
+            self._set_xattr(dst, name, value, _NOT_HERE)
 
-    def _set_xattr(self, dst: int | bytes, name: bytes, value: bytes) -> None:
+    def _set_xattr(self, dst: int | bytes, name: bytes, value: bytes, expected: frozenset[int] = _NO_XATTRS) -> None:
         try:
             os.setxattr(dst, name, value, follow_symlinks=isinstance(dst, int))
         except OSError as error:
-            if error.errno not in _NO_XATTRS:
+            if error.errno not in expected:
                 raise
             self.unset += 1
 

@@ -7,6 +7,8 @@ more than what comes from the net: the differ's digests decide. The file itself,
 from __future__ import annotations
 
 import io
+import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -28,21 +30,25 @@ def through(
 
     A remote blob with a known *digest* goes through the spool in ``target.dir_fd``. If what *run* finds is bad and some
     of it came from there, the spool and what was made are removed and *run* is called once more, so that what has rotted
-    there cannot make a pull fail for ever. ``progress`` is then told of what is fetched, ``resumed`` of what was kept.
+    there cannot make a pull fail for ever; what ``resumed`` and ``spared`` were told until then is taken back. ``progress``
+    is told of what is fetched, ``resumed`` of what was kept before.
 
     Durability: none. The spool is left, for whoever asked to unlink once it is said that the tree is filled: a crash
     before that leaves a tree to go on with (ADR 0017).
     """
     if not blob.remote or digest is None:
         return run(target, blob)
-    inside = replace(target, progress=_nobody, resumed=_nobody)
+    resumed, spared = _Sum(target.resumed), _Sum(target.spared)
+    inside = replace(target, progress=_nobody, resumed=_nobody, spared=spared)
     with closing(Spool(target.dir_fd, digest, blob.size)) as spool:
-        through_spool = SpooledBlob(blob, spool, target.progress, target.resumed)
+        through_spool = SpooledBlob(blob, spool, target.progress, resumed)
         try:
             return run(inside, through_spool)
         except InputError as error:
             if not through_spool.resumed or not is_bad_content(error):
                 raise
+    resumed(-resumed.told)
+    spared(-spared.told)
     return _once_more(inside, blob, digest, target, run)
 
 
@@ -66,11 +72,45 @@ def _nobody(_n: int) -> None:
     pass
 
 
+class _Sum:
+    """Tells *then* of each number; ``told`` is what they come to. For several threads."""
+
+    def __init__(self, then: Callable[[int], None]) -> None:
+        self.told = 0
+        self._then, self._lock = then, threading.Lock()
+
+    def __call__(self, n: int) -> None:
+        with self._lock:
+            self.told += n
+        self._then(n)
+
+
+class _Seen:
+    """Which bytes of a blob were told of already, whether fetched or resumed. For several threads."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []     # of stretches that lie apart, ascending, …
+        self._ends: list[int] = []       # … and their ends
+        self._lock = threading.Lock()
+
+    def add(self, start: int, end: int) -> int:
+        """Bytes from *start* to *end*; how many of them were not yet told of."""
+        with self._lock:
+            first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
+            known = zip(self._starts[first:last], self._ends[first:last], strict=True)
+            fresh = end - start - sum(max(0, min(end, until) - max(start, at)) for at, until in known)
+            if first < last:
+                start, end = min(start, self._starts[first]), max(end, self._ends[last - 1])
+            self._starts[first:last], self._ends[first:last] = [start], [end]
+        return fresh
+
+
 class SpooledBlob:
     """Implements ``BlobSource`` around *blob*: reads from *spool* what is there, and keeps there what is fetched.
 
     ``fetched`` and ``resumed`` are the bytes so far that came from *blob* and from *spool*; *fetching* and *resuming* are
-    told of each. As with *blob*, nothing that it gives is verified, but for the spool's own checksums.
+    told of each, but of none that comes from the spool after it was told of: it is read twice. As with *blob*, nothing
+    that it gives is verified, but for the spool's own checksums.
     """
 
     remote = True
@@ -82,6 +122,7 @@ class SpooledBlob:
         self.label, self.size = blob.label, blob.size
         self.fetched = self.resumed = 0
         self._blob, self._spool, self._fetching, self._resuming = blob, spool, fetching, resuming
+        self._seen = _Seen()
 
     def open(self, offset: int = 0) -> BinaryIO:
         """As in ``BlobSource``. It ends at the promised size, or with SourceError if the blob ends before that."""
@@ -175,13 +216,16 @@ class SpooledBlob:
     def _keep(self, start: int, data: bytes) -> None:
         self._spool.keep(start, data)
         self.fetched += len(data)
+        self._seen.add(start, start + len(data))
         self._fetching(len(data))
 
     def _resume(self, start: int, length: int = PIECE) -> bytes | None:
         data = self._spool.read(start, length)
         if data is not None:
             self.resumed += len(data)
-            self._resuming(len(data))
+            fresh = self._seen.add(start, start + len(data))
+            if fresh:
+                self._resuming(fresh)
         return data
 
 

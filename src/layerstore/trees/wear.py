@@ -52,7 +52,7 @@ def _own(dir_fd: int, name: bytes, entry: ManifestEntry, status: os.stat_result,
 
 def _attributes(path: bytes, entry: ManifestEntry, form: str, ids: IdMap) -> None:
     here = {os.fsencode(each) for each in os.listxattr(path, follow_symlinks=False)}
-    wanted = dict(entry.xattrs)
+    wanted = {each: value for each, value in entry.xattrs.items() if storable_xattr(each)}
     if filecaps.NAME in wanted:
         wanted[filecaps.NAME] = filecaps.to_disk(wanted[filecaps.NAME], ids)
     if entry.unset & OVERRIDE:

@@ -7,10 +7,12 @@ The head is read *before* the syncfs: a commit that lands between the two is not
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 from layerstore.errors import LayerstoreError, PrivilegeError
@@ -20,9 +22,16 @@ from layerstore.opening import reserve
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
 from layerstore.system import flock, fs
+from layerstore.system.rate import EnoughError, Portion
 
 EVERY = 2_048
 """Records after which a verb that has finished makes a checkpoint by itself: lazy, so that redo stays a path walked."""
+
+IN_PASSING = 2_000
+"""Files of the trash that a verb removes at most when it has finished, for somebody waits for it. The rest goes with the
+next verbs, with an explicit checkpoint, or with gc, at the rate that it is given."""
+
+_SAMPLE = 16                             # names in trash/ that are looked up to know whether anything of it may go
 
 ARCHIVE_AT = 16_384
 """Records below the mark at which a checkpoint also archives them."""
@@ -38,7 +47,7 @@ class CheckpointReport:
 
 
 def checkpoint(
-    handle: Handle, *, archive: bool | None = None, pause: Callable[[], None] | None = None,
+    handle: Handle, *, archive: bool | None = None, pause: Callable[[int], None] | None = None,
 ) -> CheckpointReport:
     """Make one. *archive* True or False; None: when the log below the mark has become long. *pause*: as ``empty_gone``.
 
@@ -69,14 +78,22 @@ def checkpoint(
 
 
 def checkpoint_if_due(handle: Handle) -> None:
-    """At the end of a verb. Never a reason for the verb to fail: what is durable is durable without it."""
+    """At the end of a verb: a checkpoint, or, while none is due, a portion of the trash that earlier ones left.
+
+    Never a reason for the verb to fail: what is durable is durable without it.
+    """
     with handle.read() as view:
-        head = view.head()[0]
-        due = head - max(view.low_water(), handle.checkpointed_at) > EVERY
-    if not due or handle.poison is not None:
+        head, low_water = view.head()[0], view.low_water()
+        due = head - max(low_water, handle.checkpointed_at) > EVERY
+        left = not due and _may_be_emptied(handle, view, low_water)
+    if not (due or left) or handle.poison is not None:
         return
     try:
-        checkpoint(handle)
+        portion = Portion(IN_PASSING).take
+        if due:
+            checkpoint(handle, pause=portion)
+        else:
+            empty_gone(handle, low_water, portion)
     except (LayerstoreError, OSError) as error:
         handle.observer.event("checkpoint-failed", error=str(error))
 
@@ -97,6 +114,14 @@ def _long(handle: Handle, low_water: int) -> bool:
     return first is not None and low_water - first.seq > ARCHIVE_AT
 
 
+def _may_be_emptied(handle: Handle, view: Any, low_water: int) -> bool:
+    """Whether a tree in the trash is covered by a checkpoint. By a few of them: the cost does not grow with the trash."""
+    with os.scandir(handle.dirs["trash"]) as trees:
+        names = [each.name for each in islice(trees, _SAMPLE)]
+    rows = [view.get("open", f"layer:{name}") for name in names]
+    return any(row is not None and row["state"] == State.GONE and row["first"] <= low_water for row in rows)
+
+
 def _held_back(view: Any) -> int | None:
     """The first record of any open transaction (docs/adr/0004: staged trees do not hold the mark)."""
     firsts = [entry["first"] for _, entry in view.scan("open") if entry["state"] in HOLDS_MARK]
@@ -104,11 +129,12 @@ def _held_back(view: Any) -> int | None:
 
 
 def empty_gone(
-    handle: Handle, low_water: int, pause: Callable[[], None] | None = None,
+    handle: Handle, low_water: int, pause: Callable[[int], None] | None = None,
 ) -> tuple[int, PrivilegeError | None]:
     """Unlink what a checkpoint covers: trees of acknowledged deletions, and image files. How many there were.
 
-    *pause* is called before each file of a tree: it may wait, and nobody waits for it.
+    *pause* is called before each file of a tree: it may wait, and nobody waits for it; or say that it is enough, then what
+    is left of that tree, and the others, stay, with their rows, as after a crash.
 
     A tree that this process may not remove stays, with its row, for whoever may; the first such error is returned.
     """
@@ -116,21 +142,25 @@ def empty_gone(
         trees = [key for key, e in _open_gone(view, "layer") if e["first"] <= low_water]
         images = [key for key, e in _open_gone(view, "image") if e["first"] <= low_water]
     left = None
-    for txid in list(trees):
+    emptied = []
+    for txid in trees:
         try:
             fs.remove_tree(handle.dirs["trash"], txid, point="checkpoint.empty.unlink", pause=pause)
         except PrivilegeError as error:
             left = left or error
-            trees.remove(txid)
+        except EnoughError:
+            break
+        else:
+            emptied.append(txid)
     for image_id in images:
         with flock.locked_dir(handle.dirs["images"]):
             with handle.read() as view:
                 gone = state_of(view, Kind.IMAGE, image_id) is State.GONE
             if gone:
                 fs.unlink(handle.dirs["images"], image_id, point="checkpoint.empty.unlink")
-    if trees or images:
-        handle.update("empty", lambda txn: _empty(txn, trees, images))
-    return len(trees) + len(images), left
+    if emptied or images:
+        handle.update("empty", lambda txn: _empty(txn, emptied, images))
+    return len(emptied) + len(images), left
 
 
 def _open_gone(view: Any, kind: str) -> list[tuple[str, Any]]:

@@ -15,7 +15,7 @@ import json
 import os
 import stat as stat_module
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -52,12 +52,12 @@ class CommitOptions:
     """How to commit.
 
     ``base``: the image whose config the new one takes over, where the mount's layers are those of several. ``config``:
-    members of its ``config`` object to set (``Cmd``, ``Env`` …; OCI image specification, config.md). ``comment``: for its
-    history. ``replace_names``: take the names away from what has them.
+    members of its ``config`` object to set (``Cmd``, ``Env`` …; OCI image specification, config.md), or what makes the new
+    object of the base's. ``comment``: for its history. ``replace_names``: take the names away from what has them.
     """
 
     base: str | None = None
-    config: Mapping[str, Any] | None = None
+    config: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     comment: str = ""
     replace_names: bool = False
 
@@ -182,9 +182,12 @@ def _image(
         manifest["layers"] = [_descriptor(kind, each.diff_id, each.diff_size) for each in chain]
     else:
         manifest, config = map(json.loads, image_documents(handle, base.id))
+        _of_its_own(manifest, base)
     now = datetime.fromtimestamp(handle.clock() / 1e9, UTC).isoformat().replace("+00:00", "Z")
     config["created"] = now
-    config["config"] = {**(config.get("config") or {}), **(options.config or {})}
+    before = config.get("config") or {}
+    changed = options.config(before) if callable(options.config) else {**before, **(options.config or {})}
+    config["config"] = dict(changed)
     config["rootfs"]["diff_ids"].append(layer[0])
     if config.get("history") or base is None:
         entry = {"created": now, "created_by": "layerstore commit"}
@@ -195,6 +198,17 @@ def _image(
     manifest["layers"].append(_descriptor(kind, *layer))
     whole = _json(manifest)
     return SourceImage(whole, _sha256(whole), kind, text, _sha256(text), layers=())
+
+
+def _of_its_own(manifest: dict[str, Any], base: Image) -> None:
+    """What the base's manifest says of the base alone is not said of the new image.
+
+    Instead what it stands on (``org.opencontainers.image.base.digest``; OCI image specification, annotations.md).
+    """
+    for member in ("subject", "artifactType", "annotations"):
+        manifest.pop(member, None)
+    if base.manifest_media_type == OCI_MANIFEST:
+        manifest["annotations"] = {"org.opencontainers.image.base.digest": base.manifest_digest}
 
 
 def _descriptor(kind: str, digest: str, size: int) -> dict[str, Any]:

@@ -30,14 +30,18 @@ _UNREADABLE = "run as root, or in the user namespace that made the layer (podman
 def diff(handle: Handle, layer_id: str) -> Iterator[Iterator[bytes]]:
     """The chunks of the layer's original, uncompressed tar; the last comes only if their digest is the diffID."""
     with _reading(handle, layer_id) as (layer, tree_fd):
-        yield _verified(layer, assembled(tree_fd), layer.diff_id, "diff")
+        yield _digested(layer, assembled(tree_fd), layer.diff_id, "diff")
 
 
 @contextmanager
 def go_tar_split(handle: Handle, layer_id: str) -> Iterator[Iterator[bytes]]:
-    """The layer's tar-split as the Go tools read it, in chunks (``gotarsplit``)."""
-    with _reading(handle, layer_id) as (_, tree_fd):
-        yield lines(tree_fd)
+    """The layer's tar-split as the Go tools read it, in chunks (``gotarsplit``); the last as ``diff`` has it.
+
+    Its checksums are made of what is read here, so no reader of it could tell what is not what it was.
+    """
+    tar = hashlib.sha256()
+    with _reading(handle, layer_id) as (layer, tree_fd):
+        yield _verified(layer, lines(tree_fd, tar.update), tar, layer.diff_id, "diff")
 
 
 @contextmanager
@@ -45,7 +49,7 @@ def kept_blob(handle: Handle, layer_id: str) -> Iterator[Iterator[bytes]]:
     """The chunks of the layer's compressed blob, which was kept; the last comes only if their digest is what it was."""
     with _reading(handle, layer_id) as (layer, tree_fd), fs.open_dir("big-data", tree_fd) as directory, open_regular(
             BLOB_KEY, directory) as fd:
-        yield _verified(layer, read_chunks(fd), layer.big_data[BLOB_KEY], "big-data")
+        yield _digested(layer, read_chunks(fd), layer.big_data[BLOB_KEY], "big-data")
 
 
 def image_documents(handle: Handle, image_id: str) -> tuple[bytes, bytes]:
@@ -82,12 +86,23 @@ def _check_split(layer: Layer, tree_fd: int) -> None:
         raise _damaged(layer, NAME, f"its digest is {actual}, not {layer.tar_split_digest}")
 
 
-def _verified(layer: Layer, chunks: Iterator[bytes], expected: str, name: str) -> Iterator[bytes]:
+def _digested(layer: Layer, chunks: Iterator[bytes], expected: str, name: str) -> Iterator[bytes]:
+    """The *chunks*, the last only if the digest of all is the *expected* one."""
     digest = hashlib.sha256()
+
+    def fed() -> Iterator[bytes]:
+        for chunk in chunks:
+            digest.update(chunk)
+            yield chunk
+
+    return _verified(layer, fed(), digest, expected, name)
+
+
+def _verified(layer: Layer, chunks: Iterator[bytes], digest: hashlib._Hash, expected: str, name: str) -> Iterator[bytes]:
+    """The *chunks*, the last only if *digest*, into which they put what they are made of, is then the *expected* one."""
     held = b""
     try:
         for chunk in chunks:
-            digest.update(chunk)
             if held:
                 yield held
             held = chunk

@@ -36,7 +36,7 @@ class GcPolicy:
 
     ``segments``: how many segments of the archived log are kept, the newest; at least one, None for all. What was in the
     others is history that nobody can look up any more. ``rate``: files removed a second at most, so that whoever shares
-    the disk is not disturbed; None for no limit.
+    the disk is not disturbed; None for no limit. A large file counts once more for each 64 MiB that it takes.
     """
 
     retention: float = 7 * 86_400.0
@@ -77,13 +77,14 @@ def collect(handle: Handle, policy: GcPolicy, *, dry_run: bool) -> GcReport:
     handle.check_writable()
     staged = _old_staged(handle, policy.retention)
     freed = sum(_size(handle, "staging", txid) for txid in staged)
-    discarded = [txid for txid in staged if _discard(handle, txid)]
+    pause = pace(policy.rate)
+    discarded = [txid for txid in staged if _discard(handle, txid, pause)]
     # all in one transaction, so that what fails afterwards leaves nothing half-collected: the rest is finished later
     promised = handle.update("delete", partial(_promise, now=handle.clock(), grace=policy.grace))
     report = finish_all(handle, promised, wait=0.0)
     freed += measure(handle.dirs["trash"]).allocated
     try:
-        emptied = checkpoint(handle, pause=pace(policy.rate)).emptied
+        emptied = checkpoint(handle, pause=pause).emptied
         freed -= measure(handle.dirs["trash"]).allocated
         dropped, size = _drop(handle, policy.segments)
     except (HostError, OSError) as error:
@@ -136,7 +137,7 @@ def _size(handle: Handle, directory: str, name: str) -> int:
         return 0
 
 
-def pace(rate: float | None) -> Callable[[], None]:
+def pace(rate: float | None) -> Callable[..., None]:
     """Called before each file that is removed: waits, so that there are no more than *rate* a second."""
     return Rate(rate, time.monotonic, time.sleep).take
 
@@ -191,7 +192,7 @@ def _finished_ns(handle: Handle, txid: str, row: dict[str, Any]) -> int | None:
     return int(left["filled_ns"]) if left is not None else looking.spool_at(handle, txid, row)
 
 
-def _discard(handle: Handle, txid: str) -> bool:
+def _discard(handle: Handle, txid: str, pause: Callable[[int], None]) -> bool:
     """Under the tree's lock, if it is still left finished. False if somebody adopted it meanwhile."""
     try:
         lock = flock.lock_tree(handle.dirs["staging"], txid, wait=0.0, point="gc.lock")
@@ -205,5 +206,5 @@ def _discard(handle: Handle, txid: str) -> bool:
     if row is None or _finished_ns(handle, txid, row) is None:
         handle.let_go(txid)
         return False
-    discard(handle, Staging(txid, row["content_key"], lock))
+    discard(handle, Staging(txid, row["content_key"], lock), pause=pause)
     return True

@@ -27,6 +27,7 @@ from typing import Any
 from layerstore.errors import DigestMismatchError, LayerstoreError, LimitExceededError, QuotaError, StagedHandleError
 from layerstore.formats.digests import DigestsWriter
 from layerstore.model import Differ, DiffOutput, DiffTarget, Limits, StageOptions
+from layerstore.opening import reserve
 from layerstore.opening.handle import Handle
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
@@ -148,7 +149,7 @@ def fill(
             with fs.open_dir("diff", lock_fd) as diff_fd, DigestsWriter(lock_fd) as digests:
                 target = DiffTarget(
                     dir_fd=lock_fd, diff_fd=diff_fd, overlay_form=handle.overlay_form, limits=limits, progress=progress,
-                    ids=handle.ids, digests=digests, **more,
+                    ids=handle.ids, digests=digests, keep_free=reserve.margin(handle.root_fd), **more,
                 )
                 output = differ.apply_diff(target)
                 digests.finish()

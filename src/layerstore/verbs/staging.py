@@ -11,7 +11,7 @@ How one is come by is ``begin``'s, and what fills it ``stage``'s. Here is what e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -110,10 +110,11 @@ def leave(handle: Handle, staging: Staging) -> None:
     handle.let_go(staging.txid)
 
 
-def discard(handle: Handle, *stagings: Staging) -> None:
+def discard(handle: Handle, *stagings: Staging, pause: Callable[[int], None] | None = None) -> None:
     """Give trees up, in one transaction: rows first, then the trees. What was promised meanwhile is only let go of.
 
-    Where the row cannot be dropped now, as on a poisoned handle, the next open sweeps the tree.
+    Where the row cannot be dropped now, as on a poisoned handle, the next open sweeps the tree. *pause* as for
+    ``fs.remove_tree``.
     """
     held = [each for each in stagings if handle.holds(each.txid)]
     if not held:
@@ -123,7 +124,7 @@ def discard(handle: Handle, *stagings: Staging) -> None:
         forgotten = handle.update("discard", lambda txn: {each.txid for each in held if forget(txn, each.txid)})
         for each in held:
             if each.txid in forgotten:
-                drop_tree(handle, each.txid)
+                drop_tree(handle, each.txid, pause)
         reserve.renew(handle.root_fd)
     except BaseException as error:
         for each in held:
@@ -175,11 +176,11 @@ def _disown(handle: Handle, staging: Staging) -> None:
             fs.unlink(handle.lock_fd(staging.txid), records.OUTPUT_FILE, point="discard.output.unlink")
 
 
-def drop_tree(handle: Handle, txid: str) -> None:
+def drop_tree(handle: Handle, txid: str, pause: Callable[[int], None] | None = None) -> None:
     """Unlink a tree that has no row, and let go of it. What cannot be unlinked now is swept by the next open."""
     try:
         with suppress(OSError, HostError, BusyError):
-            fs.remove_tree(handle.dirs["staging"], txid, point="discard.unlink")
+            fs.remove_tree(handle.dirs["staging"], txid, point="discard.unlink", pause=pause)
     finally:
         handle.let_go(txid)
 

@@ -6,8 +6,8 @@ In order, under a lock of the view's directory, and what a crash after each step
 2. ``current``, whoever turned it, is synced; then what it does not list goes  – the view as it was
 3. txn ``lease``: what is shown and what is to be shown is held                – the same; more is held than need be
 4. directories, locks and links that are always the same                       – the same
-5. new images and layers; links to trees that are elsewhere now are turned, by
-   rename; then the generation that lists them                                 – the same; removed by step 2 of the next
+5. new images and layers; what is missing of those that are shown, and links to
+   trees that are elsewhere now, by rename; then the generation that lists them – the same; removed by step 2 of the next
 6. syncfs, of the store's file system too if that is another                   – the same
 7. ``current`` is turned to the new generation, by rename; synced              – the old view or the new one, whole
 8. what the new generation does not list is removed                            – the new view
@@ -19,13 +19,10 @@ there is to show, and how, is decided by ``containers_storage``; here it is carr
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 from layerstore.errors import (
     BeneathMissingError,
@@ -44,12 +41,11 @@ from layerstore.model import Layer
 from layerstore.opening.beneath import looking
 from layerstore.opening.handle import Handle
 from layerstore.system import flock, fs, kernel
-from layerstore.verbs import holds, view_files
+from layerstore.verbs import holds, view_files, view_marker
 from layerstore.verbs.export import image_documents
 
 __all__ = ["ViewReport", "remove", "view"]
 
-_MARKER = "view.json"
 _TRIES = 5
 
 
@@ -71,18 +67,19 @@ def view(handle: Handle, directory: str) -> ViewReport:
     handle.check_writable()
     path = _checked(handle, directory)
     with _opened(path) as at:
-        lease = _owned(handle, at, path)
+        lease = view_marker.owned(handle, at, path)
         now = view_files.present(at)
         if now.name is not None:         # one that was killed may have turned it, and left it in the page cache
             fs.sync_dir(at, point="view.current.sync")
         view_files.sweep(at, now)
         plan, left_out = _held(handle, at, now, lease)
         turned = view_files.moved(handle, at, plan)
-        if plan.generation != now.name or plan.new_layers or turned:
+        if turned or not plan.nothing:
             view_files.make(handle, at, plan, now, turned)
             fs.sync_filesystem(at, point="view.sync")
             if os.fstat(at).st_dev != os.fstat(handle.root_fd).st_dev:   # the names that the view's links lead to
                 handle.sync(handle.sync_fd, point="view.store.sync")
+        if plan.generation != now.name:
             fs.turn_link(at, view_files.CURRENT, f"generations/{plan.generation}", point="view.switch")
             fs.sync_dir(at, point="view.switch.sync")
             view_files.sweep(at, view_files.present(at))
@@ -98,14 +95,14 @@ def remove(handle: Handle, directory: str) -> None:
     """The verb behind ``Store.remove_view``."""
     handle.check_writable()
     path = os.path.realpath(directory)
-    lease = _lease_of(path)
+    lease = view_marker.lease_of(path)
     if os.path.isdir(path):
         with _opened(path) as at:
             if fs.names_in(at):
-                lease = _read_marker(handle, at, path)
+                lease = view_marker.read(handle, at, path)
                 view_files.clear(at)
                 fs.sync_dir(at, point="view.remove.content.sync")
-                fs.unlink(at, _MARKER, point="view.remove.marker")
+                fs.unlink(at, view_marker.NAME, point="view.remove.marker")
         with fs.open_dir(os.path.dirname(path)) as parent:
             fs.remove_if_empty(parent, os.path.basename(path), point="view.remove.dir")
             fs.sync_dir(parent, point="view.remove.dir.sync")
@@ -145,55 +142,6 @@ def _opened(path: str) -> Iterator[int]:
         yield at
 
 
-def _owned(handle: Handle, at: int, path: str) -> str:
-    """The lease of the view, which this store's is from now on if it was nobody's."""
-    if not fs.exists(at, _MARKER):
-        strange = [name for name in fs.names_in(at) if not _by_a_reader(at, name)]
-        if strange:
-            raise InvalidArgumentError(
-                f"{path} is not a view, and not empty: it has {strange[0]!r}", hint="choose an absent or empty directory",
-            )
-        marker = {"magic": "layerstore-view", "version": 1, "store": handle.config["uuid"], "lease": _lease_of(path),
-                  "root": os.path.realpath(handle.root)}
-        text = json.dumps(marker, indent=2, sort_keys=True).encode()
-        fs.replace_file(at, _MARKER, text + b"\n", point="view.marker", sync=True)
-        fs.sync_dir(at, point="view.marker.sync")   # before anything that would be a stranger's without it
-    return _read_marker(handle, at, path, moved=False)
-
-
-def _by_a_reader(at: int, name: str) -> bool:
-    """Whether *name* is what podman itself makes in an empty directory that it was told to read."""
-    if name == f".{_MARKER}.new":
-        return True
-    if name not in ("overlay", "overlay-layers", "overlay-images"):
-        return False
-    with fs.open_dir(name, at) as own:
-        return all(each.endswith(".lock") for each in fs.names_in(own))
-
-
-def _read_marker(handle: Handle, at: int, path: str, *, moved: bool = True) -> str:
-    """The view's lease. InvalidArgumentError if it is no view of this store, or of this root (unless *moved*)."""
-    try:
-        marker = json.loads(fs.read_file(at, _MARKER) or b"")
-        store, root, lease, version = marker["store"], marker["root"], str(marker["lease"]), marker["version"]
-        if marker["magic"] != "layerstore-view" or version != 1:
-            raise ValueError(f"magic {marker['magic']!r}, version {version!r}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidArgumentError(f"{path} is not a view that this layerstore knows: {error}") from error
-    if store != handle.config["uuid"]:
-        raise InvalidArgumentError(f"{path} is a view of another store: {root}")
-    if not moved and root != os.path.realpath(handle.root):
-        raise InvalidArgumentError(
-            f"the view {path} leads to {root}, where the store is no longer", hint="remove the view, and make it again",
-        )
-    return lease
-
-
-def _lease_of(path: str) -> str:
-    readable = re.sub(r"[^A-Za-z0-9._:/@+-]", "_", path)[-120:]
-    return f"view:{readable}@{sha256(os.fsencode(path)).hexdigest()[:12]}"
-
-
 def _is_held(handle: Handle, lease: str) -> bool:
     with handle.read() as snapshot:
         return snapshot.get("leases", lease) is not None
@@ -204,7 +152,7 @@ def _is_held(handle: Handle, lease: str) -> bool:
 
 def _held(handle: Handle, at: int, now: Present, lease: str) -> tuple[Plan, dict[str, str]]:
     """The plan, with all that it and the present view show held by the lease."""
-    there = frozenset(fs.names_in_or_none(at, "overlay"))
+    there = view_files.found(at, now)
     for left in reversed(range(_TRIES)):
         images, layers, left_out = _shown(handle)
         plan = planning.to_make(images, layers, now, there)

@@ -1,6 +1,7 @@
 """The files of a view: making them and taking them away, by fault points of their own.
 
-What there is to make is decided by ``containers_storage``, and when by ``view``.
+What there is to make is decided by ``containers_storage``, and when by ``view``. What is missing of what is shown is put
+there file by file, each whole or not at all: podman may be reading the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from layerstore.formats.containers_storage import plan as planning
-from layerstore.formats.containers_storage.documents import ShownImage
+from layerstore.formats.containers_storage.documents import ShownImage, layer_record
 from layerstore.formats.containers_storage.names import big_data_file, link_name
 from layerstore.formats.containers_storage.plan import GENERATED, Plan, Present
 from layerstore.model import Layer
@@ -19,22 +20,26 @@ from layerstore.opening.handle import Handle
 from layerstore.system import fs
 from layerstore.verbs.export import go_tar_split
 
-__all__ = ["CURRENT", "clear", "make", "moved", "present", "sweep"]
+__all__ = ["CURRENT", "clear", "found", "make", "moved", "present", "sweep"]
 
 CURRENT = "current"
-_DIRECTORIES = ("generations", "images", "overlay", "overlay/l", "overlay-layers", "overlay-images")
-_LINKS = {"overlay-layers/layers.json": "../current/layers.json", "overlay-images/images.json": "../current/images.json"}
-_LOCKS = ("overlay-layers/layers.lock", "overlay-images/images.lock")
 _GZIP = 31                               # zlib.h, deflateInit2: a gzip wrapper, without a time
 
 
 def present(at: int) -> Present:
-    """What the current generation lists."""
+    """What the current generation lists. OSError if that cannot be told: then nothing may be taken for unlisted."""
     try:
         name = os.path.basename(os.readlink(CURRENT, dir_fd=at))
-    except OSError:
+    except FileNotFoundError:
         return Present()
     return planning.present(name, {each: fs.read_file(at, f"generations/{name}/{each}") for each in GENERATED})
+
+
+def found(at: int, now: Present) -> frozenset[str]:
+    """The paths of all that lies in the view: what its current generation lacks is not among them."""
+    return frozenset(
+        os.path.normpath(f"{place}/{name}") for place in planning.places(now) for name in fs.names_in_or_none(at, place)
+    )
 
 
 def sweep(at: int, now: Present) -> None:
@@ -48,10 +53,9 @@ def sweep(at: int, now: Present) -> None:
 
 
 def moved(handle: Handle, at: int, plan: Plan) -> dict[str, str]:
-    """Of the layers that are not to be made, those whose link leads elsewhere than to their tree, and where that is."""
-    kept = set(plan.layers) - {each.id for each in plan.new_layers}
-    trees = {each: _tree_of(handle, each) for each in sorted(kept)}
-    return {each: tree for each, tree in trees.items() if _leads_to(at, each) != tree}
+    """Of the layers whose link is there, those that it leads elsewhere than to their tree, and where that is."""
+    trees = {each: _tree_of(handle, each) for each in sorted(plan.layers)}
+    return {each: tree for each, tree in trees.items() if _leads_to(at, each) not in (None, tree)}
 
 
 def _tree_of(handle: Handle, layer_id: str) -> str:
@@ -62,23 +66,24 @@ def _tree_of(handle: Handle, layer_id: str) -> str:
 def _leads_to(at: int, layer_id: str) -> str | None:
     try:
         return os.readlink(f"overlay/{layer_id}/diff", dir_fd=at)
-    except OSError:
+    except FileNotFoundError:
         return None
 
 
 def make(handle: Handle, at: int, plan: Plan, now: Present, turned: Mapping[str, str]) -> None:
-    """What *plan* needs and *now* has not, and last the generation. Nothing of it is seen before the switch.
+    """What *plan* needs and the view has not, and last the generation. What is new is not seen before the switch.
 
-    But for links of layers that are shown, *turned* one by one: a store beneath is elsewhere now, and what it has the same.
+    But what was lost of what is shown comes back one by one, and so are links of layers *turned*: a store beneath is
+    elsewhere now, and what it has the same.
     """
-    if now.name is None:
-        _skeleton(at)
+    _skeleton(at)
+    pools = planning.keep(now)["images"]
     for image in plan.new_images:
-        _make_image(at, image, linked=image.image.id in now.images)
+        _make_image(at, image, shown=planning.pool_name(image) in pools)
     for layer in plan.new_layers:
-        if layer.id in now.layers:       # somebody took it out of the view, or its ID is another layer's by now
-            _clear_layer(at, layer.id)
-        _make_layer(handle, at, layer, plan)
+        if layer.id in now.layers and now.layers[layer.id] != layer_record(layer):
+            _clear_layer(at, layer.id)   # its ID is another layer's by now
+        _make_layer(handle, at, layer, plan, shown=layer.id in now.layers)
     for layer_id, tree in turned.items():
         with fs.open_dir(f"overlay/{layer_id}", at) as own:
             fs.turn_link(own, "diff", tree, point="view.turn")
@@ -87,23 +92,22 @@ def make(handle: Handle, at: int, plan: Plan, now: Present, turned: Mapping[str,
 
 
 def _skeleton(at: int) -> None:
-    for name in _DIRECTORIES:
-        fs.make_public_dir(at, name, point="view.mkdir")
-    for name in _LOCKS:                  # podman opens them, and could not make them where the view is read-only
+    for name in planning.DIRECTORIES:
+        if not fs.exists(at, name):
+            fs.make_public_dir(at, name, point="view.mkdir")
+    for name in planning.LOCKS:          # podman opens them, and could not make them where the view is read-only
         if not fs.exists(at, name):
             fs.write_pieces(at, name, [], point="view.file", public=True)
-    for name, target in _LINKS.items():
-        if not fs.exists(at, name):
-            _link(at, name, target)
+    for name, target in planning.LINKS.items():
+        _link(at, name, target, shown=True)
 
 
-def _make_image(at: int, shown: ShownImage, *, linked: bool) -> None:
-    pool = f"images/{planning.pool_name(shown)}"
+def _make_image(at: int, image: ShownImage, *, shown: bool) -> None:
+    pool = f"images/{planning.pool_name(image)}"
     fs.make_public_dir(at, pool, point="view.mkdir")
-    for key, data in shown.big_data().items():
-        fs.write_pieces(at, f"{pool}/{big_data_file(key)}", [data], point="view.file", public=True)
-    if not linked:
-        _link(at, f"overlay-images/{shown.image.id}", f"../current/images/{shown.image.id}")
+    for key, data in image.big_data().items():
+        _file(at, pool, big_data_file(key), [data], shown=shown)
+    _link(at, f"overlay-images/{image.image.id}", f"../current/images/{image.image.id}", shown=True)
 
 
 def _clear_layer(at: int, layer_id: str) -> None:
@@ -111,21 +115,25 @@ def _clear_layer(at: int, layer_id: str) -> None:
         fs.remove_tree(at, name, point="view.sweep")
 
 
-def _make_layer(handle: Handle, at: int, layer: Layer, plan: Plan) -> None:
-    own = f"overlay/{layer.id}"
+def _make_layer(handle: Handle, at: int, layer: Layer, plan: Plan, *, shown: bool) -> None:
+    own, tree = f"overlay/{layer.id}", _tree_of(handle, layer.id)
     fs.make_public_dir(at, own, point="view.mkdir")
-    _link(at, f"{own}/diff", _tree_of(handle, layer.id))
-    fs.write_pieces(at, f"{own}/link", [link_name(layer.id).encode()], point="view.file", public=True)
+    _link(at, f"{own}/diff", tree, shown=shown)
+    _file(at, own, "link", [link_name(layer.id).encode()], shown=shown)
     below = planning.lower_of(layer, plan.layers)
     if below:
         links = ":".join(f"l/{link_name(each)}" for each in below).encode()
-        fs.write_pieces(at, f"{own}/lower", [links], point="view.file", public=True)
-        fs.write_pieces(at, f"{own}/lower-layers", [":".join(below).encode()], point="view.file", public=True)
-    _link(at, f"overlay/l/{link_name(layer.id)}", f"../{layer.id}/diff")
+        _file(at, own, "lower", [links], shown=shown)
+        _file(at, own, "lower-layers", [":".join(below).encode()], shown=shown)
+    _link(at, f"overlay/l/{link_name(layer.id)}", f"../{layer.id}/diff", shown=shown)
     if layer.tar_split_digest is not None:
-        with go_tar_split(handle, layer.id) as lines:
-            name = f"overlay-layers/{layer.id}.tar-split.gz"
-            fs.write_pieces(at, name, _gzipped(lines), point="view.tar-split", public=True)
+        split = _tar_split(handle, layer)   # not begun, if it is there
+        _file(at, "overlay-layers", f"{layer.id}.tar-split.gz", split, shown=shown, point="view.tar-split")
+
+
+def _tar_split(handle: Handle, layer: Layer) -> Iterator[bytes]:
+    with go_tar_split(handle, layer.id) as lines:
+        yield from _gzipped(lines)
 
 
 def _make_generation(at: int, plan: Plan) -> None:
@@ -138,8 +146,19 @@ def _make_generation(at: int, plan: Plan) -> None:
         _link(at, f"{own}/images/{image_id}", f"../../../images/{planning.pool_name(shown)}")
 
 
-def _link(at: int, name: str, target: str) -> None:
-    fs.make_symlink(os.fsencode(target), at, name, point="view.link")
+def _link(at: int, name: str, target: str, *, shown: bool = False) -> None:
+    if not shown or not fs.exists(at, name):
+        fs.make_symlink(os.fsencode(target), at, name, point="view.link")
+
+
+def _file(at: int, directory: str, name: str, pieces: Iterable[bytes], *, shown: bool, point: str = "view.file") -> None:
+    """A file of something that is *shown*, if it lacks it; else one that nobody takes for whole before the switch."""
+    path = f"{directory}/{name}"
+    if not shown:
+        fs.write_pieces(at, path, pieces, point=point, public=True)
+    elif not fs.exists(at, path):
+        with fs.open_dir(directory, at) as own:
+            fs.put_public_file(own, name, pieces, point="view.restore")
 
 
 def _gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,9 +1,9 @@
 """A layer's blob in a registry: whole, from any byte on, and in ranges; resumed where a connection broke.
 
 Nothing is verified here but that the server answers what it was asked: the differ checks digests, whatever came from
-how many connections. A server that ignores ``Range`` is put up with in a stream, by reading again what was had;
-in ``ranges`` it is RangesUnsupportedError. ``Content-Encoding`` is not looked at and never undone: the digest is that of
-the bytes as stored.
+how many connections. A server that ignores or refuses ``Range``, or answers with another one, is put up with in a
+stream, by reading again what was had; in ``ranges`` it is RangesUnsupportedError. ``Content-Encoding`` is not looked at
+and never undone: the digest is that of the bytes as stored.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import io
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
 from layerstore.errors import RangesUnsupportedError, RegistryError, SizeMismatchError
 from layerstore.sources.registry.client import Attempts, Client
-from layerstore.sources.registry.failures import Broken
+from layerstore.sources.registry.failures import Broken, refuse
 from layerstore.sources.registry.multipart import PIECE, Odd, boundary_of, content_range, parts, pieces
 from layerstore.sources.registry.transport import Reply
 
@@ -27,7 +27,7 @@ __all__ = ["RegistryBlob"]
 _BUFFER = 128 << 10
 _RANGES = 128            # in one request: Apache answers 200 at most, and then all of the blob
 _HEADER = 3 << 10        # bytes of the header that asks for them: servers take 8 KiB of all headers
-_TOO_MANY = (400, 413, 414, 416, 431)
+_NO_RANGES = (400, 403, 405, 413, 414, 416, 431, 501)   # what may be said to a range, and not to the whole
 
 
 class RegistryBlob:
@@ -63,14 +63,23 @@ class RegistryBlob:
 
     def reply_from(self, start: int, attempts: Attempts) -> Reply:
         """A reply whose next byte is the blob's byte *start* and whose last is the blob's. To be closed."""
-        reply = self._get([(start, self.size)] if start else [], attempts)
+        if start:
+            reply = self._get([(start, self.size)], attempts)
+            if reply.status == 200 or self._has_range(reply, start, self.size):
+                return self._from(reply, start)
+            reply.close()
+        return self._from(self._get([], attempts), start)
+
+    def _from(self, reply: Reply, start: int) -> Reply:
         try:
+            if reply.status == 206 and self._has_range(reply, start, self.size):
+                return reply
             if reply.status == 206:
-                self._check_range(reply, start, self.size)
+                self._check_range(reply, 0, self.size)
             else:
                 self._check_whole(reply)
-                for _at, piece in pieces(reply, 0, start, reply.url):
-                    del piece
+            for _at, piece in pieces(reply, 0, start, reply.url):
+                del piece
         except BaseException:
             reply.close()
             raise
@@ -78,7 +87,7 @@ class RegistryBlob:
 
     def _get(self, ranges: Sequence[tuple[int, int]], attempts: Attempts) -> Reply:
         asked = {"Range": "bytes=" + ",".join(f"{start}-{end - 1}" for start, end in ranges)} if ranges else {}
-        accept = (200, 206, *_TOO_MANY) if len(ranges) > 1 else (200, 206)
+        accept = (200, 206, *_NO_RANGES) if ranges else (200, 206)
         return self._client.get(f"blobs/{self._digest}", asked, attempts, accept)
 
     def _some(self, batch: list[tuple[int, int]], attempts: Attempts, *, begun: bool) -> Iterator[tuple[int, bytes]]:
@@ -93,21 +102,35 @@ class RegistryBlob:
                 if not alone and content_range(reply.header("Content-Range"), self.size) != (start, end):
                     raise Odd
                 self._client.together &= alone   # it takes the first, and forgets the others
-                self._check_range(reply, start, end)
+                if begun or self._has_range(reply, start, end):
+                    self._check_range(reply, start, end)
+                else:
+                    raise RangesUnsupportedError(f"the server answers another range than was asked for: GET {reply.url}")
             elif not alone:
                 raise Odd
-            elif (start, end) != (0, self.size):
-                what = f"the server ignores Range: GET {reply.url}"
-                if begun:
-                    raise RegistryError(f"{what}, after it did not", status=reply.status, url=reply.url)
-                raise RangesUnsupportedError(what)
+            elif reply.status != 200 or (start, end) != (0, self.size):
+                self._refused(reply, begun=begun)
             else:
                 self._check_whole(reply)
             yield from pieces(reply, start, end, reply.url)
 
-    def _check_range(self, reply: Reply, start: int, end: int) -> None:
+    def _refused(self, reply: Reply, *, begun: bool) -> NoReturn:
+        """Raise what it means that one range was not answered with it."""
+        ignored = reply.status == 200
+        if not begun:
+            how = "ignores Range" if ignored else f"refuses Range ({reply.status})"
+            raise RangesUnsupportedError(f"the server {how}: GET {reply.url}")
+        if not ignored:
+            refuse(reply.status, reply.url, reply.code())
+        what = f"the server ignores Range: GET {reply.url}, after it did not"
+        raise RegistryError(what, status=reply.status, url=reply.url)
+
+    def _has_range(self, reply: Reply, start: int, end: int) -> bool:
         told = content_range(reply.header("Content-Range"), self.size)
-        if told != (start, end) or reply.length not in (None, end - start):
+        return reply.status == 206 and told == (start, end) and reply.length in (None, end - start)
+
+    def _check_range(self, reply: Reply, start: int, end: int) -> None:
+        if not self._has_range(reply, start, end):
             raise RegistryError(
                 f"the server answers another range than bytes {start} to {end - 1} of {self.size}: GET {reply.url}",
                 status=reply.status, url=reply.url,

@@ -75,8 +75,10 @@ def make(rows: list[Row], directories: array.array[int], memory: memoryview, bor
                     found = os.fstat(fd)
                     born[mode] = found.st_mode & 0o7777, found.st_uid, found.st_gid
                 if born[mode] != attributes:
-                    os.fchown(fd, attributes[1], attributes[2])
-                    os.fchmod(fd, attributes[0])
+                    if born[mode][1:] != attributes[1:]:
+                        os.fchown(fd, attributes[1], attributes[2])
+                    if born[mode][0] != attributes[0]:   # as of all with a bit that chown clears: none is born so
+                        os.fchmod(fd, attributes[0])
                 os.utime(fd, ns=(mtime_ns, mtime_ns))
                 digest = sha256(data).digest()
         except OSError:                  # as who asked will find out, too

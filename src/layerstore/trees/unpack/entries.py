@@ -144,13 +144,12 @@ class _Unpacker(Files):
             return copy
         # its own: the next directory opened may close this one
         with Descriptor.duplicate(self.fds.get(target_real)) as src_fd:
-            self._check_link_target(src_fd, name, entry)
+            source = self._link_target(src_fd, name, entry)
             dst = self.fds.get(real)
             try:
                 taken: os.stat_result | None = os.stat(base, dir_fd=dst, follow_symlinks=False)
             except FileNotFoundError:
                 taken = None
-            source = os.stat(name, dir_fd=src_fd, follow_symlinks=False)
             if taken is not None and os.path.samestat(taken, source):
                 return None              # already the same file
             self.create(
@@ -160,7 +159,7 @@ class _Unpacker(Files):
         return ManifestEntry(path, "hardlink", linkname=target)
 
     @staticmethod
-    def _check_link_target(src_fd: int, name: bytes, entry: Entry) -> None:
+    def _link_target(src_fd: int, name: bytes, entry: Entry) -> os.stat_result:
         text = f"{entry_text(entry)} is a hard link to {os_text(entry.linkname)!r}"
         try:
             found = os.stat(name or b".", dir_fd=src_fd, follow_symlinks=False)
@@ -170,6 +169,7 @@ class _Unpacker(Files):
             raise ArchiveError(f"{text}, a directory", offset=entry.offset)
         if is_whiteout(found, name, src_fd):
             raise ArchiveError(f"{text}, a whiteout", offset=entry.offset)
+        return found
 
     def _node(self, entry: Entry, real: bytes, base: bytes) -> ManifestEntry:
         device = os.makedev(entry.devmajor, entry.devminor)

@@ -1,13 +1,6 @@
-"""Making one regular file: created, written, hashed, dressed, closed. Its system calls are all here, and why each.
+"""Making one regular file: created, written, hashed, dressed, closed. Its system calls are all here.
 
-* ``openat``: O_EXCL, because what is there already must make room first; with the file's own mode where a file is
-  born with it (``Births``), else 0600, so that it is never more open than it will be.
-* ``write``: once, but for what is larger than a chunk of the stream. (``lseek`` and ``ftruncate``: sparse files.)
-* ``fchown``, ``fchmod``: only where the file was not born right. ``setxattr``: one for each attribute.
-* ``sync_file_range``: each 8 MiB, so that the sync that makes all durable finds little left to write. It waits for nothing.
-* ``utimensat``: last, because all of these change the time. ``close``.
-
-So a plain small file of root's takes four. It is made durable with its whole tree, later.
+How many they are, and why each, is in the table of ``unpack``. It is made durable with its whole tree, later.
 """
 
 from __future__ import annotations
@@ -25,11 +18,15 @@ from layerstore.system.kernel import start_writeback
 from layerstore.trees.dress import Dresser
 from layerstore.trees.unpack.hashing import Hasher
 
-__all__ = ["Births", "NewFile", "make", "make_from"]
+__all__ = ["SMALL", "Births", "NewFile", "make", "make_from"]
 
+SMALL = 1 << 18
+"""Bytes of a file that threads and processes make: written at once, and without a look for holes."""
 _BORN = 0o777                            # of a mode: what open(2) sets, and no later write or chown takes away
 _MUCH = 8 << 20                          # bytes of one file that are worth writing to the disk meanwhile
+_HOLE = 1 << 16                          # bytes, and their alignment in the file: zeros that are worth a hole
 _ZEROS = memoryview(bytes(1 << 20))
+_ZERO = bytes(_HOLE)
 
 
 class Births:
@@ -78,7 +75,12 @@ def make(file: NewFile, dress: Dresser, births: Births) -> None:
     entry, data = file.entry, file.data
     attributes = entry[2:5]              # mode, uid and gid
     with Descriptor(file.name, NEW_FILE, births.mode(entry.mode), dir_fd=file.dir_fd) as fd:
-        _write(fd, data)
+        if len(data) <= SMALL:
+            _write(fd, data)
+        else:
+            writer = _Writer(fd)
+            writer.write(data)
+            writer.finish()
         file.digest = hashlib.sha256(data).digest()
         if attributes in births.right and not entry.xattrs:
             file.unset = dress.time(fd, entry.mtime_ns)
@@ -104,18 +106,63 @@ def make_from(
             _write_sparse(fd, entry, data, digest, check)
         else:
             update = digest.update if hasher is None else partial(hasher.add, digest)
+            writer = _Writer(fd)
             waiting = 0
             for piece in data:
                 check()
                 update(piece)
-                _write(fd, piece)
-                waiting += len(piece)
+                waiting += writer.write(piece)
                 if waiting >= _MUCH:
                     start_writeback(fd)
                     waiting = 0
+            writer.finish()
             if hasher is not None:
                 hasher.settle()
         return digest.digest(), dress.open_file(fd, entry, born=born)
+
+
+class _Writer:
+    """Writes a new, empty file from its beginning, and leaves out zeros: they become holes, wherever they came from.
+
+    What is looked at are the aligned blocks of the file, and their parts in each piece: what is not written reads as
+    zeros, whatever lies beside it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._at = self._position = 0    # where the next piece belongs; where the descriptor is
+
+    def write(self, piece: memoryview) -> int:
+        """The next *piece*; how many bytes of it were written."""
+        base, size = self._at, len(piece)
+        self._at += size
+        written = start = 0
+        for part in (0, *range(-base % _HOLE or _HOLE, size, _HOLE)):
+            if piece[part]:              # as nearly always
+                continue
+            end = min(size, part + _HOLE - (base + part) % _HOLE)
+            if _is_zero(piece[part:end]):
+                written += self._put(piece[start:part], base + start)
+                start = end
+        return written + self._put(piece[start:], base + start)
+
+    def _put(self, data: memoryview, at: int) -> int:
+        if data:
+            if at != self._position:
+                os.lseek(self._fd, at, os.SEEK_SET)
+            _write(self._fd, data)
+            self._position = at + len(data)
+        return len(data)
+
+    def finish(self) -> None:
+        """All was given: the file gets its size."""
+        if self._position != self._at:
+            os.ftruncate(self._fd, self._at)
+
+
+def _is_zero(part: memoryview) -> bool:
+    """Two bytes tell it of nearly all that is not zero, though it begins with one; only the rest is copied and compared."""
+    return not (part[-1] or part[len(part) // 2]) and bytes(part) == _ZERO[: len(part)]
 
 
 def _write_sparse(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from layerstore.errors import ArchiveError
-from layerstore.formats.manifest import UNSET, ManifestEntry, ManifestWriter, storable_xattr
+from layerstore.formats.manifest import UNSET, ManifestEntry, ManifestWriter, meaningful_xattr
 from layerstore.formats.tar import Entry
 from layerstore.formats.tarsplit import MemberRow, TarSplitWriter
 from layerstore.partial import Digests
@@ -118,7 +118,7 @@ def record_of(
     """The manifest's record of what *entry* became at *path*."""
     xattrs = entry.xattrs
     if xattrs:
-        xattrs = {name: value for name, value in xattrs.items() if storable_xattr(name)}
+        xattrs = {name: value for name, value in xattrs.items() if meaningful_xattr(name)}
     return ManifestEntry(
         path, entry.type, entry.mode, entry.uid, entry.gid, entry.size, entry.mtime_ns, entry.linkname,
         entry.devmajor, entry.devminor, xattrs, sha256, opaque, implicit, unset,

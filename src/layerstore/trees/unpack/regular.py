@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 
-from layerstore.errors import LayerstoreError
+from layerstore.errors import LayerstoreError, NoSpaceError
 from layerstore.formats.manifest import ManifestEntry
 from layerstore.formats.tar import Entry, TarReader
 from layerstore.formats.tarsplit import MemberRow
@@ -17,7 +17,7 @@ from layerstore.partial import Donor
 from layerstore.system.threads import running
 from layerstore.trees.dress import Dresser
 from layerstore.trees.unpack.donated import check_donor, link_in
-from layerstore.trees.unpack.files import Births, NewFile, make, make_from
+from layerstore.trees.unpack.files import SMALL, Births, NewFile, make, make_from
 from layerstore.trees.unpack.hashing import Hasher
 from layerstore.trees.unpack.making import Batch, Creator, InFlight
 from layerstore.trees.unpack.process import beside
@@ -28,8 +28,8 @@ __all__ = ["Files", "split"]
 
 _ALONE = 64                              # files made before threads help: most layers of tests and configs have fewer
 _CREATORS = 2                            # threads that make files; more wait for Python's lock
-_SMALL = 1 << 18                         # bytes of a file that is handed to them
 _LARGE = 1 << 22                         # bytes of a file that a thread hashes while it is written
+_LOOK = 4 << 20                          # bytes of the stream, after which it is looked how much of the disk is free
 _NO_DATA = memoryview(b"")
 
 
@@ -47,10 +47,21 @@ class Files(Tree):
         self._alone = alone
         self._hasher: Hasher | None = None
         self._in_flight = InFlight()
+        self._diff_fd, self._keep_free = target.diff_fd, target.keep_free
+        self._step = min(_LOOK, target.keep_free // 4)   # of the stream: no more is written between two looks
 
     def check_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise LayerstoreError("cancelled: the layer is no longer wanted")
+
+    def _check_free(self) -> None:
+        """Limits know nothing of this disk; what is a bomb here may be a layer elsewhere, and several grow at once."""
+        found = os.fstatvfs(self._diff_fd)
+        free = found.f_bavail * found.f_frsize
+        if free < self._keep_free:
+            raise NoSpaceError(
+                f"the layer would fill the disk: {free} bytes are free, and {self._keep_free} shall stay so", free=free,
+            )
 
     # -- making -------------------------------------------------------------------------------------------
 
@@ -66,7 +77,7 @@ class Files(Tree):
                 self._hasher_for(entry),
             ))
             what = record_of(entry, path, unset, sha256=digest)
-        elif self._alone > 0 or len(whole) > _SMALL:
+        elif self._alone > 0 or len(whole) > SMALL:
             self._alone -= 1
             what = self.create(real, base, lambda dir_fd: self._make(NewFile(dir_fd, None, base, path, entry, whole)))
         else:
@@ -124,8 +135,13 @@ class Files(Tree):
 
     def heeded(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """*chunks*; and before each further one what is to be done from time to time, however long an entry is."""
+        since = 0
         for chunk in chunks:
             self.check_cancelled()
+            since += len(chunk)
+            if since >= self._step and self._keep_free:
+                self._check_free()
+                since = 0
             if self.records.is_much():
                 self.settle()
                 self.records.write_raw()

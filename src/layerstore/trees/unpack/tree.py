@@ -99,7 +99,10 @@ class Tree:
     def parent(self, path: bytes, entry: Entry) -> tuple[bytes, Dir]:
         """The real path and node of the directory *path*, which is made if it is missing."""
         if path == self._resolved[0]:
-            return self._resolved[1:]
+            _, real, node = self._resolved
+            if len(real) > len(path):
+                self._check_length(len(real) + len(entry.name) - len(path), entry)
+            return real, node
         known = self._known.get(path)
         if known is None:
             known = self._below_known(path)
@@ -107,7 +110,17 @@ class Tree:
         self._resolved = (path, real, node)
         if real == path:                 # so no link was on the way
             self._known[path] = node
+        else:
+            self._check_length(len(real) + len(entry.name) - len(path), entry)
         return real, node
+
+    def _check_length(self, length: int, entry: Entry) -> None:
+        """Where *entry* really lies is a path, too; how long its name may be, the reader saw to."""
+        if length > self.limits.max_path_length:
+            raise LimitExceededError(
+                f"by way of symbolic links the path of {entry_text(entry)} is too long", limit="max_path_length",
+                maximum=self.limits.max_path_length,
+            )
 
     def _below_known(self, path: bytes) -> Dir | None:
         """The directory *path*, if it is there and its parent is known."""
@@ -137,6 +150,7 @@ class Tree:
                 continue
             real, node = trail[-1]
             child_path = join(real, name)
+            self._check_length(len(child_path), entry)
             child = node.children.get(name)
             if child is None:
                 made = self._enter(real, node, name, child_path, entry, make=may_make)

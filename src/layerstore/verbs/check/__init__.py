@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,10 +23,9 @@ from layerstore.recovery.recover import dry_run, gather
 from layerstore.verbs.check import history, layers, structure
 from layerstore.verbs.check.findings import CheckOptions, CheckReport, Depth, Finding, options
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
+from layerstore.verbs.check.layers import Look
 
 __all__ = ["CheckOptions", "CheckReport", "Depth", "Finding", "check", "options"]
-
-_AHEAD = 64                              # layers that are begun and not ended: what is known of them is kept meanwhile
 
 
 def check(handle: Handle, options: CheckOptions, *, beneath: bool = False) -> CheckReport:
@@ -90,8 +88,7 @@ class _Run:
         wanted = options.since_ns is not None or options.budget is not None
         self._note = (wanted if options.note is None else options.note) and not handle.readonly
         self._deadline = None if options.budget is None else begun + options.budget
-        self._pending: deque[layers.Look] = deque()
-        self._total = 0
+        self._total = self._begun = 0
         self.findings: list[Finding] = []
         self.unread = self.looked_at = self.recent = self.left = 0
 
@@ -104,7 +101,14 @@ class _Run:
         ordered, last = history.in_order(
             self._handle.dirs["layers"], committed, self._options.depth, at_risk(self._handle),
         )
-        since, self._total = self._options.since_ns, len(ordered)
+        self._total = len(ordered)
+        for look in layers.in_turn(self._looks(ordered, last, rows, hashers)):
+            self._end(look, hashers)
+
+    def _looks(
+        self, ordered: list[Layer], last: Mapping[str, int], rows: Mapping[str, Any], hashers: Hashing,
+    ) -> Iterator[Look]:
+        since = self._options.since_ns
         for each in ordered:
             depth = self._options.depth
             if depth is not Depth.STRUCTURE and since is not None and last[each.id] >= max(since, 1):
@@ -113,27 +117,21 @@ class _Run:
             elif depth is not Depth.STRUCTURE and self._is_over():
                 self.left += 1
                 depth = Depth.STRUCTURE
-            self._begin(each, rows.get(each.txid), depth, hashers)
-        while self._pending:
-            self._end(hashers)
+            row = rows.get(each.txid)
+            if row is None or "repair" in row:
+                row = layers.row_of(self._handle, each)
+            if row is not None:          # else deleted meanwhile, or being repaired
+                self._begun += depth is self._options.depth
+                yield layers.begin(self._handle, each, row, depth, hashers)
 
     def _is_over(self) -> bool:
         """Whether the budget is used up. One layer is looked at in any case, so that there is progress."""
-        if self._deadline is None or not self.looked_at + len(self._pending):
+        if self._deadline is None or not self._begun:
             return False
         return time.monotonic() >= self._deadline
 
-    def _begin(self, layer: Layer, row: Mapping[str, Any] | None, depth: Depth, hashers: Hashing) -> None:
-        if row is None or "repair" in row:
-            row = layers.row_of(self._handle, layer)
-        if row is None:
-            return                       # deleted meanwhile, or being repaired
-        self._pending.append(layers.begin(self._handle, layer, row, depth, hashers))
-        while len(self._pending) > _AHEAD or (self._pending and all(not b.done.empty() for b in self._pending[0].batches)):
-            self._end(hashers)
-
-    def _end(self, hashers: Hashing) -> None:
-        look = layers.end(self._handle, self._pending.popleft(), hashers, note=self._note)
+    def _end(self, begun: Look, hashers: Hashing) -> None:
+        look = layers.end(self._handle, begun, hashers, note=self._note)
         if look is None:
             return
         self.findings += look.findings

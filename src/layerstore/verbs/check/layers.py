@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,9 +30,10 @@ from layerstore.verbs.check import history, structure
 from layerstore.verbs.check.findings import Depth, Finding
 from layerstore.verbs.check.hashing import Batch, Hashing
 
-__all__ = ["Look", "begin", "end", "row_of", "take_hashed"]
+__all__ = ["Look", "begin", "end", "in_turn", "row_of", "take_hashed"]
 
 MAX_FILES_NAMED = 1_000
+_AHEAD = 64                              # layers that are begun and not ended: what is known of them is kept meanwhile
 _LOOKS = 3                               # at a layer that is changed under us
 
 
@@ -135,6 +137,17 @@ def take_hashed(look: Look, hashing: Hashing) -> None:
             continue
         _take(look, iter(hashing.problems(batch)))
     look.batches = []
+
+
+def in_turn(begun: Iterable[Look]) -> Iterator[Look]:
+    """The same looks, in their order; some are begun ahead of the one that is given: their content is hashed meanwhile."""
+    pending: deque[Look] = deque()
+    for look in begun:
+        pending.append(look)
+        while len(pending) > _AHEAD or (pending and all(not each.done.empty() for each in pending[0].batches)):
+            yield pending.popleft()
+    while pending:
+        yield pending.popleft()
 
 
 def _big_data(fd: int, layer: Layer) -> Iterator[Finding]:

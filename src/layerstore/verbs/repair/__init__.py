@@ -13,6 +13,7 @@ Each layer by itself, under its own lock: everything else stays available meanwh
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
@@ -53,10 +54,9 @@ def repair(handle: Handle, options: RepairOptions) -> RepairReport:
         handle.check_writable()
     with ExitStack() as stack:
         source = stack.enter_context(Source(handle, options.source, options.pull)) if options.source else None
-        hashers = stack.enter_context(hashing(1, Pace(None)))
+        hashers = stack.enter_context(hashing(options.workers or min(8, os.cpu_count() or 1), Pace(options.rate)))
         run = _Run(handle, options, source, hashers)
-        for each in run.every():
-            run.layer(each)
+        run.all_layers()
         if not options.layers:
             rest(handle, source, run.done, options)
         return run.report()
@@ -72,6 +72,7 @@ class _Run:
         self._failed: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._evidence: list[str] = []
+        self._since, self._carried_out = time.perf_counter(), 0   # of the layer under way: since when, how many steps
         self._told: set[Step] = set()
         self._touched: set[str] = set()
         self._begun: set[str] = set()    # layers that were changed, and of which more had to be looked at
@@ -97,13 +98,28 @@ class _Run:
 
     # -- one layer -----------------------------------------------------------------------------------------------------
 
-    def layer(self, layer: Layer) -> None:
-        """Look at all of it without a lock; if there is anything, plan, and do it under the layer's own."""
+    def all_layers(self) -> None:
+        """One after the other; while one is repaired, the next are looked at."""
+        every = self.every()
+        for number, look in enumerate(layers.in_turn(map(self._ahead, every)), 1):
+            tried(self.done, look.layer.id, partial(layers.take_hashed, look, self._hashers))
+            if look.layer.id in self._failed:
+                continue
+            self._handle.observer.event(
+                "checked", layer_id=look.layer.id, depth=look.depth.value, findings=len(look.findings), number=number,
+                of=len(every), bytes=self._hashers.pace.bytes, seconds=time.perf_counter() - look.begun,
+            )
+            self._layer(look.layer, look)
+
+    def _layer(self, layer: Layer, look: layers.Look) -> None:
+        """It was looked at without a lock; if there is anything, plan, and do it under the layer's own."""
         supply = Supply(self._handle, layer, self._source)
+        self._since, self._carried_out = time.perf_counter(), 0
         try:
             for _ in range(_ROUNDS):     # a manifest that is restored shows what else is wrong
-                if not self._once(layer, self._look(layer), supply):
+                if not self._once(layer, look, supply):
                     break
+                look = self._look(layer)
             else:
                 self._busy.append(layer.id)   # others repair it all the time
         except NotFetchedError as error:   # no verdict: the layer stays what it is
@@ -118,20 +134,29 @@ class _Run:
             self._refused[layer.id] = self._source.refused[layer.diff_id]
 
     def _look(self, layer: Layer) -> layers.Look:
+        look = self._begun_look(layer)
+        layers.take_hashed(look, self._hashers)
+        return look
+
+    def _ahead(self, layer: Layer) -> layers.Look:
+        """While others are repaired: an error of one says nothing of them."""
+        found = [layers.Look(layer, {}, self._options.depth)]
+        tried(self.done, layer.id, lambda: found.append(self._begun_look(layer)))
+        return found[-1]
+
+    def _begun_look(self, layer: Layer) -> layers.Look:
         """At the depth that was asked for; at everything of what is quarantined: only so it can be said to be whole."""
         row = self._row(layer)
         if row is None:
             return layers.Look(layer, {}, self._options.depth)
         depth = Depth.CONTENT if row["state"] == State.QUARANTINED else self._options.depth
-        look = layers.begin(self._handle, layer, row, depth, self._hashers, relook.ALL)
-        layers.take_hashed(look, self._hashers)
-        return look
+        return layers.begin(self._handle, layer, row, depth, self._hashers, relook.ALL)
 
     def _once(self, layer: Layer, look: layers.Look, supply: Supply) -> bool:
         """Do what *look*, at the whole layer, asks for. Whether it has to be looked at again."""
         if not look.findings and look.row.get("state") != State.QUARANTINED:
             if layer.id in self._begun:
-                self._mended.append(layer.id)
+                self._tell_mended(layer)
             return False
         steps = self._planned(layer, look, supply)
         self._steps += [step for step in steps if step not in self._told]
@@ -170,6 +195,7 @@ class _Run:
             if tree_fd is None:
                 return None
             self._touched.add(layer.id)
+            self._carried_out += 1
             return self._go_on(layer, tree_fd, self._look(layer), supply)
 
     def _under_lock(self, layer: Layer, look: layers.Look, supply: Supply) -> bool:
@@ -219,6 +245,7 @@ class _Run:
             if not mending.mark(self._handle, layer.txid, marked):
                 break                    # it is being deleted
             self._touches(layer, steps)
+            self._carried_out += len(steps)
             aside = making.carry_out(self._handle, layer, tree_fd, steps, known, supply)
             if aside is not None:
                 self._evidence.append(aside)
@@ -247,8 +274,14 @@ class _Run:
         if "repair" not in now:          # one that was quarantined, and is whole
             mending.mark(self._handle, layer.txid, ())
         mending.end(self._handle, layer.txid, None, label="mend")
-        self._mended.append(layer.id)
+        self._tell_mended(layer)
         return False
+
+    def _tell_mended(self, layer: Layer) -> None:
+        self._mended.append(layer.id)
+        self._handle.observer.event(
+            "repaired", layer_id=layer.id, steps=self._carried_out, seconds=time.perf_counter() - self._since,
+        )
 
     def _go_on_later(self, layer: Layer, row: dict[str, Any]) -> None:
         """The mark goes, and the state is as it was: the manifest is right now, and all that it says is to be looked at."""
@@ -268,9 +301,14 @@ class _Run:
         why = f"{left[0].code}: {left[0].message}" + (f", and {len(left) - 1} more" if len(left) > 1 else "")
         mending.end(self._handle, layer.txid, {"why": why, "files": files}, label="quarantine")
         self._quarantined.append(layer.id)
+        self._handle.observer.event(
+            "quarantined", layer_id=layer.id, why=why, files=len(files), seconds=time.perf_counter() - self._since,
+        )
 
     def _take_back(self, layer: Layer) -> None:
-        """What was begun is ended as recovery would; if it cannot be, recovery does."""
+        """What was begun is ended as recovery would; if it cannot be, or a sync failed, recovery does."""
+        if self._handle.poison is not None:
+            return                       # to end it takes a sync, and none is tried a second time
         try:
             row = self._row(layer)
             if row is not None and "repair" in row:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
+from layerstore.errors import HostError
 from layerstore.lifecycle import catalog
 from layerstore.opening.beneath import diff_path
 from layerstore.opening.handle import Handle
@@ -25,5 +26,9 @@ def of(handle: Handle, changed: Collection[str]) -> tuple[tuple[str, ...], tuple
         own = {each.target for each in catalog.mounts(view) if each.mounted and not set(each.layers).isdisjoint(changed)}
         views = [each.name for each in catalog.leases(view)
                  if each.name.startswith("view:") and not set(each.layers).isdisjoint(changed)]
-    others = mounted.overlays_over([os.path.abspath(diff_path(handle, each)) for each in sorted(changed)])
-    return tuple(sorted({*own, *others})), tuple(sorted(views))
+    try:
+        others = mounted.overlays_over([os.path.abspath(diff_path(handle, each)) for each in sorted(changed)])
+    except HostError:                    # no /proc: nobody can tell, and what was repaired is repaired
+        others = []
+    elsewhere = {each for each in others if each.partition("/root")[2] not in own}   # else it is this store's own
+    return tuple(sorted({*own, *elsewhere})), tuple(sorted(views))

@@ -18,7 +18,8 @@ class RepairOptions:
     """How to repair. ``layers``: only these IDs (empty: all). ``source``: a reference, as for a pull, that has good copies.
 
     ``depth``: how closely damage is looked for. ``wait``: seconds for readers that hold a layer; then it is left.
-    ``set_aside``: of what nobody owns, what has the side file of a layer, too.
+    ``set_aside``: of what nobody owns, what has the side file of a layer, too. ``workers``, ``rate``: as for a check
+    (``CheckOptions``); the rate is for looking, and not for what is restored.
     """
 
     depth: Depth = Depth.CONTENT
@@ -28,18 +29,22 @@ class RepairOptions:
     wait: float = 10.0
     dry_run: bool = False
     set_aside: bool = False
+    workers: int | None = None
+    rate: float | None = None
 
 
 def options(
     depth: str, *, layers: Sequence[str], source: str | None, pull: PullOptions, wait: float, dry_run: bool,
-    set_aside: bool,
+    set_aside: bool, workers: int | None, rate: float | None,
 ) -> RepairOptions:
     """The options, looked at. InvalidArgumentError."""
     if depth not in list(Depth):
         raise InvalidArgumentError(f"there is no depth {depth!r}", hint=f"one of {', '.join(Depth)}")
     if not wait >= 0:
         raise InvalidArgumentError("to wait is for 0 or more seconds")
-    return RepairOptions(Depth(depth), tuple(layers), source, pull, wait, dry_run, set_aside)
+    if (workers is not None and workers < 1) or (rate is not None and not rate > 0):
+        raise InvalidArgumentError("workers are 1 or more, a rate is more than 0 bytes")
+    return RepairOptions(Depth(depth), tuple(layers), source, pull, wait, dry_run, set_aside, workers, rate)
 
 
 @dataclass(frozen=True, slots=True)

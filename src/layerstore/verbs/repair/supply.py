@@ -7,7 +7,7 @@ the whole of a layer, and staged as for a pull, so that of a chunked blob only t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from layerstore.errors import (
@@ -17,6 +17,7 @@ from layerstore.errors import (
     DigestMismatchError,
     HostError,
     InputError,
+    LayerstoreError,
     SizeMismatchError,
     TocError,
 )
@@ -136,7 +137,8 @@ class Source:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._stack.close()
+        with suppress(LayerstoreError, OSError):   # no error of the repair, which was done: the next open sweeps the rest
+            self._stack.close()
 
 
 def parts_of(source: Source | None, layer: Layer) -> dict[str, str]:
