@@ -36,8 +36,11 @@ VERBS: dict[str, tuple[str, ...]] = {   # what a user does: the workloads, scena
         "everything"),
     "names and leases": ("names", "apply"),
     "checkpoint and archive": ("checkpoint", "everything"),
-    "gc": ("gc", "collect", "gc-stage", "adopt-gc", "resume-gc", "repair-gc", "three", "everything"),
-    "repair": ("repair", "repair-delete", "repair-open", "repair-twice", "repair-gc"),
+    "gc": ("gc", "gc-segments", "collect", "gc-stage", "adopt-gc", "resume-gc", "repair-gc", "three", "everything"),
+    "check": ("check",),
+    "repair": (
+        "repair", "repair-source", "repair-parts", "repair-rest", "repair-whole", "repair-delete", "repair-open",
+        "repair-twice", "repair-gc"),
     "rebuild": ("rebuild", "rebuild-log", "rebuild-from", "rebuild-open", "rebuild-twice"),
     "snapshot": ("snapshot",),
     "stand on a store beneath": ("beneath",),

@@ -1,7 +1,8 @@
-"""The workload ``repair``: layers that were damaged on purpose are put right, or quarantined.
+"""The workload ``repair``: layers that were damaged on purpose are put right, or quarantined; and ``repair-whole``.
 
 One has all its content in a second layer, and a tree that something of each kind is wrong with; of another one file is lost
 for good. The ledger knows the damage: until the repair is told of, each of it may be there or not, and nothing else may be.
+In ``repair-whole`` a tree is gone, which the source has, and an image's side file is bad.
 ``look``: a path that is to be mended is good, or just as bad as it was; and what it was is kept when it is good.
 """
 
@@ -9,23 +10,27 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from contextlib import suppress
 
 import layerstore
 from crash import workloads as w
 from crash.workloads import Workload, put
+from layerstore.errors import DamagedError
+from layerstore.formats import records
 from layerstore.store import Store
 from layerstore.testing import Ledger, layer
 from layerstore.testing.ledger import Facts
 from layerstore.testing.oracle import damages
 
 __all__ = [
-    "DAMAGE", "ILL", "LOST", "NAME", "SPARE", "NotAllError", "build", "data_of", "flip", "flipped", "look", "mended", "prepare",
-    "text_of",
+    "DAMAGE", "ILL", "LOST", "NAME", "SPARE", "WHOLE", "NotAllError", "build", "data_of", "flip", "flipped", "look",
+    "mended", "prepare", "text_of", "whole",
 ]
 
 NAME = "repair"
+WHOLE = "repair-whole"
 ILL, SPARE, LOST = w.FIRST_ID, w.SECOND_ID, w.TOP_ID
 
 DAMAGE = {   # what a check says of it
@@ -42,6 +47,49 @@ def mended(layer_id: str) -> Facts:
 
 def build() -> dict[str, Workload]:
     return {NAME: Workload(NAME, prepare, _run, _again, look=look)}
+
+
+def whole(images: w.Images) -> dict[str, Workload]:
+    """A tree that is gone, and an image's side file that is bad; the source is the other image, which has the layer."""
+    first, second = images.first, images.second
+    ill = [f"damage:{ILL}", f"damage:{second.id}/"]
+
+    def side_file(root: str) -> str:
+        return os.path.join(root, "images", second.id)
+
+    def preparing(root: str, ledger: Ledger) -> None:
+        with layerstore.open(root) as store:
+            put(store, ledger, w.ONE, ILL)
+            w.pull(store, ledger, second, "app")
+            store.checkpoint()           # else recovery would see to both
+            flip(side_file(root))
+            shutil.rmtree(os.path.join(root, "layers", ILL))
+            w.settle(root)
+            assert sorted(damages(store, content=True)) == sorted(ill)
+            with ledger.asking(dict.fromkeys(ill, "bad")):
+                pass
+            # by whoever recovers the store while the layer has a mark, and no tree
+            with suppress(NotAllError), ledger.asking(layer(ILL, "quarantined")):
+                raise NotAllError
+
+    def run(root: str, ledger: Ledger) -> None:
+        asked = dict.fromkeys(ill, None) | layer(ILL, w.ONE.diff_id)
+        with suppress(NotAllError), layerstore.open(root) as store, ledger.asking(asked):
+            if set(store.repair(source=first.reference).mended) != {ILL, second.id}:
+                raise NotAllError       # a call failed
+
+    def again(store: Store) -> None:
+        store.repair(source=first.reference)
+        assert store.layer(ILL).state == "committed", "it could not be put back"
+
+    def looking(root: str, _lines: list[bytes]) -> list[str]:
+        now = text_of(side_file(root))
+        if _is_side_file(now):
+            kept = _everything(os.path.join(root, "quarantine"))
+            return [] if any(_is_damaged(each) for each in kept) else ["what the side file was is not kept"]
+        return [] if _is_damaged(now) else ["the side file is neither mended nor as it was"]
+
+    return {WHOLE: Workload(WHOLE, preparing, run, again, look=looking)}
 
 
 def prepare(root: str, ledger: Ledger, *, lost: bool = True) -> None:
@@ -143,6 +191,19 @@ def data_of(tar: bytes, name: str) -> bytes:
 
 def flipped(data: bytes) -> bytes:
     return bytes([data[0] ^ 1]) + data[1:]
+
+
+def _is_side_file(data: bytes | None) -> bool:
+    try:
+        records.read(data, "the side file")
+    except DamagedError:
+        return False
+    return True
+
+
+def _is_damaged(data: bytes | None) -> bool:
+    """Whether it is what was put into the place of a good one."""
+    return bool(data) and _is_side_file(flipped(data or b""))
 
 
 def _everything(directory: str) -> list[bytes | None]:

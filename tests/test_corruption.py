@@ -13,7 +13,7 @@ import imagemaker
 import layerstore
 from layerstore.trees import compare
 from layerstore.verbs import repair
-from layerstore.verbs.check import Depth, layers
+from layerstore.verbs.check import Depth, layers, structure
 from crash import corruption as rig
 from crash.corruption.__main__ import table
 from crash.state import collect
@@ -23,6 +23,7 @@ from layerstore.testing.copies import disk_print
 from layerstore.testing.corruption import KINDS, Campaign
 from layerstore.testing.corruption.damages import suits
 from layerstore.testing.corruption.keeping import Kept
+from layerstore.testing.corruption.places import Places
 from layerstore.verbs.repair import Do
 from layerstore.verbs.repair.places import Nearby
 from layerstore.verbs.repair.supply import Source
@@ -46,6 +47,7 @@ def campaign_in(directory, made):
         add(store, SPEC, big_data={"key": b"value"})
         add(store, {**{path: node for path, node in SPEC.items() if path != "hard"}, "d/more": b"1"})
         add(store, imagemaker.many_files(40, size=60))
+        store.set_quota(1 << 30)
     return Campaign(root, sources=[made.reference])
 
 
@@ -63,6 +65,14 @@ def test_every_damage_is_found_and_mended_or_quarantined_and_nothing_else_is_cal
 def finds(campaign, *words, seeds=150):
     """Whether the campaign notices: looked at until it does."""
     return any(word in text for result in campaign.run(range(1, seeds)) for text in result.violations for word in words)
+
+
+def seeds_of(campaign, purpose):
+    """The first seeds that damage what is for that."""
+    names = [os.path.relpath(os.path.join(at, name), campaign.root) for at, *found in os.walk(campaign.root)
+             for name in (*found[0], *found[1])]
+    places = Places.of(iter([*names, "journal/segments/0.seg"]))   # which the campaign makes before it begins
+    return [seed for seed in range(1, 700) if places.purpose(random.Random(seed)) == purpose][:12]
 
 
 def test_a_check_that_does_not_hash_is_caught(campaign, monkeypatch):
@@ -135,7 +145,8 @@ def test_a_repair_that_does_not_look_into_other_layers_is_caught(campaign, monke
 
 def test_a_repair_that_puts_no_tree_back_is_caught(campaign, monkeypatch):
     monkeypatch.setattr(Source, "give", lambda *_args: None)
-    assert finds(campaign, "the source has it")
+    seeds = seeds_of(campaign, "whole tree")
+    assert any("the source has it" in text for each in campaign.run(seeds) for text in each.violations)
 
 
 def test_a_check_that_does_not_look_at_the_archive_is_caught(campaign, monkeypatch):
@@ -145,6 +156,11 @@ def test_a_check_that_does_not_look_at_the_archive_is_caught(campaign, monkeypat
 
     monkeypatch.setattr(Store, "check", blind)
     assert finds(campaign, "not what was sealed", "SegmentError")
+
+
+def test_a_check_that_does_not_look_at_the_quota_is_caught(campaign, monkeypatch):
+    monkeypatch.setattr(structure, "quota_file", lambda _handle: iter(()))
+    assert any("calls it clean" in text for each in campaign.run(seeds_of(campaign, "quota")[:3]) for text in each.violations)
 
 
 def test_a_process_that_dies_of_damage_is_a_violation_and_the_campaign_goes_on(campaign, monkeypatch):

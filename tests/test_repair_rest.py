@@ -10,6 +10,8 @@ import layerstore
 from layerstore import errors
 from layerstore.cli.commands import cli
 from layerstore.testing import violations
+from layerstore.verbs.check import layers, structure
+from layerstore.verbs.repair import promises, remounts
 from layerstore.verbs.repair.plan import Do
 from storekit import add, failing_at, image, killed_at, observed
 from test_check import flip
@@ -167,3 +169,74 @@ def test_the_command_leaves_it_and_sets_it_aside_if_asked(root):
 def test_options_that_cannot_be_right_are_refused_before_anything_is_done(root, wrong):
     with layerstore.open(root) as store, pytest.raises(errors.InvalidArgumentError):
         store.repair(**wrong)
+
+
+QUOTA_DAMAGE = {
+    "torn": lambda path: os.truncate(path, 5), "zeros": lambda path: write(path, bytes(20)), "empty": lambda path: write(path, b""),
+    "no number": lambda path: write(path, b'{"bytes": "many"}'), "too long": lambda path: write(path, b" " * 5_000),
+    "a directory": lambda path: (os.unlink(path), os.mkdir(path)), "a link": lambda path: (os.unlink(path), os.symlink("x", path)),
+}
+
+
+def write(path, data):
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize("damage", QUOTA_DAMAGE.values(), ids=QUOTA_DAMAGE)
+def test_a_damaged_quota_is_found_left_by_a_repair_and_can_be_set_again(root, damage):
+    with layerstore.open(root) as store:
+        store.set_quota(10_000)
+        damage(os.path.join(root, "quota.json"))
+        assert [(each.code, each.subject) for each in store.check().findings] == [("quota-file-damaged", "quota.json")]
+        with pytest.raises(errors.DamagedError):
+            store.quota()                # nor is it taken for none
+        report = store.repair()
+        assert ([step.do for step in report.steps], report.clean) == ([Do.LEAVE], False)
+        store.set_quota(20_000)
+        assert (store.quota(), store.check().sound, store.repair().clean) == (20_000, True, True)
+        assert add(store, {"a": b"1"})
+
+
+def test_a_store_beneath_is_not_asked_for_its_quota(tmp_path):
+    with layerstore.open(tmp_path / "below") as store:
+        store.set_quota(10_000)
+    write(tmp_path / "below" / "quota.json", b"")
+    with layerstore.open(tmp_path / "store", beneath=[tmp_path / "below"]) as store:
+        assert store.check(beneath=True).sound
+
+
+@pytest.mark.parametrize(("module", "name", "told"), [
+    (structure, "ownerless", "layers"), (structure, "quota_file", "quota.json"), (promises, "of", "an image"),
+    (remounts, "of", "mounts"),
+])
+def test_what_fails_after_a_layer_was_mended_does_not_say_that_nothing_happened(root, tmp_path, monkeypatch, module, name, told):
+    image_id, _, _ = damaged_image(root, tmp_path)
+
+    def failing(*_args):
+        raise OSError(24, "Too many open files")
+
+    with layerstore.open(root) as store:
+        layer = store.layers()[0]
+        os.unlink(os.path.join(root, "layers", layer.id, "layer"))
+        monkeypatch.setattr(module, name, failing)
+        report = store.repair()
+        assert layer.id in report.mended
+        assert list(report.failed) == [image_id if told == "an image" else told]
+
+
+@pytest.mark.parametrize("name", ["begin", "take_hashed"])
+def test_a_layer_that_cannot_be_looked_at_does_not_hide_that_another_was_mended(root, monkeypatch, name):
+    with layerstore.open(root) as store:
+        first, second = sorted((add(store, {"a": b"1" * 100}), add(store, {"b": b"2" * 100})), key=lambda each: each.id)
+        os.unlink(os.path.join(root, "layers", first.id, "layer"))
+        real = getattr(layers, name)
+
+        def failing(*args, **options):
+            if second.id in str(args):
+                raise OSError(24, "Too many open files")
+            return real(*args, **options)
+
+        monkeypatch.setattr(layers, name, failing)
+        report = store.repair()
+        assert (report.mended, list(report.failed)) == ((first.id,), [second.id])

@@ -45,6 +45,7 @@ def made_store(work: str, images: str) -> tuple[str, list[str]]:
         doomed = _put(store, Content("doomed", _tar_of(work, lambda top: _write(top, "gone", b"deleted before"))))
         store.checkpoint(archive=True)
         store.pull(second, names=["debian:few"])
+        store.set_quota(1 << 40)
         kept = _tar_of(work, lambda top: _write(top, "own", os.urandom(20_000)))
         _put(store, Content("own", kept), big_data={"notes": b"beside the layer"}, names=["own"])
         store.delete_layer(doomed)

@@ -28,7 +28,7 @@ from crash.workloads import Images, build
 SCENARIOS = {"growing": growing.states, "readers": readers.states, "full": full.states}   # beside the calls
 ONE_PROCESS = (
     "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "partial",
-    "everything",    "rebuild", "rebuild-log", "repair", *restoring.NAMES, *keeping.NAMES,
+    "everything", "rebuild", "rebuild-log", "repair", repairing.WHOLE, *restoring.NAMES, *keeping.NAMES,
 )
 
 
@@ -56,7 +56,7 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
         images = Images(os.path.join(work, "images"))
         here = os.path.join(work, "images")
         workloads = build(images) | lost.build(images) | repairing.build() | parts.build(here, in_order=True)
-        workloads |= restoring.build(here) | keeping.build(images)
+        workloads |= restoring.build(here) | keeping.build(images) | repairing.whole(images)
         yield from in_turn([
             partial(calls.explore_workload, workloads[name], os.path.join(work, name), shim, options)
             for name in options.workload or ONE_PROCESS if name in ONE_PROCESS

@@ -59,7 +59,7 @@ def all_workloads(work: str) -> dict[str, Workload]:
     here = os.path.join(work, "images")
     images = Images(here)
     made = workloads.build(images) | repairing.build() | parts.build(here) | beside.build(images, here)
-    made |= restoring.build(here) | keeping.build(images)
+    made |= restoring.build(here) | keeping.build(images) | repairing.whole(images)
     create = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
     rebuilding = lost.telling(lost.build(images))
     del rebuilding["rebuild-from"]       # after a loss of power nobody goes by the snapshot again

@@ -108,6 +108,8 @@ MISTAKES = {
     "taken-before-it-is-on-disk": _without_sync("partial", "stage.sync"),
     "repaired-before-it-is-on-disk": _without_sync("repair", "repair.sync"),
     "repair-told-before-it-is-on-disk": _without_sync("repair", "repair.settle"),
+    "put-back-before-it-is-on-disk": _without_sync("repair-whole", "repair.put-back.sync"),
+    "side-file-repaired-before-it-is-on-disk": _without_sync("repair-whole", "repair.image.sync"),
     "view-switched-before-it-is-on-disk": _without_sync("view", "view.sync"),
     "view-built-on-what-is-not-on-disk": _without_sync("view-killed", "view.current.sync"),
     "rebuilt-before-it-is-on-disk": _without_sync("rebuild-log", "rebuild.journal.sync"),

@@ -202,6 +202,13 @@ def test_no_power_loss_in_a_repair_leaves_a_path_worse_than_it_was(record_proper
     assert tally.redo >= 15, "recovery had too little to end"
 
 
+def test_no_power_loss_puts_a_torn_tree_or_side_file_into_its_place(record_property):
+    tally = collect(posix.states(options(states=40, workload=["repair-whole"])))
+    record_property("states", tally.states)
+    assert [(s.fault, s.violations, s.reproduce) for s in tally.bad] == []
+    assert tally.states == 40
+
+
 def test_no_power_loss_shows_a_broken_view_a_broken_push_or_a_torn_snapshot(work, record_property):
     names = sorted(beside.build(Images(str(work)), str(work)))
     tally = collect(posix.states(options(states=126, workload=names)))

@@ -9,7 +9,8 @@ Lines go to a sink that survives what the store goes through: a file elsewhere, 
 
 A *subject* is ``layer:<id>``, ``image:<id>`` or ``name:<name>``; its *value* is a layer's diffID, an image's
 manifest digest or ``present``, ``layer:<id>``/``image:<id>`` for a name, and None for absent. ``damage:<layer>/<path>`` is
-``bad`` where somebody damaged a store on purpose, and None where it is mended; a layer may be ``quarantined`` then.
+``bad`` where somebody damaged a store on purpose, and None where it is mended; a layer may be ``quarantined`` then. Of a
+whole layer that was taken away it is ``damage:<layer>``.
 """
 
 from __future__ import annotations

@@ -172,13 +172,15 @@ def damages(store: Store, *, content: bool) -> dict[str, Value]:
 
 
 def _subject(finding: Finding) -> str:
-    return f"damage:{finding.subject}/{finding.path}"
+    """Of a path, or of a whole layer, that was taken away."""
+    return f"damage:{finding.subject}" + (f"/{finding.path}" if finding.code != "layer-missing" else "")
 
 
 def _is_damage(finding: Finding) -> bool:
     """Whether it is of what lies on the disk: what somebody may have damaged, and a repair put right."""
     return finding.code.startswith((
         "path-", "manifest-", "tar-split-", "kept-", "side-file-", "txid-", "part-missing", "image-", "ownerless",
+        "layer-missing",
     ))
 
 
@@ -210,7 +212,7 @@ def _happened(facts: Mapping[str, Value], expect: Expectation) -> bool | None:
 
 
 def _strangers(store: Store, allowed: Expectation) -> list[str]:
-    """What lies in the store's directories without a row, and was not put there on purpose."""
+    """What is without a row, or not there for one; and was not put there, or taken away, on purpose."""
     with store._handle.read() as view:  # noqa: SLF001
         rows = dict(view.scan("layers"))
         images = {key for key, _ in view.scan("images")}
@@ -230,7 +232,10 @@ def _strangers(store: Store, allowed: Expectation) -> list[str]:
         found += [f"{directory}/{name} is there, and no row knows it" for name in sorted(there - known)
                   if "bad" not in allowed.value(f"damage:{directory}/{name}/")]
         if directory in ("layers", "staging"):
-            found += [f"{directory}/{name} has a row, and is not there" for name in sorted(known - there)]
+            found += [
+                f"{directory}/{name} has a row, and is not there" for name in sorted(known - there)
+                if "bad" not in allowed.value(f"damage:{name}")
+            ]
     return found
 
 

@@ -8,7 +8,10 @@ staged ones and those being deleted too; not what is gone and waits in trash. Th
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from layerstore.errors import DamagedError, InvalidArgumentError, QuotaError
@@ -24,9 +27,11 @@ _MAXIMUM = 1 << 62
 
 
 def limit_of(handle: Handle) -> int | None:
-    """The limit in bytes, or None. DamagedError if the file cannot be understood."""
+    """The limit in bytes, or None. DamagedError if the file cannot be understood, or is none."""
     data = fs.read_file(handle.root_fd, NAME, maximum=4_096)
     if data is None:
+        if fs.exists(handle.root_fd, NAME):
+            raise DamagedError(f"{handle.root}/{NAME} is no file, or too long", hint="set the quota again")
         return None
     try:
         limit = json.loads(data)["bytes"]
@@ -46,12 +51,23 @@ def set_limit(handle: Handle, limit: int | None) -> None:
     if limit is not None and (type(limit) is not int or not 0 <= limit <= _MAXIMUM):
         raise InvalidArgumentError(f"a quota is a number of bytes, and not {limit!r}")
     with flock.locked_dir(handle.dirs["layers"]):   # one at a time
+        _make_way(handle)
         if limit is None:
             fs.unlink(handle.root_fd, NAME, point="quota.unlink")
         else:
             data = json.dumps({"bytes": limit}).encode() + b"\n"
             fs.replace_file(handle.root_fd, NAME, data, point="quota", sync=True)
         fs.sync_dir(handle.root_fd, point="quota.sync")
+
+
+def _make_way(handle: Handle) -> None:
+    """What is no file in its place, where nobody puts one, is kept in ``quarantine/``."""
+    number = 0
+    while fs.exists(handle.root_fd, NAME) and not stat.S_ISREG(os.lstat(NAME, dir_fd=handle.root_fd).st_mode):
+        with suppress(FileExistsError):
+            fs.move(handle.root_fd, NAME, handle.dirs["quarantine"], f"{NAME}-{number}", point="quota.set-aside")
+            fs.sync_dir(handle.dirs["quarantine"], point="quota.set-aside.sync")
+        number += 1
 
 
 def used(handle: Handle, view: Any, *, mine: Mapping[str, int] | None = None) -> int:
@@ -100,5 +116,3 @@ def held_to(handle: Handle, layers: Mapping[str, int]) -> None:
         raise QuotaError(
             f"the {len(layers)} layers that are missing need {needed} bytes", quota=limit, used=there, needed=needed,
         )
-
-

@@ -14,7 +14,7 @@ before, byte for byte, and undone: so a seed means the same damage, whichever ot
 * ``places``    what the files of a store are for, and which is drawn
 * ``damages``   what is done to files, links and directories; ``bytewise``: to the bytes of the journal's
 * ``keeping``   what is another than it was, and how it becomes that again
-* ``judging``   what must be true afterwards, of layers and images; ``journaling``: of the journal
+* ``judging``   what must be true afterwards, of layers and images; ``journaling``: of the journal; ``limits``: of the quota
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from functools import partial
 import layerstore
 from layerstore.testing.children import ChildDiedError, in_workers, telling
 from layerstore.testing.copies import copy_store
+from layerstore.testing.corruption import limits
 from layerstore.testing.corruption.bytewise import damage
 from layerstore.testing.corruption.damages import KINDS, suits
 from layerstore.testing.corruption.journaling import Catalog, catalog_of, judge_journal
@@ -140,6 +141,9 @@ class _Bench:
         try:
             if purpose in JOURNAL:
                 return self._hit_journal(seed, purpose, draw)
+            if purpose == "quota":
+                result = Result(seed, purpose, limits.hit(self.kept.root, draw), limits.NAME)
+                return self._told(result, partial(limits.judge_quota, result, self.kept.whole, self.kept.root), {})
             return self._hit_tree(seed, purpose, draw)
         finally:
             self.kept.restore()

@@ -19,7 +19,7 @@ JOURNAL = frozenset({"database", "segment", "lock file"})
 
 _WEIGHTS = {   # of a hundred damages, about
     "content": 40, "database": 14, "side file": 10, "manifest": 7, "segment": 6, "tar-split": 5, "image": 4, "kept": 3,
-    "big data": 3, "tree": 3, "whole tree": 3, "directory": 2, "advice": 2, "lock file": 1,
+    "big data": 3, "tree": 3, "whole tree": 3, "directory": 2, "advice": 2, "lock file": 1, "quota": 2,
 }
 _PARTS = {
     "diff": "content", "manifest": "manifest", "tar-split": "tar-split", "kept": "kept", "big-data": "big data",
@@ -36,6 +36,8 @@ def purpose_of(path: str) -> str:
         if path in ("journal/lock.mdb", "journal/pidns"):
             return "lock file"
         return "segment" if path.endswith(".seg") else ""
+    if path == "quota.json":
+        return "quota"
     if parts[0] not in ("layers", "images"):
         return ""
     if len(parts) == 1:

@@ -61,6 +61,7 @@ def _check(handle: Handle, options: CheckOptions, *, own: bool = True) -> CheckR
         found += [finding for layer in every for finding in structure.beneath(handle, layer)]
         found += [finding for image in images for finding in structure.beneath(handle, image)]
     if own:
+        found += structure.quota_file(handle)
         found += structure.ownerless(handle)
         found += _pending(handle)
     return CheckReport(

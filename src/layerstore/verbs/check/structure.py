@@ -27,10 +27,11 @@ from layerstore.recovery import mending
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
 from layerstore.trees.compare import OURS
+from layerstore.verbs import quota
 from layerstore.verbs.check import history
 from layerstore.verbs.check.findings import Finding
 
-__all__ = ["MISSING", "beneath", "image", "journal", "layer", "ownerless", "tree"]
+__all__ = ["MISSING", "beneath", "image", "journal", "layer", "ownerless", "quota_file", "tree"]
 
 MISSING = frozenset({"layer-missing", "part-missing"})
 """Codes of a layer of which there is too little to look any closer."""
@@ -154,6 +155,14 @@ def image(handle: Handle, image: Image) -> Iterator[Finding]:
         for layer_id in image.layers:
             if layer_id not in image.beneath and not catalog.is_committed(view, layer_id) and _is_there(handle, image.id):
                 yield Finding("image-layer-missing", image.id, f"its layer {layer_id} is not available")
+
+
+def quota_file(handle: Handle) -> Iterator[Finding]:
+    """Whether the store's limit can be understood: as long as it cannot be, nothing gets in."""
+    try:
+        quota.limit_of(handle)
+    except DamagedError as error:
+        yield Finding("quota-file-damaged", quota.NAME, str(error))
 
 
 def _is_there(handle: Handle, image_id: str) -> bool:

@@ -34,7 +34,7 @@ from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.repair import making, relook, remounts, whole
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
 from layerstore.verbs.repair.report import RepairOptions, RepairReport, options
-from layerstore.verbs.repair.rest import Done, rest
+from layerstore.verbs.repair.rest import Done, rest, tried
 from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of
 
 __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "options", "repair"]
@@ -87,7 +87,9 @@ class _Run:
             return list(catalog.layers(view))
 
     def report(self) -> RepairReport:
-        targets, views = remounts.of(self._handle, self._touched)
+        shown: list[tuple[str, ...]] = []
+        tried(self.done, "mounts", lambda: shown.extend(remounts.of(self._handle, self._touched)))
+        targets, views = shown or ((), ())
         return RepairReport(
             tuple(self._steps), tuple(self._mended), tuple(self._quarantined), tuple(self._busy), self._failed,
             targets, tuple(self._evidence), self._options.dry_run,
@@ -99,8 +101,10 @@ class _Run:
     def all_layers(self) -> None:
         """One after the other; while one is repaired, the next are looked at."""
         every = self.every()
-        for number, look in enumerate(layers.in_turn(map(self._begun_look, every)), 1):
-            layers.take_hashed(look, self._hashers)
+        for number, look in enumerate(layers.in_turn(map(self._ahead, every)), 1):
+            tried(self.done, look.layer.id, partial(layers.take_hashed, look, self._hashers))
+            if look.layer.id in self._failed:
+                continue
             self._handle.observer.event(
                 "checked", layer_id=look.layer.id, depth=look.depth.value, findings=len(look.findings), number=number,
                 of=len(every), bytes=self._hashers.pace.bytes, seconds=time.perf_counter() - look.begun,
@@ -133,6 +137,12 @@ class _Run:
         look = self._begun_look(layer)
         layers.take_hashed(look, self._hashers)
         return look
+
+    def _ahead(self, layer: Layer) -> layers.Look:
+        """While others are repaired: an error of one says nothing of them."""
+        found = [layers.Look(layer, {}, self._options.depth)]
+        tried(self.done, layer.id, lambda: found.append(self._begun_look(layer)))
+        return found[-1]
 
     def _begun_look(self, layer: Layer) -> layers.Look:
         """At the depth that was asked for; at everything of what is quarantined: only so it can be said to be whole."""

@@ -163,6 +163,8 @@ def _other(finding: Finding, known: Known) -> Step:
         return step(Do.RESTORE, known.content[known.kept[path]])
     if code == "ownerless":
         return step(Do.LEAVE, _MAYBE) if known.is_layer else step(Do.SET_ASIDE, "nobody needs it")
+    if code == "quota-file-damaged":
+        return step(Do.LEAVE, "nothing else has the limit: set it again ('layerstore quota')")
     if code == "image-file-damaged":
         return step(Do.COPY, known.parts["image"]) if "image" in known.parts else step(Do.LEAVE, "pull the image again")
     if code in _NOTHING or code.startswith("journal-"):

@@ -53,7 +53,8 @@ class RepairReport:
 
     ``mended``: whole again. ``quarantined``: kept, not served, with what is left of the damage. ``busy``: readers held
     them; nothing was changed. ``failed``: ID → why (the disk is full, the source cannot be reached …); what it was it is,
-    nothing is lost, try again. ``remount``: where something of a layer whose tree was changed is mounted, by this store or
+    nothing is lost, try again. In place of an ID: ``layers``, ``images``, ``mounts``, a path: that could not be looked at,
+    or not be set aside. ``remount``: where something of a layer whose tree was changed is mounted, by this store or
     by whomever (``/proc/<pid>/root/…``: in another mount namespace, as far as it may be looked at): unmount, and mount
     again. ``views``: the leases of views that show such a layer. ``evidence``: where what was replaced is kept.
     ``fetched``: bytes that came from a registry. ``refused``: ID → why what the source gives for it is not its content.

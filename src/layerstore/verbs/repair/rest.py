@@ -1,4 +1,4 @@
-"""What is no layer's: trees in ``layers/`` that nobody owns, and images' side files. Layers: ``__init__``.
+"""What is no layer's: trees in ``layers/`` that nobody owns, images' side files, the quota. Layers: ``__init__``.
 
 An image's side file, under the lock of ``images/``; none of it is journaled, for the row says all of the time what the
 file must be, and a crash after each step leaves
@@ -29,13 +29,14 @@ from layerstore.opening.handle import Handle
 from layerstore.recovery import executor
 from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
+from layerstore.verbs import quota
 from layerstore.verbs.check import structure
 from layerstore.verbs.repair import promises
 from layerstore.verbs.repair.plan import Do, Known, Step, plan
 from layerstore.verbs.repair.report import RepairOptions
 from layerstore.verbs.repair.supply import Source
 
-__all__ = ["Done", "rest"]
+__all__ = ["Done", "rest", "tried"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,16 @@ class Done:
 
 def rest(handle: Handle, source: Source | None, done: Done, options: RepairOptions) -> None:
     """Put right what is no layer's. Durability: on disk when it returns; each by itself, as at the top of this module."""
-    _ownerless(handle, done, options)
+    tried(done, "layers", lambda: _ownerless(handle, done, options))
+    tried(done, quota.NAME, lambda: done.steps.extend(plan(structure.quota_file(handle), Known())))
+    tried(done, "images", lambda: _images(handle, source, done, dry_run=options.dry_run))
+
+
+def _images(handle: Handle, source: Source | None, done: Done, *, dry_run: bool) -> None:
     with handle.read() as view:
         images = list(catalog.images(view))
     for image in images:
-        _image(handle, image, source, done, dry_run=options.dry_run)
+        tried(done, image.id, partial(_image, handle, image, source, done, dry_run=dry_run))
 
 
 def _ownerless(handle: Handle, done: Done, options: RepairOptions) -> None:
@@ -64,7 +70,7 @@ def _ownerless(handle: Handle, done: Done, options: RepairOptions) -> None:
         (step,) = plan([finding], Known(is_layer=is_layer))
         done.steps.append(step)
         if step.do is Do.SET_ASIDE and not options.dry_run:
-            _tried(done, finding.subject, partial(_set_aside, handle, finding.subject, done.evidence))
+            tried(done, finding.subject, partial(_set_aside, handle, finding.subject, done.evidence))
     if len(done.evidence) > before:
         handle.sync(handle.dirs["layers"], point="repair.aside.sync")
 
@@ -93,21 +99,18 @@ def _image(handle: Handle, image: Image, source: Source | None, done: Done, *, d
     if promise is None or dry_run:
         return
     content = records.image_file(image.id, promise[1])
-    if _tried(done, image.id, partial(_replace, handle, image, content, done.evidence)):
-        done.mended.append(image.id)
+    _replace(handle, image, content, done.evidence)
+    done.mended.append(image.id)
 
 
-def _tried(done: Done, subject: str, act: Callable[[], object]) -> bool:
-    """Whether it could be done; if this machine does not let us, that is told, and the others are gone on with."""
+def tried(done: Done, subject: str, act: Callable[[], object]) -> None:
+    """If this machine does not let us, that is told, and gone on: to raise it would say that nothing happened."""
     try:
         act()
     except HostError as error:
         done.failed[subject] = str(error)
     except OSError as error:
-        done.failed[subject] = str(host_error(error, "repairing"))
-    else:
-        return True
-    return False
+        done.failed[subject] = str(host_error(error, f"repairing {subject}"))
 
 
 def _replace(handle: Handle, image: Image, content: bytes, evidence: list[str]) -> None:
