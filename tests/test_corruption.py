@@ -24,7 +24,8 @@ from layerstore.testing.corruption import KINDS, Campaign
 from layerstore.testing.corruption.damages import suits
 from layerstore.testing.corruption.keeping import Kept
 from layerstore.verbs.repair import Do
-from layerstore.verbs.repair.supply import Supply
+from layerstore.verbs.repair.places import Nearby
+from layerstore.verbs.repair.supply import Source
 from storekit import add, image
 from test_repair import SPEC
 
@@ -128,8 +129,13 @@ def test_a_repair_that_changes_a_layer_that_was_not_damaged_is_caught(campaign, 
 
 
 def test_a_repair_that_does_not_look_into_other_layers_is_caught(campaign, monkeypatch):
-    monkeypatch.setattr(Supply, "_labels", staticmethod(lambda *_args: {}))
+    monkeypatch.setattr(Nearby, "locate", lambda *_args: None)
     assert finds(campaign, "all of it is in the store")
+
+
+def test_a_repair_that_puts_no_tree_back_is_caught(campaign, monkeypatch):
+    monkeypatch.setattr(Source, "give", lambda *_args: None)
+    assert finds(campaign, "the source has it")
 
 
 def test_a_check_that_does_not_look_at_the_archive_is_caught(campaign, monkeypatch):

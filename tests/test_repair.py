@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 
 import imagemaker
 import pytest
@@ -448,3 +449,107 @@ def test_a_tree_in_whose_place_is_something_else_is_made_again(store, instead):
     assert [(each.code, each.path) for each in store.check().findings] == [("part-missing", "diff")]
     assert store.repair().mended == (layer.id,)
     assert store.check(content=True).sound
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """How often each name was opened, by its last component."""
+    counted = Counter()
+    real = os.open
+
+    def counting(path, *args, **options):
+        counted[os.path.basename(os.fsencode(path))] += 1
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", counting)
+    return counted
+
+
+MANY = {f"d{n % 16}/{n:04}": (b"%04d" % (n % 1200)) * (8 if n % 3 else 20) for n in range(2_000)}
+
+
+@pytest.mark.parametrize("from_source", [False, True], ids=["another layer", "the source"])
+def test_manifests_and_indexes_are_read_as_often_for_many_files_as_for_few(store, tmp_path, opened, from_source):
+    if from_source:
+        made = imagemaker.Image([imagemaker.Layer(MANY)]).write_oci(tmp_path / "image")
+        layer = store.layer(store.pull(made.reference).layers[0])
+    else:
+        layer = add(store, MANY)
+        add(store, {**MANY, "more": b"1"})
+    before = read_tree(tree(store, layer, "diff"))
+    removed(tree(store, layer, "diff"))
+    opened.clear()
+    report = store.repair(source=made.reference if from_source else None)
+    assert (report.mended, report.clean) == ((layer.id,), True)
+    assert read_tree(tree(store, layer, "diff")) == before
+    assert opened[b"manifest"] <= 40 and opened[b"digests"] <= 8, opened.most_common(12)
+    assert sum(opened.values()) <= 16 * len(MANY)
+
+
+def test_under_its_lock_a_layer_is_looked_at_where_it_was_damaged_and_nowhere_else(store, monkeypatch, opened):
+    from layerstore.system import flock
+
+    names = [f"file{n}" for n in range(40)]
+    layer = add(store, {"d": imagemaker.Dir(), **{f"d/{name}": name.encode() * 30 for name in names}})
+    add(store, {f"elsewhere{n}": name.encode() * 30 for n, name in enumerate(names)})
+    before = read_tree(tree(store, layer, "diff"))
+    flip(tree(store, layer, "diff", "d", "file7"))
+    os.unlink(tree(store, layer, "diff", "d", "file8"))
+    open(tree(store, layer, "diff", "stray"), "x").close()
+    real = flock.lock_tree
+
+    def locking(*args, **options):
+        lock = real(*args, **options)
+        if options.get("point") == "repair.lock":
+            opened.clear()
+        return lock
+
+    monkeypatch.setattr(flock, "lock_tree", locking)
+    assert store.repair().mended == (layer.id,)
+    assert {name for name in names if opened[name.encode()]} == {"file7", "file8"}
+    monkeypatch.undo()
+    assert store.check(content=True).sound and read_tree(tree(store, layer, "diff")) == before
+
+
+def test_what_another_repair_did_meanwhile_is_not_done_again(store, monkeypatch):
+    from layerstore.verbs.repair import making
+
+    layer, _ = pair(store)
+    flip(tree(store, layer, "diff", "other"))
+    real, done = making.carry_out, []
+
+    def counting(*args):
+        done.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(making, "carry_out", counting)
+    from layerstore.system import flock
+    locking = flock.lock_tree
+
+    def second_first(*args, **options):
+        if options.get("point") == "repair.lock":
+            monkeypatch.setattr(flock, "lock_tree", locking)
+            assert store.repair().mended == (layer.id,)
+        return locking(*args, **options)
+
+    monkeypatch.setattr(flock, "lock_tree", second_first)
+    report = store.repair()
+    assert (report.mended, report.quarantined, report.failed, len(done)) == ((), (), {}, 1)
+    assert store.check(content=True).sound
+
+
+def test_a_mount_that_waits_for_a_layer_keeps_no_other_mount_waiting(store, tmp_path, monkeypatch):
+    from layerstore.system import flock
+    from layerstore.verbs import mount
+
+    layer, _ = pair(store)
+    held = []
+
+    def busy(handle, *_args, **_options):
+        held.append(flock.is_locked(handle.root_fd, "uppers"))
+        raise errors.BusyError("it is being repaired")
+
+    monkeypatch.setattr(mount, "ReaderLock", busy)
+    with pytest.raises(errors.BusyError):
+        store.mount(layer.id, tmp_path)
+    assert held == [False]

@@ -1,11 +1,15 @@
 """What a repair may conclude: mended only what was compared, quarantined only what is known to be bad."""
 
+import io
 import os
+import shutil
+import tarfile
 from contextlib import nullcontext
 
 import pytest
 from click.testing import CliRunner
 
+import imagemaker
 import layerstore
 from layerstore import errors
 from layerstore.cli.commands import cli
@@ -155,3 +159,26 @@ def test_the_command_says_why_the_source_was_of_no_help(store, tmp_path, monkeyp
     unavailable(monkeypatch, store)
     done = CliRunner().invoke(cli, ["--root", str(store.root), "repair", "--from", made.reference])
     assert (done.exit_code, f"failed {layer.id}: from the source: it answered 429" in done.output) == (3, True)
+
+
+KEPT_DAMAGE = {
+    "the first": lambda kept: flip(os.path.join(kept, "0")), "the last": lambda kept: flip(os.path.join(kept, "69")),
+    "one is gone": lambda kept: os.unlink(os.path.join(kept, "66")), "all are gone": shutil.rmtree,
+    "a file in their place": lambda kept: (shutil.rmtree(kept), open(kept, "x").close()),
+}
+
+
+@pytest.mark.parametrize("damage", KEPT_DAMAGE.values(), ids=KEPT_DAMAGE)
+def test_what_is_kept_for_the_tar_is_restored_from_the_source_however_much_it_is(store, tmp_path, damage):
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for number in range(71):         # each replaces the one before, which is kept
+            info = tarfile.TarInfo("file")
+            info.size = 100
+            archive.addfile(info, io.BytesIO(b"%100d" % number))
+    made = imagemaker.Image([imagemaker.Layer(tar=tar.getvalue())]).write_oci(tmp_path / "image", tag="latest")
+    layer = store.layer(store.pull(made.reference).layers[0])
+    damage(tree(store, layer, "kept"))
+    assert store.repair(source=made.reference).mended == (layer.id,)
+    assert len(os.listdir(tree(store, layer, "kept"))) == 70
+    assert store.check(content=True).sound

@@ -46,6 +46,7 @@ TESTS = tuple(
         "tests/test_repair.py",
         "tests/test_repair_rest.py",
         "tests/test_repair_verdicts.py",
+        "tests/test_repair_whole.py",
         "tests/test_write_order.py",
         "tests/test_stage_apply.py",
         "tests/test_delete.py",

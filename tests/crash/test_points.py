@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = {   # workload: (states at the first level, states in all), with some margin: they are counts, not times
     "pull": (100, 1600), "apply": (115, 1000), "batch": (70, 700), "delete": (44, 350), "image-delete": (125, 1200),
     "checkpoint": (120, 800), "gc": (85, 700), "adopt": (44, 320), "take": (48, 100), "resume": (55, 350), "everything": (400, 600), "create": (70, 1000),
-    "recovery": (48, 1000), "repair": (80, 110), "beneath": (70, 90),
+    "recovery": (48, 1000), "repair": (76, 110), "beneath": (70, 90),
 }
 SLICES = {"partial": (0.25, 15)}   # a share of the first level, no second one, and a floor: the whole is for `make crash`
 

@@ -119,6 +119,7 @@ def repair(
 def _show(report: Any) -> None:
     output.lines(f"{step.do.value} {step.subject} {step.path}: {step.why} (from: {step.source})" for step in report.steps)
     if report.dry_run:
+        _show_mounts(report)
         click.echo(f"{len(report.steps)} steps; nothing was changed")
         return
     output.lines(f"mended {each}" for each in report.mended)
@@ -126,9 +127,14 @@ def _show(report: Any) -> None:
     output.lines(f"left {each}: readers hold it" for each in report.busy)
     output.lines(f"failed {each}: {why}" for each, why in report.failed.items())
     output.lines(f"no help from the source for {each}: {why}" for each, why in report.refused.items())
-    output.lines(f"mount again: {each}" for each in report.remount)
+    _show_mounts(report)
     output.lines(f"what was replaced is in {each}" for each in report.evidence)
     click.echo(f"{len(report.mended)} mended, {len(report.quarantined)} quarantined")
+
+
+def _show_mounts(report: Any) -> None:
+    output.lines(f"mount again: {each}" for each in report.remount)
+    output.lines(f"shown by {each}: start its containers again" for each in report.views)
 
 
 @click.command()

@@ -136,6 +136,11 @@ class LayerPlace:
         """The layer that it is in."""
         return self._source.layer_id
 
+    @property
+    def found(self) -> Found:
+        """What an index says that is there."""
+        return self._found
+
     def read(self) -> Iterator[bytes]:
         """See ``partial.Place``. What is larger than a piece is read twice, through one descriptor."""
         found = self._found

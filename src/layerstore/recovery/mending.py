@@ -151,16 +151,26 @@ def end(handle: Handle, txid: str, damage: Mapping[str, Any] | None, *, label: s
 def settle(handle: Handle, txid: str, row: Mapping[str, Any]) -> None:
     """End a repair that was interrupted; the tree's lock is held. What was exchanged stays.
 
-    A ``txid`` that was to be mended is written: else the next to recover would not know the tree for its own. The layer is in the state that it was in; what is still damaged the next check finds.
+    A ``txid`` that was to be mended is written: else the next to recover would not know the tree for its own. The
+    layer is in the state that it was in; what is still damaged the next check finds.
     Durability: when it returns, everything that was exchanged is on disk, and the mark is gone.
     """
-    with Descriptor(row["layer_id"], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handle.dirs["layers"]) as tree_fd:
+    try:
+        tree = Descriptor(row["layer_id"], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handle.dirs["layers"])
+    except (FileNotFoundError, NotADirectoryError):
+        pass                             # a whole tree was to be put back, and is not there yet
+    else:
+        _settle_tree(handle, tree, txid, row)
+    damage = row.get("damage")
+    end(handle, txid, None if damage is None else {"why": damage["why"], "files": damage["files"]}, label="recover.mend")
+
+
+def _settle_tree(handle: Handle, tree: Descriptor, txid: str, row: Mapping[str, Any]) -> None:
+    with tree as tree_fd:
         _give_txid(tree_fd, txid, row["repair"]["files"])
         wear_all(handle, tree_fd, row["output"]["manifest_digest"], row["repair"]["files"])
         put_aside(handle, tree_fd, row["layer_id"])
         handle.sync(tree_fd, point="repair.settle")
-    damage = row.get("damage")
-    end(handle, txid, None if damage is None else {"why": damage["why"], "files": damage["files"]}, label="recover.mend")
 
 
 def _give_txid(tree_fd: int, txid: str, files: Collection[bytes]) -> None:

@@ -152,7 +152,7 @@ def decide(row: Row, facts: TreeFacts) -> tuple[Do, str]:
         return default, f"{state.value}, but its tree was found in {found}"
     if do is Do.LEAVE and state is State.COMMITTED and not facts.side_file_right:
         do, why = Do.REWRITE_SIDE, "committed and in place, but its side file was lost or torn"
-    if do is Do.LEAVE and "repair" in row and facts.places == _LAYERS:
+    if do is Do.LEAVE and "repair" in row and facts.places in (_LAYERS, _NOWHERE):
         # whoever holds it ends its repair itself: there is nothing to redo that would have to be waited for
         do, why = (Do.LEAVE, _MENDING) if facts.locked else (Do.END_REPAIR, "its repair was interrupted")
         return do, why

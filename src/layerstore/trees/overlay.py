@@ -37,6 +37,7 @@ from dataclasses import dataclass
 
 from layerstore.errors import BusyError, HostError, InvalidArgumentError, PrivilegeError, UnknownMountError
 from layerstore.system import faults, fs, kernel
+from layerstore.trees.mounted import Mounted, table
 
 __all__ = [
     "MAX_LAYERS", "OverlaySupport", "check_label", "is_overlay_mounted", "mount_id", "mount_overlay", "probe", "unmount",
@@ -198,35 +199,15 @@ def mount_id(target: str) -> int | None:
 # -- what is mounted -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Mounted:
-    id: int
-    parent: int
-    fstype: str
-
-
-def _mounts_at(target: str) -> list[_Mounted]:
+def _mounts_at(target: str) -> list[Mounted]:
     path = os.fsencode(os.path.realpath(target))
     try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            table = file.read()
+        return [each for each in table() if each.target == path]
     except OSError as error:
         raise fs.host_error(error, "reading /proc/self/mountinfo") from error
-    found = []
-    for line in table.splitlines():
-        fields, _, rest = line.partition(b" - ")  # a field cannot hold a space: it is \040 there
-        parts = fields.split(b" ")
-        if _decode(parts[4]) == path:
-            found.append(_Mounted(int(parts[0]), int(parts[1]), rest.split(b" ")[0].decode()))
-    return found
 
 
-def _decode(field: bytes) -> bytes:
-    """Undo mountinfo's escapes: space, tab, newline, backslash and # are three octal digits there."""
-    return re.sub(rb"\\([0-3][0-7]{2})", lambda m: bytes([int(m[1], 8)]), field)
-
-
-def _topmost(mounts: Sequence[_Mounted]) -> _Mounted:
+def _topmost(mounts: Sequence[Mounted]) -> Mounted:
     """Of mounts at one place, the one on which no other sits: the table's order does not tell."""
     parents = {each.parent for each in mounts}
     return next((each for each in reversed(mounts) if each.id not in parents), mounts[-1])

@@ -58,9 +58,8 @@ def mount(
     target = os.path.realpath(target)
     if not os.path.isdir(target):
         raise InvalidArgumentError(f"the mount point {target} is not an existing directory", hint="make it first")
-    with flock.locked_dir(handle.dirs["uppers"]), ReaderLock(
-        handle, [layer.id for layer in chain], damaged=damaged,
-    ):
+    # in this order: who waits for a layer that is being repaired keeps no other mount waiting
+    with ReaderLock(handle, [layer.id for layer in chain], damaged=damaged), flock.locked_dir(handle.dirs["uppers"]):
         kept = _resume(handle, chain, target, writable)
         mount_id = kept or _take(handle, chain, target, writable, damaged, label)
         try:

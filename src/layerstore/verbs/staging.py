@@ -120,7 +120,7 @@ def discard(handle: Handle, *stagings: Staging) -> None:
         return
     reserve.open_up(handle.root_fd)
     try:
-        forgotten = handle.update("discard", lambda txn: {each.txid for each in held if _forget(txn, each.txid)})
+        forgotten = handle.update("discard", lambda txn: {each.txid for each in held if forget(txn, each.txid)})
         for each in held:
             if each.txid in forgotten:
                 drop_tree(handle, each.txid)
@@ -159,7 +159,8 @@ def has_spool(staging: Staging) -> bool:
     return spool.kept_ns(staging.lock.fd, staging.content_key) is not None
 
 
-def _forget(txn: Any, txid: str) -> bool:
+def forget(txn: Any, txid: str) -> bool:
+    """Drop the row of a tree that is given up, in the transaction *txn*. False: it is somebody's by now."""
     row = txn.get("layers", txid)
     trigger = _GIVE_UP.get(row["state"]) if row is not None else None
     if trigger is not None:

@@ -236,6 +236,5 @@ def _is_as_it_was(path: str, hit: Changes) -> bool:
 
 
 def _is_in_no_source(hit: Changes) -> bool:
-    """Whether what is damaged is of this store alone: big data that a caller gave, a tree's identity."""
-    lost = [path for path, (before, _) in hit.items() if before is not None]
-    return any("/big-data" in path or (path.count("/") == 1 and path.startswith("layers/")) for path in lost)
+    """Whether what is damaged is of this store alone: big data that a caller gave."""
+    return any("/big-data" in path for path, (before, _) in hit.items() if before is not None)

@@ -19,7 +19,7 @@ JOURNAL = frozenset({"database", "segment", "lock file"})
 
 _WEIGHTS = {   # of a hundred damages, about
     "content": 40, "database": 14, "side file": 10, "manifest": 7, "segment": 6, "tar-split": 5, "image": 4, "kept": 3,
-    "big data": 3, "tree": 3, "directory": 2, "advice": 2, "lock file": 1,
+    "big data": 3, "tree": 3, "whole tree": 3, "directory": 2, "advice": 2, "lock file": 1,
 }
 _PARTS = {
     "diff": "content", "manifest": "manifest", "tar-split": "tar-split", "kept": "kept", "big-data": "big data",
@@ -42,7 +42,9 @@ def purpose_of(path: str) -> str:
         return "directory"
     if parts[0] == "images":
         return "image"
-    return "tree" if len(parts) == 2 or (path.endswith("/diff") and len(parts) == 3) else _PARTS.get(parts[2], "")
+    if len(parts) == 2:
+        return "whole tree"
+    return "tree" if path.endswith("/diff") and len(parts) == 3 else _PARTS.get(parts[2], "")
 
 
 def owner_of(path: str) -> str:

@@ -61,8 +61,13 @@ def row_of(handle: Handle, layer: Layer) -> Mapping[str, Any] | None:
 
 def begin(
     handle: Handle, layer: Layer, row: Mapping[str, Any], depth: Depth, hashing: Hashing, most: int = MAX_FILES_NAMED,
+    *, only: Collection[bytes] | None = None, parts: bool = True,
 ) -> Look:
-    """Look at everything but content, and hand that out. At most *most* paths are named."""
+    """Look at everything but content, and hand that out. At most *most* paths are named.
+
+    For a second look: *only* at these paths of the tree (then nothing is too many); without *parts* not at the content of
+    what is beside it, but for the manifest.
+    """
     look = Look(layer, row, depth, most=most)
     try:
         tree = structure.tree(handle, layer)
@@ -73,7 +78,7 @@ def begin(
             names = frozenset(os.listdir(fd))
             look.findings += structure.layer(handle, fd, names, layer, row)
             if not any(each.code in structure.MISSING and each.path != tarsplit.NAME for each in look.findings):
-                _tree(handle, fd, names, look, hashing)
+                _tree(handle, fd, names, look, hashing, only, parts=parts)
     except LayerstoreError as error:
         look.findings.append(Finding("manifest-damaged", layer.id, str(error), "manifest"))
     except OSError as error:
@@ -83,15 +88,18 @@ def begin(
     return look
 
 
-def _tree(handle: Handle, fd: int, names: Collection[str], look: Look, hashing: Hashing) -> None:
+def _tree(
+    handle: Handle, fd: int, names: Collection[str], look: Look, hashing: Hashing, only: Collection[bytes] | None, *,
+    parts: bool,
+) -> None:
     layer, form, ids = look.layer, handle.overlay_form, handle.ids
     if look.depth is Depth.STRUCTURE:
         if suspects.NAME in names:
             _take(look, suspects.problems(fd, layer.manifest_digest, overlay_form=form, ids=ids))
         return
-    if look.depth is Depth.CONTENT:
+    if look.depth is Depth.CONTENT and parts:
         look.findings += _big_data(fd, layer)
-    missing = any(each.path == tarsplit.NAME for each in look.findings)
+    missing = not parts or any(each.path == tarsplit.NAME for each in look.findings)
     diff = Descriptor("diff", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
 
     def later(entry: ManifestEntry) -> None:
@@ -102,7 +110,7 @@ def _tree(handle: Handle, fd: int, names: Collection[str], look: Look, hashing: 
 
     _take(look, tree_problems(
         fd, layer.manifest_digest, content=look.depth is Depth.CONTENT, overlay_form=form, ids=ids, later=later,
-        tar_split=None if missing else layer.tar_split_digest,
+        tar_split=None if missing else layer.tar_split_digest, only=only,
     ))
     if look.batches and not look.batches[-1].given:
         hashing.hand_out(look.batches[-1])

@@ -1,9 +1,10 @@
 """Repair: what ``check`` finds is put right from the nearest good copy; what cannot be is quarantined. Nothing is deleted.
 
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
-    making    the steps, carried out in ``mending``'s order            listed    it by the manifests of other layers
+    making    the steps, carried out in ``mending``'s order            places    it in this store
+    relook    the look under the lock                                  remounts  who shows what was changed
     promises  what an image's side file is made of                     rest      those, and what nobody owns
-    this module   one layer after the other
+    whole     a tree that is gone, from its source                     this module   one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
@@ -13,7 +14,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from layerstore.errors import BusyError, HostError, LayerstoreError, PrivilegeError
@@ -28,15 +30,15 @@ from layerstore.system.fs import host_error
 from layerstore.verbs.check import Depth, Finding, layers
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
-from layerstore.verbs.repair import making
+from layerstore.verbs.repair import making, relook, remounts, whole
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
 from layerstore.verbs.repair.rest import Done, rest
-from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, entries_of, kept_of
+from layerstore.verbs.repair.supply import NotFetchedError, Source, Supply, kept_of
 
 __all__ = ["Do", "RepairOptions", "RepairReport", "Step", "repair"]
 
 _ROUNDS = 5                              # a manifest that is restored shows what else is wrong
-_ALL = 1 << 30
+_NOT_HERE = (Do.QUARANTINE, Do.LEAVE, Do.PUT_BACK)   # what is not carried out on the paths of a tree
 _READ = "run it in the namespace that made the store, or as root"
 
 
@@ -61,9 +63,10 @@ class RepairReport:
 
     ``mended``: whole again. ``quarantined``: kept, not served, with what is left of the damage. ``busy``: readers held
     them; nothing was changed. ``failed``: ID → why (the disk is full, the source cannot be reached …); what it was it is,
-    nothing is lost, try again. ``remount``: where something of a layer that was changed is mounted: unmount, and mount
-    again. ``evidence``: where what was replaced is kept. ``fetched``: bytes that came from a registry. ``refused``: ID →
-    why what the source gives for it is not its content.
+    nothing is lost, try again. ``remount``: where something of a layer whose tree was changed is mounted, by this store or
+    by whomever (``/proc/<pid>/root/…``: in another mount namespace, as far as it may be looked at): unmount, and mount
+    again. ``views``: the leases of views that show such a layer. ``evidence``: where what was replaced is kept.
+    ``fetched``: bytes that came from a registry. ``refused``: ID → why what the source gives for it is not its content.
     """
 
     steps: tuple[Step, ...]
@@ -76,6 +79,7 @@ class RepairReport:
     dry_run: bool = False
     fetched: int = 0
     refused: dict[str, str] = field(default_factory=dict)
+    views: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -112,6 +116,9 @@ class _Run:
         self._failed: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._evidence: list[str] = []
+        self._told: set[Step] = set()
+        self._touched: set[str] = set()
+        self._begun: set[str] = set()    # layers that were changed, and of which more had to be looked at
         self.done = Done(self._steps, self._mended, self._evidence, self._failed)
 
     def every(self) -> list[Layer]:
@@ -123,36 +130,24 @@ class _Run:
             return list(catalog.layers(view))
 
     def report(self) -> RepairReport:
-        changed = {*self._mended, *self._quarantined}
-        with self._handle.read() as view:
-            targets = {each.target for each in catalog.mounts(view) if each.mounted and changed & set(each.layers)}
+        targets, views = remounts.of(self._handle, self._touched)
         return RepairReport(
             tuple(self._steps), tuple(self._mended), tuple(self._quarantined), tuple(self._busy), self._failed,
-            tuple(sorted(targets)), tuple(self._evidence), self._options.dry_run,
-            self._source.fetched if self._source is not None else 0, self._refused,
+            targets, tuple(self._evidence), self._options.dry_run,
+            self._source.fetched if self._source is not None else 0, self._refused, views,
         )
 
     # -- one layer -----------------------------------------------------------------------------------------------------
 
     def layer(self, layer: Layer) -> None:
-        """Look without a lock; if there is anything, plan, and do it under the layer's own."""
-        findings = self._look(layer).findings
-        if not findings and layer.state == State.COMMITTED:
-            return
-        with ExitStack() as stack:
-            try:
-                tree_fd = stack.enter_context(fs.open_dir(layer.id, self._handle.dirs["layers"]))
-                known, _ = self._known(layer, tree_fd, findings)
-            except OSError:
-                known = Known()
-            steps = plan(findings, known)
-        self._steps += steps
-        if self._options.dry_run:
-            return
+        """Look at all of it without a lock; if there is anything, plan, and do it under the layer's own."""
+        supply = Supply(self._handle, layer, self._source)
         try:
-            if self._source is not None and any(step.source.startswith("source ") for step in steps):
-                self._source.tree(layer)   # fetched before the lock is taken
-            self._under_lock(layer)
+            for _ in range(_ROUNDS):     # a manifest that is restored shows what else is wrong
+                if not self._once(layer, self._look(layer), supply):
+                    break
+            else:
+                self._busy.append(layer.id)   # others repair it all the time
         except NotFetchedError as error:   # no verdict: the layer stays what it is
             self._failed[layer.id] = f"from the source: {error}"
         except BusyError:
@@ -170,73 +165,141 @@ class _Run:
         if row is None:
             return layers.Look(layer, {}, self._options.depth)
         depth = Depth.CONTENT if row["state"] == State.QUARANTINED else self._options.depth
-        look = layers.begin(self._handle, layer, row, depth, self._hashers, _ALL)
+        look = layers.begin(self._handle, layer, row, depth, self._hashers, relook.ALL)
         layers.take_hashed(look, self._hashers)
         return look
 
-    def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding]) -> tuple[Known, Supply]:
-        supply = Supply(self._handle, layer, tree_fd, self._source)
-        entries = entries_of(tree_fd, layer.manifest_digest)
-        known = Known(entries, {}, supply.parts(), kept_of(tree_fd, layer.tar_split_digest))
-        return Known(entries, supply.locate(wanted(findings, known), entries or {}), known.parts, known.kept), supply
+    def _once(self, layer: Layer, look: layers.Look, supply: Supply) -> bool:
+        """Do what *look*, at the whole layer, asks for. Whether it has to be looked at again."""
+        if not look.findings and look.row.get("state") != State.QUARANTINED:
+            if layer.id in self._begun:
+                self._mended.append(layer.id)
+            return False
+        steps = self._planned(layer, look, supply)
+        self._steps += [step for step in steps if step not in self._told]
+        self._told.update(steps)
+        if self._options.dry_run:
+            self._touches(layer, steps)
+            return False
+        if self._source is not None and any(step.source.startswith("source ") for step in steps):
+            self._source.tree(layer)     # fetched before the lock is taken
+        again = self._put_back(layer, supply) if any(step.do is Do.PUT_BACK for step in steps) else None
+        return self._under_lock(layer, look, supply) if again is None else again
 
-    def _under_lock(self, layer: Layer) -> None:
-        lock = flock.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
+    def _planned(self, layer: Layer, look: layers.Look, supply: Supply) -> tuple[Step, ...]:
+        try:
+            with fs.open_dir(layer.id, self._handle.dirs["layers"]) as tree_fd:
+                return plan(look.findings, self._known(layer, tree_fd, look.findings, supply))
+        except OSError:
+            return plan(look.findings, Known(parts=supply.parts()))
+
+    def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding], supply: Supply) -> Known:
+        supply.at(tree_fd)
+        parts = any(not each.code.startswith("path-") for each in findings)
+        kept = kept_of(tree_fd, layer.tar_split_digest) if parts else {}
+        known = Known(supply.entries(), {}, supply.parts(), kept)
+        return replace(known, content=supply.locate(wanted(findings, known)))
+
+    def _put_back(self, layer: Layer, supply: Supply) -> bool | None:
+        """The whole tree, from its source; then as ``_under_lock``. None: the source does not have it, or it is there."""
+        assert self._source is not None
+        tree = self._source.give(layer, partial(whole.is_it, layer))
+        if tree is None:
+            if layer.diff_id not in self._source.refused:
+                self._refused[layer.id] = "unpacked here, it is not the same tree: another manifest"
+            return None
+        with whole.put_back(self._handle, layer, tree, self._evidence) as tree_fd:
+            if tree_fd is None:
+                return None
+            self._touched.add(layer.id)
+            return self._go_on(layer, tree_fd, self._look(layer), supply)
+
+    def _under_lock(self, layer: Layer, look: layers.Look, supply: Supply) -> bool:
+        try:
+            lock = flock.lock_tree(self._handle.dirs["layers"], layer.id, wait=self._options.wait, point="repair.lock")
+        except NotADirectoryError:
+            lock = None
         if lock is None:
             self._give_up(layer, [Finding("layer-missing", layer.id, "its tree is not in its place")])
-            return
+            return False
         with lock as tree_fd:
-            if self._row(layer) is None:
-                return                   # deleted meanwhile
-            try:
-                self._close(layer, self._rounds(layer, tree_fd, set()))
-            except BaseException:
-                self._take_back(layer)
-                raise
+            row = self._row(layer)
+            if row is None:
+                return False             # deleted meanwhile
+            if any(row.get(key) != look.row.get(key) for key in ("state", "repair", "damage")):
+                return True              # another repair was quicker, or was killed
+            return self._go_on(layer, tree_fd, look, supply)
+
+    def _go_on(self, layer: Layer, tree_fd: int, look: layers.Look, supply: Supply) -> bool:
+        try:
+            return self._close(layer, look, self._rounds(layer, tree_fd, look, supply))
+        except BaseException:
+            self._take_back(layer)
+            raise
 
     def _row(self, layer: Layer) -> dict[str, Any] | None:
         with self._handle.read() as view:
             row = view.get("layers", layer.txid)
         return row if row is not None and row["state"] in (State.COMMITTED, State.QUARANTINED) else None
 
-    def _rounds(self, layer: Layer, tree_fd: int, marked: set[bytes]) -> layers.Look:
-        """Look, plan, do, until there is nothing left that can be done: what is left."""
+    def _rounds(self, layer: Layer, tree_fd: int, whole: layers.Look, supply: Supply) -> layers.Look:
+        """Look again, plan, do, until there is nothing left that can be done: what is left."""
         before: set[tuple[str, str]] = set()
+        marked: set[bytes] = set()
         for _ in range(_ROUNDS):
-            look = self._look(layer)
+            look = relook.again(self._handle, whole, marked, self._hashers)
             findings = look.findings
             now = {(each.code, each.path) for each in findings}
-            if not findings or now == before:
+            if not findings or now == before or (relook.is_whole(look) and not relook.is_whole(whole)):
                 return look
             before = now
-            known, supply = self._known(layer, tree_fd, findings)
-            steps = [step for step in plan(findings, known) if step.do not in (Do.QUARANTINE, Do.LEAVE)]
+            known = self._known(layer, tree_fd, findings, supply)
+            steps = [step for step in plan(findings, known) if step.do not in _NOT_HERE]
             if not steps:
                 return look
             marked |= {os.fsencode(step.path) for step in steps}
             if not mending.mark(self._handle, layer.txid, marked):
                 break                    # it is being deleted
+            self._touches(layer, steps)
             aside = making.carry_out(self._handle, layer, tree_fd, steps, known, supply)
             if aside is not None:
                 self._evidence.append(aside)
-        return self._look(layer)
+        return relook.again(self._handle, whole, marked, self._hashers)
 
-    def _close(self, layer: Layer, last: layers.Look) -> None:
-        """The last step: the mark goes, with what was found at last."""
+    def _touches(self, layer: Layer, steps: Collection[Step]) -> None:
+        """Note a layer of which something changes that a mount of it shows."""
+        if any(step.path == "diff" or step.path.startswith("diff/") for step in steps if step.do in making.CHANGES):
+            self._touched.add(layer.id)
+
+    def _close(self, layer: Layer, whole: layers.Look, last: layers.Look) -> bool:
+        """The last step: the mark goes, with what was found at last. Whether now more can be seen than *whole* could."""
         now = self._row(layer)
         if now is None:
-            return
+            return False
+        if relook.is_whole(last) and not relook.is_whole(whole):
+            self._go_on_later(layer, now)
+            return True
         if last.findings:
             self._give_up(layer, last.findings)
-            return
+            return False
         if "repair" not in now and now["state"] == State.COMMITTED:
-            return                       # somebody else was quicker
+            return False                 # somebody else was quicker
         if last.unread:                  # any of them may be what is bad
             raise PrivilegeError(f"{last.unread} of its paths may not be read by this process; any may be bad", hint=_READ)
         if "repair" not in now:          # one that was quarantined, and is whole
             mending.mark(self._handle, layer.txid, ())
         mending.end(self._handle, layer.txid, None, label="mend")
         self._mended.append(layer.id)
+        return False
+
+    def _go_on_later(self, layer: Layer, row: dict[str, Any]) -> None:
+        """The mark goes, and the state is as it was: the manifest is right now, and all that it says is to be looked at."""
+        if "repair" not in row:
+            return
+        self._begun.add(layer.id)
+        damage = row.get("damage")
+        left = None if damage is None else {"why": damage["why"], "files": damage["files"]}
+        mending.end(self._handle, layer.txid, left, label="mend" if left is None else "quarantine")
 
     def _give_up(self, layer: Layer, left: list[Finding]) -> None:
         with self._handle.read() as view:

@@ -15,6 +15,7 @@ from layerstore.errors import DamagedError, LayerstoreError
 from layerstore.formats import records
 from layerstore.formats.manifest import KINDS, NODE, OVERRIDE, ManifestEntry
 from layerstore.formats.manifest import NAME as MANIFEST
+from layerstore.formats.tarsplit import KEPT
 from layerstore.formats.tarsplit import NAME as SPLIT
 from layerstore.model import Layer
 from layerstore.opening.handle import Handle
@@ -27,9 +28,10 @@ from layerstore.trees.wear import wear
 from layerstore.verbs.repair.plan import Do, Known, Step
 from layerstore.verbs.repair.supply import Supply
 
-__all__ = ["MAKES", "carry_out"]
+__all__ = ["CHANGES", "MAKES", "carry_out"]
 
 MAKES = frozenset({Do.RESTORE, Do.MAKE, Do.LINK, Do.REWRITE, Do.COPY})
+CHANGES = MAKES | {Do.TAKE_OUT, Do.WEAR}
 _DIFF = b"diff/"
 
 
@@ -131,7 +133,7 @@ class _Making:
             raise _CannotError from error
 
     def _restore(self, own: int, name: str, digest: bytes) -> None:
-        for pieces in self._supply.contents(digest, self._known.entries or {}):
+        for pieces in self._supply.contents(digest):
             try:
                 if self._write(own, name, pieces()) == digest:
                     return
@@ -167,9 +169,20 @@ class _Making:
 
     def exchange_all(self, own: int, made: list[tuple[str, bytes]]) -> None:
         """Each into its place; those of directories before what is in them."""
+        if any(path.startswith(f"{KEPT}/".encode()) for _, path in made):
+            self._room_for_kept(own)
         for name, path in made:
             with suppress(FileNotFoundError, NotADirectoryError), self._parent(path) as (dir_fd, base):
                 mending.put(own, name, dir_fd, base)
+
+    def _room_for_kept(self, own: int) -> None:
+        try:
+            there = stat.S_ISDIR(os.stat(KEPT, dir_fd=self._tree_fd, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            there = False
+        if not there:
+            mending.take_out(own, KEPT, self._tree_fd, KEPT.encode())
+            fs.make_dir(self._tree_fd, KEPT, point="repair.move")
 
     def take_out_all(self, own: int, steps: list[Step], number: int) -> None:
         for step in steps:

@@ -24,6 +24,7 @@ class Do(StrEnum):
     TAKE_OUT = "take-out"              # what should not be there: kept in quarantine/
     REWRITE = "rewrite"                # a side file, from the row
     COPY = "copy"                      # a part of the layer, from its source
+    PUT_BACK = "put-back"              # the whole tree, from its source
     SET_ASIDE = "set-aside"            # a tree that nobody owns: kept in quarantine/
     QUARANTINE = "quarantine"          # it cannot be restored: the layer is kept, and not served
     LEAVE = "leave"                    # nothing that a repair could do
@@ -44,7 +45,8 @@ class Step:
 class Known:
     """Of one layer. ``entries``: its manifest, by path (None: it is not what it was). ``content``: digest → who has it.
 
-    ``parts``: files of its directory that its source has → the source. ``kept``: digests of files beside the tree.
+    ``parts``: what its source has of its directory → the source: files; ``kept``: all that is in there; "": all of it.
+    ``kept``: digests of files beside the tree.
     """
 
     entries: Mapping[bytes, ManifestEntry] | None = None
@@ -150,8 +152,11 @@ def _other(finding: Finding, known: Known) -> Step:
         return step(Do.REWRITE, "the catalog; the manifest proves that it is this tree")
     if code == "part-missing" and path == "diff" and known.entries is not None:
         return step(Do.MAKE, "the manifest")
-    if (code in _PARTS or code in ("part-missing", "kept-wrong")) and part in known.parts:
-        return Step(Do.COPY, finding.subject, part, known.parts[part], finding.message)
+    if code == "layer-missing" and "" in known.parts:
+        return step(Do.PUT_BACK, known.parts[""])
+    source = known.parts.get(part.partition("/")[0]) if part else None
+    if (code in _PARTS or code in ("part-missing", "kept-wrong")) and source is not None:
+        return Step(Do.COPY, finding.subject, part, source, finding.message)
     if code == "kept-wrong" and known.kept.get(path) in known.content:
         return step(Do.RESTORE, known.content[known.kept[path]])
     if code == "ownerless":

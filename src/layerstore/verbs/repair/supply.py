@@ -6,15 +6,10 @@ the whole of a layer, and staged as for a pull, so that of a chunked blob only t
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from layerstore.dedup import LayerFinder
-from layerstore.dedup.places import LayerPlace
 from layerstore.errors import (
     ArchiveError,
     CompressionError,
@@ -31,24 +26,22 @@ from layerstore.formats.manifest import ManifestEntry, final_entries, manifest_d
 from layerstore.formats.packed import file_digest, open_regular, read_chunks
 from layerstore.formats.tarsplit import KEPT, Kept, read_tar_split
 from layerstore.formats.tarsplit import NAME as SPLIT
-from layerstore.model import Layer, LayerSource, SourceImage, StageOptions
-from layerstore.opening.beneath import open_tree
+from layerstore.model import DiffOutput, Layer, LayerSource, SourceImage, StageOptions
 from layerstore.opening.handle import Handle
 from layerstore.sources import open_source
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
 from layerstore.system.fs import host_error
-from layerstore.trees.dirfds import DirFds
 from layerstore.verbs.pull_layers import PullOptions, differ_of
-from layerstore.verbs.repair.listed import Listed
+from layerstore.verbs.repair.places import Nearby, Place, by_digest, pieces, read
 from layerstore.verbs.stage import StagedLayer, stage
+from layerstore.verbs.staging import Staging
 
-__all__ = ["NotFetchedError", "Pieces", "Source", "Supply", "entries_of", "kept_of"]
+__all__ = ["NotFetchedError", "Pieces", "Source", "Supply", "entries_of", "kept_of", "parts_of"]
 
 Pieces = Callable[[], Iterator[bytes]]
 _VERDICTS = (ArchiveError, CompressionError, DigestMismatchError, SizeMismatchError, TocError)
 """What the source gives is not the content that was wanted. Any other error is of the way to it, or of this machine."""
-_TRIES = 8                               # layers that are asked for the same content
 
 
 def entries_of(tree_fd: int, digest: str) -> dict[bytes, ManifestEntry] | None:
@@ -93,6 +86,7 @@ class Source:
             raise
         self._layers: dict[str, LayerSource] = {each.diff_id: each for each in self.image.layers}
         self._trees: dict[str, Descriptor] = {}
+        self._staged: dict[str, StagedLayer] = {}
         self._unfetched: dict[str, str] = {}
         self.refused: dict[str, str] = {}   # diffID -> why what the source has is not that content
 
@@ -123,10 +117,18 @@ class Source:
                 raise NotFetchedError(str(said)) from error
         return self._trees.get(wanted)
 
+    def give(self, layer: Layer, fits: Callable[[DiffOutput], bool]) -> Staging | None:
+        """The staged tree itself, for good, if it *fits*; None if not, or as ``tree``. The next who asks gets another."""
+        if self.tree(layer) is None or not fits(self._staged[layer.diff_id].output):
+            return None
+        del self._trees[layer.diff_id]
+        return self._staged.pop(layer.diff_id).take(self._handle)
+
     def _stage(self, layer: Layer) -> Descriptor:
         source = self._layers[layer.diff_id]
         differ = differ_of(self._handle, source, names=(), parent=layer.parent, partial=self._options.partial)
         staged: StagedLayer = self._stack.enter_context(stage(self._handle, differ, StageOptions(self._options.limits)))
+        self._staged[layer.diff_id] = staged
         tree = fs.open_dir(staged.txid, self._handle.dirs["staging"])
         self._stack.callback(tree.close)
         return tree
@@ -139,75 +141,64 @@ class Source:
             self._stack.close()
 
 
+def parts_of(source: Source | None, layer: Layer) -> dict[str, str]:
+    """What *source* may have of the layer's directory: "" is all of it; all that is in ``kept/``; as ``Known.parts``."""
+    if source is None or not source.has(layer):
+        return {}
+    return dict.fromkeys(("", MANIFEST, SPLIT, KEPT), f"source {source.reference}")
+
+
 class Supply:
-    """For one layer, whose directory is open as *tree_fd*."""
+    """For one layer, as long as it is repaired: what was read once is not read again, whatever the number of paths."""
 
-    def __init__(self, handle: Handle, layer: Layer, tree_fd: int, source: Source | None) -> None:
-        self._handle, self._layer, self._tree_fd = handle, layer, tree_fd
-        self._source = source if source is not None and source.has(layer) else None
-        self._listed = Listed(handle, layer.id)
+    def __init__(self, handle: Handle, layer: Layer, source: Source | None) -> None:
+        self._handle, self._layer, self._given = handle, layer, source
+        self._nearby = Nearby(handle, layer)
+        self._entries: dict[bytes, ManifestEntry] | None = None
+        self._own: dict[bytes, list[Place]] = {}
+        self._sources: dict[bytes, list[Place]] | None = None
+        self._tree_fd = -1
 
-    def locate(self, digests: Collection[bytes], entries: Mapping[bytes, ManifestEntry]) -> dict[bytes, str]:
+    @property
+    def _source(self) -> Source | None:
+        """None, too, from when it turned out not to have the layer after all."""
+        return self._given if self._given is not None and self._given.has(self._layer) else None
+
+    def at(self, tree_fd: int) -> None:
+        """The layer's directory is open as *tree_fd* from now on."""
+        self._tree_fd = tree_fd
+
+    def entries(self) -> dict[bytes, ManifestEntry] | None:
+        """The layer's manifest, as ``entries_of``. Once it was right it is not read again: its digest says all of it."""
+        if self._entries is None:
+            self._entries = entries_of(self._tree_fd, self._layer.manifest_digest)
+            self._own = by_digest(self._entries or {})
+        return self._entries
+
+    def locate(self, digests: Collection[bytes]) -> dict[bytes, str]:
         """Who has it, by digest: read and compared, but for the source, which is only asked when it is needed."""
-        found = self._labels(digests, lambda digest: self._here(digest, entries))
-        self._listed.look_for(set(digests) - found.keys())
-        found |= self._labels(set(digests) - found.keys(), self._listed_here)
+        self._nearby.locate(self._tree_fd, digests, self._own)
+        found = {digest: self._nearby.known[digest].label for digest in digests if digest in self._nearby.known}
         if self._source is not None:
             found |= dict.fromkeys(set(digests) - found.keys(), f"source {self._source.reference}")
         return found
 
-    @staticmethod
-    def _labels(
-        digests: Collection[bytes], look: Callable[[bytes], Iterator[tuple[str, Pieces]]],
-    ) -> dict[bytes, str]:
-        """Who has each of *digests*, of those where *look* finds it: the first whose content is right."""
-        found = {digest: next((label for label, pieces in look(digest) if _is_good(pieces)), None) for digest in digests}
-        return {digest: label for digest, label in found.items() if label is not None}
-
     def parts(self) -> dict[str, str]:
-        """Files of the layer's directory that the source may have."""
-        if self._source is None:
-            return {}
-        return dict.fromkeys((MANIFEST, SPLIT, *(f"{KEPT}/{n}" for n in range(64))), f"source {self._source.reference}")
+        """Parts of the layer's directory that the source may have; as ``Known.parts``."""
+        return parts_of(self._source, self._layer)
 
-    def contents(self, digest: bytes, entries: Mapping[bytes, ManifestEntry]) -> Iterator[Pieces]:
+    def contents(self, digest: bytes) -> Iterator[Pieces]:
         """Content that is said to have *digest*, the nearest first; to be compared."""
-        for _, pieces in self._here(digest, entries):
-            yield pieces
-        for _, pieces in self._listed_here(digest):
-            yield pieces
+        for place in self._nearby.places(digest):
+            yield partial(read, self._handle, place, self._tree_fd)
         tree = self._source.tree(self._layer) if self._source is not None else None
-        if tree is not None:
-            there = entries_of(tree.fd, self._layer.manifest_digest) or entries
-            for path, entry in there.items():
-                if entry.sha256 == digest:
-                    yield partial(_file, tree.fd, path)
-                    break
-
-    def _here(self, digest: bytes, entries: Mapping[bytes, ManifestEntry]) -> Iterator[tuple[str, Pieces]]:
-        """In this store."""
-        for path, entry in entries.items():
-            meant = entries.get(entry.linkname, entry) if entry.type == "hardlink" else entry
-            if meant.sha256 == digest and _has(self._tree_fd, path, meant):
-                yield f"its own file {os.fsdecode(path)}", partial(_file, self._tree_fd, path)
-        without = [self._layer.id]
-        for _ in range(_TRIES):
-            with LayerFinder(self._handle, parent=self._layer.parent, without=without).find([digest]) as places:
-                place = places.get(digest)
-                if not isinstance(place, LayerPlace):
-                    return
-                without.append(place.layer_id)
-                yield f"layer {place.layer_id}", place.read
-
-    def _listed_here(self, digest: bytes) -> Iterator[tuple[str, Pieces]]:
-        """In other layers, where their manifests say that it is: what was asked for with ``locate``."""
-        for layer_id, entry in self._listed.places(digest):
-            try:
-                with open_tree(self._handle, layer_id) as tree_fd:
-                    if _has(tree_fd, entry.path, entry):
-                        yield f"layer {layer_id}", partial(_file, tree_fd, entry.path)
-            except OSError:
-                continue                 # deleted meanwhile
+        if tree is None:
+            return
+        if self._sources is None:
+            there = entries_of(tree.fd, self._layer.manifest_digest)
+            self._sources = self._own if there is None else by_digest(there)
+        for place in self._sources.get(digest, ())[:1]:
+            yield partial(pieces, tree.fd, place)   # what cannot be read of it is a failure of ours
 
     def part(self, name: str) -> Pieces | None:
         """A file of the layer's directory, from the source."""
@@ -215,46 +206,11 @@ class Supply:
         if tree is None:
             return None
 
-        def pieces() -> Iterator[bytes]:
+        def part() -> Iterator[bytes]:
             with ExitStack() as stack:
                 directory, _, base = name.rpartition("/")
                 fd = stack.enter_context(fs.open_dir(directory, tree.fd)) if directory else tree.fd
                 with open_regular(base, fd) as file:
                     yield from read_chunks(file)
 
-        return pieces
-
-
-def _is_good(pieces: Pieces) -> bool:
-    """A place in another layer gives nothing before it has compared all."""
-    try:
-        for _ in pieces():
-            break
-    except (OSError, DamagedError):
-        return False
-    return True
-
-
-def _has(tree_fd: int, path: bytes, entry: ManifestEntry) -> bool:
-    """Whether the file has its size and its content."""
-    digest, size = hashlib.sha256(), 0
-    try:
-        for piece in _file(tree_fd, path, entry.size):
-            size += len(piece)
-            digest.update(piece)
-    except OSError:
-        return False
-    return size == entry.size and digest.digest() == entry.sha256
-
-
-def _file(tree_fd: int, path: bytes, size: int | None = None) -> Iterator[bytes]:
-    """What a file of the tree has; nothing if it is not of that *size*."""
-    parent, _, base = path.rpartition(b"/")
-    with Descriptor("diff", os.O_RDONLY | os.O_DIRECTORY, dir_fd=tree_fd) as diff_fd:
-        fds = DirFds(diff_fd)
-        try:
-            with open_regular(base, fds.get(parent)) as fd:
-                if stat.S_ISREG(os.fstat(fd).st_mode) and size in (None, fs.size(fd)):
-                    yield from read_chunks(fd)
-        finally:
-            fds.close()
+        return part

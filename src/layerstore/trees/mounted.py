@@ -1,0 +1,134 @@
+"""What is mounted: the table of a mount namespace, and which overlays have a given directory for a layer. Reads only.
+
+Of other mount namespaces only those are seen of which a process may be looked at (ptrace(2), "access mode": root, and
+who runs it); each is looked at once. Mounting is ``overlay``'s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from layerstore.system.fs import host_error
+
+__all__ = ["Mounted", "decoded", "overlays_over", "table"]
+
+_LOWERS = (b"lowerdir", b"lowerdir+", b"datadir+")
+_PART = re.compile(rb"((?:[^:\\]|\\.)+)", re.DOTALL)   # of a lowerdir: what is between colons that are not escaped
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One line of the table (proc_pid_mountinfo(5)). ``device``: the file system; ``options``: its own, as they stand."""
+
+    id: int
+    parent: int
+    device: bytes
+    target: bytes
+    fstype: str
+    options: bytes
+
+
+def table(process: str = "self") -> Iterator[Mounted]:
+    """The mounts that *process* sees. OSError."""
+    with open(f"/proc/{process}/mountinfo", "rb") as file:
+        lines = file.read().splitlines()
+    for line in lines:
+        fields, _, rest = line.partition(b" - ")  # a field cannot hold a space: it is \040 there
+        parts, own = fields.split(b" "), rest.split(b" ")
+        yield Mounted(int(parts[0]), int(parts[1]), parts[2], decoded(parts[4]), own[0].decode(), own[-1])
+
+
+def decoded(field: bytes) -> bytes:
+    """Undo mountinfo's escapes: space, tab, newline, backslash, comma and # are three octal digits there."""
+    return re.sub(rb"\\([0-3][0-7]{2})", lambda m: bytes([int(m[1], 8)]), field)
+
+
+def overlays_over(directories: Collection[str]) -> list[str]:
+    """Where overlays are mounted that have one of *directories* for a layer. HostError without /proc.
+
+    Of another mount namespace the path is by way of a process in it, ``/proc/<pid>/root/…``, and only told of overlays
+    that are not mounted here. A layer that the kernel names by a path that leads nowhere from here is not found.
+    """
+    if not directories:
+        return []
+    wanted, found = _Wanted(directories), []
+    try:
+        here = list(table())
+    except OSError as error:
+        raise host_error(error, "reading /proc/self/mountinfo") from error
+    told = set()
+    for each in here:
+        if each.fstype == "overlay" and wanted.has(each, ""):
+            told.add(each.device)
+            found.append(os.fsdecode(each.target))
+    for process in _of_other_namespaces():
+        with suppress(OSError):          # it ended
+            for each in table(process):
+                if each.fstype == "overlay" and each.device not in told and wanted.has(each, f"/proc/{process}/root"):
+                    told.add(each.device)
+                    found.append(f"/proc/{process}/root{os.fsdecode(each.target)}")
+    return found
+
+
+class _Wanted:
+    """Directories, by their paths and by what they are: a layer may be named by a link or another mount of it."""
+
+    def __init__(self, directories: Collection[str]) -> None:
+        self._paths = {os.path.realpath(each) for each in directories}
+        self._are: set[tuple[int, int]] = set()
+        for each in self._paths:
+            with suppress(OSError):
+                self._add(os.stat(each))
+
+    def _add(self, status: os.stat_result) -> None:
+        self._are.add((status.st_dev, status.st_ino))
+
+    def has(self, mounted: Mounted, root: str) -> bool:
+        """Whether an overlay has one of them, going by paths from *root*, or from here."""
+        # containers/storage names layers relative to its directory when they are many: two above where it mounts
+        home = os.path.dirname(os.path.dirname(os.fsdecode(mounted.target)))
+        for lower in _lowers(mounted.options):
+            path = os.path.join(home, os.fsdecode(lower))
+            if any(self._is_one(each) for each in dict.fromkeys((root + path, path))):
+                return True
+        return False
+
+    def _is_one(self, path: str) -> bool:
+        if os.path.realpath(path) in self._paths:
+            return True
+        try:
+            status = os.stat(path)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) in self._are
+
+
+def _lowers(options: bytes) -> Iterator[bytes]:
+    for option in options.split(b","):   # one within a path is escaped
+        key, _, value = option.partition(b"=")
+        if key == b"lowerdir":
+            yield from (re.sub(rb"\\(.)", rb"\1", each) for each in _PART.findall(decoded(value)))
+        elif key in _LOWERS:
+            yield decoded(value)
+
+
+def _of_other_namespaces() -> Iterator[str]:
+    """A process of each other mount namespace."""
+    seen = set()
+    with suppress(OSError):
+        seen.add(_namespace("self"))
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):      # it ended, or is nobody's that we may look at
+                namespace = _namespace(name)
+                if namespace not in seen:
+                    seen.add(namespace)
+                    yield name
+
+
+def _namespace(process: str) -> int:
+    return os.stat(f"/proc/{process}/ns/mnt").st_ino
