@@ -21,8 +21,8 @@ from layerstore.testing.ledger import Facts
 from layerstore.testing.oracle import damages
 
 __all__ = [
-    "DAMAGE", "ILL", "LOST", "NAME", "SPARE", "NotAllError", "build", "data_of", "flip", "flipped", "look", "mended", "prepare",
-    "text_of",
+    "DAMAGE", "ILL", "LOST", "NAME", "SPARE", "NotAllError", "build", "data_of", "flip", "flipped", "look", "mended",
+    "prepare", "text_of",
 ]
 
 NAME = "repair"

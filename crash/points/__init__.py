@@ -22,7 +22,8 @@ LEVELS = (1.0, 1.0, 0.02)
 # their steps are those of others, or their recovery is long and does the same at each: it is sampled
 COMPOSITE = {
     "everything": 0.1, "take": 0.1, "rebuild": 0.1, "rebuild-from": 0.1, "rebuild-log": 0.1, "repair": 0.05,
-    "beneath": 0.1, "partial": 0.1, "repair-source": 0.02, "repair-parts": 0.02, "repair-rest": 0.1, "check": 0.1, "gc-segments": 0.1,
+    "beneath": 0.1, "partial": 0.1, "repair-source": 0.02, "repair-parts": 0.02, "repair-rest": 0.1, "check": 0.1,
+    "gc-segments": 0.1,
 }
 NOT_HERE = {"pair"}               # two processes: killed in ``crash.schedule``
 

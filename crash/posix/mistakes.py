@@ -106,6 +106,7 @@ def _in_place() -> None:
 MISTAKES = {
     "no-staging-sync": _without_sync("pull", "stage.sync"),
     "taken-before-it-is-on-disk": _without_sync("partial", "stage.sync"),
+    "image-file-told-before-it-is-on-disk": _without_sync("repair-rest", "repair.image.settle"),
     "repaired-before-it-is-on-disk": _without_sync("repair", "repair.sync"),
     "repair-told-before-it-is-on-disk": _without_sync("repair", "repair.settle"),
     "view-switched-before-it-is-on-disk": _without_sync("view", "view.sync"),

@@ -11,7 +11,7 @@ from crash.__main__ import RIGS
 
 CRASH = Path(__file__).parent.parent.parent / "crash"
 COMMON = {
-    "beside", "content", "remote", "repairing", "taking", "workloads", "wreck", "lost", "state", "workers", "strace", "persistence", "disk", "shim",
+    "beside", "content", "keeping", "parts", "remote", "repairing", "restoring", "taking", "workloads", "wreck", "lost", "state", "workers", "strace", "persistence", "disk", "shim",
 }
 TOOLS = {"covering": COMMON | RIGS.keys(), "report": {"state"}, "sabotage": {"__main__", "state"}, "__main__": {"report", "state"}}
 PARTS = sorted({path.relative_to(CRASH).parts[0].removesuffix(".py") for path in CRASH.rglob("*.py")} - {"__init__"})

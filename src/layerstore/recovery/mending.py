@@ -174,5 +174,7 @@ def _settle_tree(handle: Handle, tree: Descriptor, txid: str, row: Mapping[str, 
 
 
 def _give_txid(tree_fd: int, txid: str, files: Collection[bytes]) -> None:
-    if os.fsencode(fs.TXID_FILE) in files and fs.read_txid(tree_fd) != txid and not fs.has_entry(tree_fd, fs.TXID_FILE, "."):
-        fs.replace_file(tree_fd, fs.TXID_FILE, txid.encode(), point="repair.txid")
+    name = fs.TXID_FILE
+    is_dir = fs.has_entry(tree_fd, name, ".")
+    if os.fsencode(name) in files and fs.read_txid(tree_fd) != txid and not is_dir:
+        fs.replace_file(tree_fd, name, txid.encode(), point="repair.txid")

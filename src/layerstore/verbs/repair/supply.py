@@ -137,7 +137,7 @@ class Source:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        with suppress(LayerstoreError, OSError):   # no error of the repair, which was done: the next open sweeps what is left
+        with suppress(LayerstoreError, OSError):   # the repair was done: the next open sweeps what is left
             self._stack.close()
 
 
