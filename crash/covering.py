@@ -33,13 +33,15 @@ VERBS: dict[str, tuple[str, ...]] = {   # what a user does: the workloads, scena
     "take content that is there": ("take", "take-delete", "partial", "partial-delete"),
     "delete layers and images": (
         "delete", "image-delete", "rm", "drop", "delete-parent", "delete-pull", "open-delete", "repair-delete",
-        "everything"),
+        "check-delete", "everything"),
     "names and leases": ("names", "apply"),
     "checkpoint and archive": ("checkpoint", "everything"),
-    "gc": ("gc", "gc-segments", "collect", "gc-stage", "adopt-gc", "resume-gc", "repair-gc", "three", "everything"),
-    "check": ("check",),
+    "gc": (
+        "gc", "gc-segments", "collect", "gc-stage", "adopt-gc", "resume-gc", "repair-gc", "check-gc", "three",
+        "everything"),
+    "check": ("check", "check-pull", "check-delete", "check-gc", "check-repair"),
     "repair": (
-        "repair", "repair-source", "repair-parts", "repair-rest", "repair-whole", "repair-delete", "repair-open",
+        "repair", "repair-source", "repair-parts", "repair-rest", "repair-whole", "check-repair", "repair-delete", "repair-open",
         "repair-twice", "repair-gc"),
     "rebuild": ("rebuild", "rebuild-log", "rebuild-from", "rebuild-open", "rebuild-twice"),
     "snapshot": ("snapshot",),

@@ -5,7 +5,8 @@ is missing is fetched ahead, and kept out of order in a spool; what is here is t
 the tree is being made. First the net is gone after some of it. Then it is gone on with, and while the layer that content
 is taken from is held its image is deleted; that deletion is finished afterwards.
 
-*in order*: for rigs that number calls. All is fetched before anything is unpacked, so that the threads' calls have one order.
+*in order*: for rigs that number calls. All is fetched before anything is unpacked, so that the calls of the threads have
+one order.
 
 The blobs are written by the product; what becomes of them is judged by their tars, as everywhere.
 """
@@ -126,7 +127,7 @@ def go_on(store: Store, ledger: Ledger, family: Family, *, meanwhile: Callable[[
     failed: list[LayerstoreError] = []
 
     class Held(Quiet):
-        def spared(self, layer: str, n: int) -> None:
+        def spared(self, _layer: str, n: int) -> None:
             if n > 0:
                 try:
                     meanwhile()
@@ -172,7 +173,8 @@ def kept_of(root: str, blob: bytes) -> int:
         with suppress(FileNotFoundError), open(os.path.join(root, "staging", txid, "blob"), "rb") as file:
             data = file.read()
             if hashlib.sha256(blob).digest() in data[:_HEAD] and _sealed(data[:_HEAD]):
-                best = max(best, sum(length for start, length, piece in _pieces(data) if piece == blob[start:start + length]))
+                found = [length for start, length, piece in _pieces(data) if piece == blob[start:start + length]]
+                best = max(best, sum(found))
     return best
 
 

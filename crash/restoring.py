@@ -113,8 +113,8 @@ def _workload(case: _Case) -> Workload:
 
     def run(root: str, ledger: Ledger) -> None:
         with layerstore.open(root) as store:
-            for layer_id in [i for i in facts if i] or [None]:   # each by itself: an error of one says nothing of another
-                whole = [layer(layer_id, each.diff_id) for i, each in zip(case.what.layer_ids(), case.what.layers, strict=True)
+            for layer_id in [i for i in facts if i] or [None]:   # an error of one says nothing of another
+                whole = [layer(i, each.diff_id) for i, each in zip(case.what.layer_ids(), case.what.layers, strict=True)
                          if i == layer_id and i in case.quarantined]
                 with suppress(NotAllError), ledger.asking(dict.fromkeys(facts[layer_id]), *whole):
                     _repair(store, ledger, [layer_id] if layer_id else [], case.source)
@@ -151,7 +151,8 @@ def _is_kept(root: str) -> bool:
 def _looked(root: str, what: Picture) -> list[str]:
     """What a source's content takes the place of is good, or just as bad as it was."""
     wrong = []
-    for layer_id, each, path in zip(what.layer_ids()[::2], (_LOST, _QUARANTINED), ("only-s1/data", "only-s3/data"), strict=True):
+    damaged = zip(what.layer_ids()[::2], (_LOST, _QUARANTINED), ("only-s1/data", "only-s3/data"), strict=True)
+    for layer_id, each, path in damaged:
         good = data_of(each.tar, path)
         if text_of(_path(root, layer_id, f"diff/{path}")) not in (good, flipped(good)):
             wrong.append(f"{path} is neither mended nor as it was")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 from collections import Counter
 
 import imagemaker
@@ -18,7 +19,7 @@ from layerstore.cli.commands import cli
 from layerstore.formats.manifest import ManifestEntry
 from layerstore.verbs.repair.plan import Do, Known, plan
 from layerstore.testing import read_tree, violations
-from storekit import add, failing_at, image, killed_at
+from storekit import add, failing_at, image, killed_at, observed
 from test_check import flip
 
 BIG = b"big" * 50_000
@@ -314,6 +315,46 @@ def test_a_sync_that_fails_poisons_and_the_next_open_ends_the_repair(root):
     with layerstore.open(root) as store:
         assert [each.do.value for each in store.recovery.actions] == ["end-repair"]
         assert store.check(content=True).sound
+    assert violations(root) == []
+
+
+def test_after_a_sync_that_failed_a_repair_syncs_no_more(root):
+    with layerstore.open(root) as store:
+        layer, _ = pair(store)
+        flip(tree(store, layer, "diff", "other"))
+        with failing_at("repair.sync", "EIO"), observed([]) as passed, pytest.raises(errors.OutcomeUnknownError):
+            store.repair()
+    assert "repair.settle" not in passed
+
+
+@pytest.mark.parametrize("txid", [None, "0" * 32])
+def test_a_repair_of_a_txid_that_was_killed_leaves_the_layer_committed(root, txid):
+    with layerstore.open(root) as store:
+        layer, _ = pair(store)
+    path = os.path.join(root, "layers", layer.id, "txid")
+    os.unlink(path)
+    if txid is not None:
+        Path(path).write_text(txid)
+
+    def work():
+        with layerstore.open(root) as store:
+            store.repair()
+
+    killed_at("repair.write", "before", work)
+    for expected in (["end-repair"], []):
+        with layerstore.open(root) as store:
+            assert [each.do.value for each in store.recovery.actions] == expected
+            assert store.layer(layer.id).state == "committed"
+    assert Path(path).read_text() == layer.txid
+
+
+def test_a_source_s_tree_that_cannot_be_given_up_is_no_error_of_the_repair(root, tmp_path):
+    made = image(tmp_path)
+    with layerstore.open(root) as store:
+        pulled = store.pull(made.reference)
+        os.unlink(tree(store, store.layer(pulled.layers[1]), "diff", "layer1"))
+        with failing_at("txn.discard", "ENOSPC"):
+            assert store.repair(source=made.reference).mended == (pulled.layers[1],)
     assert violations(root) == []
 
 

@@ -106,6 +106,8 @@ class Site:
         found = [f"process {n} ended with {each}" for n, each in enumerate(run.results) if each not in allowed]
         if run.deadlock:
             found = ["deadlock: nobody can go on"]
+        if not self.scenario.waits and any(each.label.startswith("wait") for each in run.steps):
+            found.append("one waited for another")
         found += verdict.violations
         choices = search.written(run.choices)
         kill = f" --kill {plan.kill}" if plan.kill is not None else ""

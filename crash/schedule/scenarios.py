@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import layerstore
-from crash import lost, parts, repairing
+from crash import keeping, lost, parts, repairing
 from crash import workloads as w
 from crash.remote import read_first, remotely
 from crash.schedule.controller import Program
@@ -20,6 +20,7 @@ from layerstore.dedup import LayerFinder
 from layerstore.errors import SourceError
 from layerstore.store import Store
 from layerstore.testing import Ledger, image, layer, name, still_clock
+from layerstore.testing.ledger import Facts
 
 Part = Callable[[Store, Ledger], object]
 
@@ -40,6 +41,7 @@ class Scenario:
     sampled: bool = False   # too many steps to run them all within a bound: random schedules only
     closed: frozenset[int] = field(default_factory=frozenset)   # parts that rebuild the store, which nobody can open
     mend: Callable[[str], object] = lambda _root: None           # by an operator, before it is judged
+    waits: bool = True   # if not, nobody may wait for another's lock: that is a violation
 
     def programs(self, root: str, ledger: Ledger) -> list[Program]:
         def program(n: int) -> Callable[..., Callable[[], object]]:
@@ -82,6 +84,26 @@ def _drop_ill(store: Store, ledger: Ledger) -> None:
     """With the layer goes what is wrong with it."""
     with ledger.asking(layer(repairing.ILL, None), repairing.mended(repairing.ILL)):
         store.delete_layer(repairing.ILL)
+
+
+def _check(allowed: Facts, **options: object) -> Part:
+    """A check finds nothing but *allowed*, whatever the others are about."""
+    def part(store: Store, _ledger: Ledger) -> None:
+        found = keeping.look(store, **options)
+        assert found.keys() <= allowed.keys(), f"a check found what is not so: {sorted(found)}"
+
+    return part
+
+
+def _collect_unnamed(store: Store, ledger: Ledger) -> None:
+    with ledger.asking(layer(w.FIRST_ID, None)):
+        store.collect_garbage(retention=0, grace=0, segments=1)
+
+
+def _with_unnamed(root: str, ledger: Ledger) -> None:
+    _prepared(root, ledger)
+    with layerstore.open(root, clock=still_clock) as store:
+        put(store, ledger, w.ONE, w.FIRST_ID)
 
 
 def _prepared(root: str, ledger: Ledger) -> None:
@@ -226,6 +248,11 @@ def build(directory: str) -> dict[str, Scenario]:
                  mend=lost.mend, sampled=True),
         Scenario("rebuild-twice", partial(lost.damaged, images), [_nothing, _nothing], closed=frozenset({0, 1}),
                  errors=frozenset({"InvalidArgumentError"}), mend=lost.mend, sampled=True),
+        Scenario("check-pull", _prepared, [_check({}, content=True, note=True), pull_first], again=both[0], waits=False),
+        Scenario("check-delete", with_image, [_check({}, content=True, note=True), delete_image], waits=False),
+        Scenario("check-gc", _with_unnamed, [_check({}, content=True, note=True), _collect_unnamed], waits=False),
+        Scenario("check-repair", partial(repairing.prepare, lost=False), [
+            _check(dict.fromkeys(repairing.DAMAGE[repairing.ILL]), content=True), _repair], Store.repair, waits=False),
         Scenario("three", _prepared, [_collect, _leave, _stage_and_apply]),
     ]
     return {each.name: each for each in made}

@@ -51,6 +51,13 @@ def test_a_slice_of_the_calls_of_a_partial_pull_fails(record_property):
     assert tally.outcomes["error"] > 10
 
 
+def test_a_slice_of_the_calls_of_checks_repairs_and_gc_fails(record_property):
+    names = ["check", "repair-rest", "gc-segments"]   # repairs of layers are long: the whole is for `make crash`
+    tally = explored(record_property, workload=names, every=60)
+    assert tally.states > 12
+    assert set(tally.by_workload) == set(names)
+
+
 def test_a_slice_of_the_calls_of_a_rebuild_fails_and_the_next_one_is_as_good(record_property):
     tally = explored(record_property, workload=["rebuild", "rebuild-log"], every=6)
     assert tally.states > 70

@@ -19,7 +19,7 @@ from crash import points
 from crash.content import TREES
 from crash.workloads import Images
 from layerstore.dedup import places
-from layerstore.recovery import executor, mounting, recover
+from layerstore.recovery import executor, mending, mounting, recover
 from layerstore.recovery.planner import Do
 from layerstore.testing import CrashExplorer, FaultNotReachedError, Passing, kill_at, passings, reopen
 from layerstore.verbs import begin
@@ -30,7 +30,10 @@ FLOORS = {   # workload: (states at the first level, states in all), with some m
     "checkpoint": (120, 800), "gc": (85, 700), "adopt": (44, 320), "take": (48, 100), "resume": (55, 350), "everything": (400, 600), "create": (70, 1000),
     "recovery": (48, 1000), "repair": (76, 110), "repair-whole": (50, 55), "beneath": (70, 90),
 }
-SLICES = {"partial": (0.25, 15)}   # a share of the first level, no second one, and a floor: the whole is for `make crash`
+SLICES = {   # a share of the first level, no second one, and a floor: the whole is for `make crash`
+    "partial": (0.25, 15), "repair-source": (0.06, 4), "repair-parts": (0.04, 5), "repair-rest": (0.4, 3), "check": (0.3, 3),
+    "gc-segments": (0.3, 4),
+}
 
 
 @pytest.fixture
@@ -171,6 +174,13 @@ def test_a_planted_mistake_is_caught(work, name, monkeypatch):
         assert first_bad(work, workload) is not None
     except AssertionError as error:   # the program itself fails, before any kill
         assert "without any fault" in str(error)
+
+
+def test_a_repair_that_is_ended_without_the_txid_that_it_was_to_give_is_caught(work, monkeypatch):
+    monkeypatch.setattr(mending, "_give_txid", lambda *_: None)
+    workload = points.workloads(str(work / "images"))["repair-parts"]
+    bad = points.explorer_of(workload, str(work)).show([Passing("repair.mkdir", "after", 4)])
+    assert any("layer-quarantined" in each for each in bad.violations)
 
 
 def test_a_sweep_that_forgets_the_tree_is_caught(work, monkeypatch):

@@ -187,6 +187,15 @@ def test_no_power_loss_in_a_partial_pull_costs_a_layer_that_was_taken_from_or_wh
     assert tally.states == 25
 
 
+def test_no_power_loss_in_a_check_a_gc_of_segments_or_any_kind_of_repair_breaks_a_promise(record_property):
+    names = {"check", "gc-segments", "repair-source", "repair-parts", "repair-rest"}
+    tally = collect(posix.states(options(states=40, workload=sorted(names))))
+    record_property("states", tally.states)
+    assert [(s.workload, s.fault, s.violations, s.reproduce) for s in tally.bad] == []
+    assert tally.states == 40
+    assert set(tally.by_workload) == names
+
+
 def test_no_power_loss_in_a_rebuild_costs_a_layer_or_the_old_database(record_property):
     tally = collect(posix.states(options(states=120, workload=["rebuild", "rebuild-log"])))
     record_property("states", tally.states)

@@ -22,6 +22,8 @@ from layerstore.lifecycle import catalog
 from layerstore.recovery import looking, recover
 from layerstore.system import flock, fs
 from layerstore.verbs import apply, delete
+from layerstore.verbs.check import layers as check_layers
+from layerstore.verbs.check import structure
 from layerstore.lifecycle.machine import fire
 from layerstore.lifecycle.states import Kind, Trigger
 
@@ -32,7 +34,7 @@ FLOORS = {   # at one preemption, a kill at each step of a schedule that begins 
     "repair-delete": 9, "repair-open": 9, "repair-twice": 9, "repair-gc": 9, "rebuild-open": 9, "rebuild-twice": 9,
     "take-delete": 95, "resume-gc": 95, "resume-twice": 95,   # without preemptions but the random ones'
 }
-SAMPLES = {"partial-delete": 5}   # random ones, of scenarios whose bounded ones are for `make crash`
+SAMPLES = {"partial-delete": 4, "check-pull": 2, "check-delete": 2, "check-gc": 2, "check-repair": 2}   # random ones, of scenarios whose bounded ones are for `make crash`
 BOUND = {"take-delete": 0, "resume-gc": 0, "resume-twice": 0}
 
 
@@ -243,6 +245,47 @@ def first_found(site, name, most):
 def test_two_repairs_of_a_layer_that_do_not_exclude_each_other_are_found(site, monkeypatch):
     shared_for(monkeypatch, "repair.lock")
     assert first_found(site, "repair-twice", 60) is not None
+
+
+def first_switched(site, name):
+    """The first process runs some steps, then the other as far as it can, then the first: the first violation of such."""
+    class Switched(Plan):
+        def chooser(self):
+            return lambda step, enabled, current: min(enabled) if step < at else max(enabled)
+
+    here = site(name)
+    for at in range(2, 60, 4):
+        state = here.judged(Plan(), here.execute(Switched()), 1)
+        if state.violations:
+            return state
+    return None
+
+
+def test_a_check_that_does_not_look_again_is_found(site, monkeypatch):
+    """What it saw of a layer that was deleted meanwhile is no finding."""
+    def at_once(_handle, look, hashing, *, note):
+        take_hashed(look, hashing)
+        return look
+
+    take_hashed = check_layers.take_hashed
+    monkeypatch.setattr(check_layers, "end", at_once)
+    found = first_switched(site, "check-delete")
+    assert found is not None
+    assert any("a check found what is not so" in each for each in found.violations)
+
+
+def test_a_check_that_others_wait_for_is_found(site, monkeypatch):
+    journal = structure.journal
+
+    def locked(handle):
+        with flock.locked_dir(handle.dirs["images"]):
+            yield from journal(handle)
+            fs.exists(handle.dirs["images"], "a step")
+
+    monkeypatch.setattr(structure, "journal", locked)
+    found = first_switched(site, "check-pull")
+    assert found is not None
+    assert "one waited for another" in found.violations
 
 
 def test_two_rebuilds_that_do_not_exclude_each_other_are_found(site, monkeypatch):
