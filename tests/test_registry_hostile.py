@@ -365,7 +365,7 @@ class Socket(io.RawIOBase):
     def monotonic(self):
         return self.now
 
-    def readinto(self, buffer):
+    def recv_into(self, buffer):
         self.now += self._waits
         buffer[: self._count] = bytes(self._count)
         return self._count

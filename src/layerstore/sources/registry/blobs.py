@@ -9,6 +9,7 @@ and never undone: the digest is that of the bytes as stored.
 from __future__ import annotations
 
 import io
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
@@ -35,16 +36,22 @@ class RegistryBlob:
 
     remote = True
 
-    def __init__(self, client: Client, digest: str, size: int, label: str) -> None:
-        self._client, self._digest, self.size, self.label = client, digest, size, label
+    def __init__(
+        self, client: Client, digest: str, size: int, label: str, stops: tuple[threading.Event, ...] = (),
+    ) -> None:
+        self._client, self._digest, self.size, self.label, self._stops = client, digest, size, label, stops
+
+    def until(self, stop: threading.Event) -> RegistryBlob:
+        """The same blob, of which all reading ends soon once *stop* is set."""
+        return RegistryBlob(self._client, self._digest, self.size, self.label, (*self._stops, stop))
 
     def open(self, offset: int = 0) -> BinaryIO:
         """As in ``BlobSource``. Nothing is asked for before the first read."""
-        return cast("BinaryIO", io.BufferedReader(_Stream(self, offset, self._client.attempts()), _BUFFER))
+        return cast("BinaryIO", io.BufferedReader(_Stream(self, offset, self._client.attempts(self._stops)), _BUFFER))
 
     def ranges(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
         """As in ``BlobSource``: many in one request where the server can, else a request for each."""
-        attempts = self._client.attempts()
+        attempts = self._client.attempts(self._stops)
         todo = deque((start, start + length) for start, length in wanted if length)
         begun = False
         while todo:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Collection, Mapping
-from typing import BinaryIO
+from collections.abc import Collection, Mapping, Sequence
+from typing import BinaryIO, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 from layerstore.errors import ClosedError, RegistryError, RegistryUnavailableError
@@ -18,6 +18,7 @@ from layerstore.sources.registry.authfiles import find_credentials
 from layerstore.sources.registry.challenges import parse_challenges
 from layerstore.sources.registry.failures import Broken, origin, refuse
 from layerstore.sources.registry.names import Name
+from layerstore.sources.registry.pace import SLICE
 from layerstore.sources.registry.secrets import Credentials
 from layerstore.sources.registry.tokens import Authority, retry_after
 from layerstore.sources.registry.transport import Reply, Transport
@@ -48,9 +49,9 @@ class Client:
         """Bytes of all bodies that came so far, also of those that were thrown away."""
         return self._transport.fetched
 
-    def attempts(self) -> Attempts:
-        """A fresh count of tries, for one thing to be fetched."""
-        return Attempts(self._options, self.stopped)
+    def attempts(self, stops: Sequence[threading.Event] = ()) -> Attempts:
+        """A fresh count of tries, for one thing to be fetched, until one of *stops* is set."""
+        return Attempts(self._options, self.stopped, stops)
 
     def get(
         self, path: str, headers: Mapping[str, str], attempts: Attempts, accept: Collection[int] = (200,),
@@ -64,7 +65,7 @@ class Client:
             if self.stopped.is_set():
                 raise ClosedError(f"the source {self.name} is closed", hint="read its layers before closing the source")
             try:
-                reply = self._redirected(url, {**_ALWAYS, **headers})
+                reply = self._redirected(url, {**_ALWAYS, **headers}, attempts.stops)
                 if reply.status in accept:
                     return reply
                 with reply:
@@ -106,9 +107,9 @@ class Client:
         """Looked for when the registry asks, and not before: a helper may ask a person."""
         return self._options.credentials or find_credentials(self.name, self._options.auth_file)
 
-    def _redirected(self, url: str, headers: Mapping[str, str]) -> Reply:
+    def _redirected(self, url: str, headers: Mapping[str, str], stops: Sequence[threading.Event]) -> Reply:
         for _ in range(_MAX_REDIRECTS + 1):
-            reply = self._authorized(url, headers)
+            reply = self._authorized(url, headers, stops=stops)
             if reply.status not in _REDIRECTS:
                 return reply
             with reply:
@@ -136,11 +137,12 @@ class Client:
 
     def _authorized(
         self, url: str, headers: Mapping[str, str], method: str = "GET", body: bytes | BinaryIO | None = None,
+        stops: Sequence[threading.Event] = (),
     ) -> Reply:
         if origin(url) != self._origin:
-            return self._transport.send(method, url, headers, body)
+            return self._transport.send(method, url, headers, body, stops)
         said = self._authority.header()
-        reply = self._transport.send(method, url, {**headers, "Authorization": said} if said else headers, body)
+        reply = self._transport.send(method, url, {**headers, "Authorization": said} if said else headers, body, stops)
         if reply.status != 401:
             return reply
         with reply:
@@ -152,14 +154,17 @@ class Client:
         said = self._authority.answer(challenges, said, shown)
         if body is not None and not isinstance(body, bytes):
             body.seek(0)
-        return self._transport.send(method, url, {**headers, "Authorization": said}, body)
+        return self._transport.send(method, url, {**headers, "Authorization": said}, body, stops)
 
 
 class Attempts:
-    """How often one thing may fail. Failures with a megabyte between them are not in a row."""
+    """How often one thing may fail. Failures with a megabyte between them are not in a row.
 
-    def __init__(self, options: RegistryOptions, stopped: threading.Event) -> None:
-        self._options, self._stopped = options, stopped
+    *stopped* ends the tries, and so does each of *stops*, which also end what is being read.
+    """
+
+    def __init__(self, options: RegistryOptions, stopped: threading.Event, stops: Sequence[threading.Event] = ()) -> None:
+        self._options, self._stopped, self.stops = options, stopped, stops
         self._failed = self._since = 0
 
     def progress(self, count: int) -> None:
@@ -171,8 +176,23 @@ class Attempts:
     def failed(self, broken: Broken) -> None:
         """Wait until it may be tried again; RegistryUnavailableError if it may not."""
         self._failed, self._since = self._failed + 1, 0
-        if self._failed > self._options.retries or self._stopped.is_set():
-            tries = "" if self._failed == 1 else f" ({self._failed} times in a row)"
-            raise RegistryUnavailableError(f"{broken.what}{tries}", status=broken.status, url=broken.url) from None
+        if self._failed > self._options.retries or self._is_over():
+            self._give_up(broken)
         pause = self._options.backoff * 2 ** (self._failed - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        self._stopped.wait(min(max(pause, broken.after or 0.0), self._options.longest_wait))
+        self._wait(min(max(pause, broken.after or 0.0), self._options.longest_wait))
+        if any(each.is_set() for each in self.stops):
+            self._give_up(broken)
+
+    def _give_up(self, broken: Broken) -> NoReturn:
+        tries = "" if self._failed == 1 else f" ({self._failed} times in a row)"
+        raise RegistryUnavailableError(f"{broken.what}{tries}", status=broken.status, url=broken.url) from None
+
+    def _is_over(self) -> bool:
+        return self._stopped.is_set() or any(each.is_set() for each in self.stops)
+
+    def _wait(self, seconds: float) -> None:
+        while self.stops and seconds > SLICE and not self._is_over():
+            self._stopped.wait(SLICE)
+            seconds -= SLICE
+        if not self._is_over():
+            self._stopped.wait(seconds)

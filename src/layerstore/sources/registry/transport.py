@@ -12,14 +12,14 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
 from layerstore.errors import RegistryError, SourceError
 from layerstore.sources.registry import RegistryOptions
 from layerstore.sources.registry.failures import Broken, code_of, origin, shown
-from layerstore.sources.registry.pace import Paced
+from layerstore.sources.registry.pace import STOPS, Paced
 from layerstore.sources.registry.tls import make_context
 
 try:
@@ -91,8 +91,15 @@ class Transport:
         self._pools = urllib3.PoolManager(_HOSTS, maxsize=_CONNECTIONS, timeout=timeout, retries=False)
         self._pools.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
 
-    def send(self, method: str, url: str, headers: Mapping[str, str], body: str | bytes | BinaryIO | None = None) -> Reply:
-        """Send a request; return the response, its body not yet read, to be closed. Raises Broken and RegistryError."""
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: str | bytes | BinaryIO | None = None,
+        stops: Sequence[threading.Event] = (),
+    ) -> Reply:
+        """Send a request; return the response, its body not yet read, to be closed. Raises Broken and RegistryError.
+
+        Once one of *stops* is set, waiting for the response, and reading it, end soon with Broken.
+        """
+        before = STOPS.set(stops)
         try:
             scheme, host, port = there = origin(url)
             more: dict[str, Any] = {}
@@ -105,6 +112,8 @@ class Transport:
             )
         except (HTTPError, OSError, ValueError, http.client.HTTPException) as error:
             raise self._failed(error, method, url) from None
+        finally:
+            STOPS.reset(before)
         return Reply(self, response, url)
 
     def close(self) -> None:
