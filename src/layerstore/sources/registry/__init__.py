@@ -35,7 +35,9 @@ class RegistryOptions:
         backoff: the first pause between two tries; it doubles up to *longest_wait*, which also bounds ``Retry-After``.
         longest_wait: the longest pause.
         connect_timeout: to connect, TLS included.
-        idle_timeout: without a byte, or with hardly any, before the connection is given up.
+        idle_timeout: without a byte before the connection is given up; over such a time *least_rate* is looked at.
+        least_rate: bytes a second of waiting, with less than which a connection is given up. Times that the reader
+            takes do not count.
 
     """
 
@@ -48,6 +50,7 @@ class RegistryOptions:
     longest_wait: float = 30.0
     connect_timeout: float = 15.0
     idle_timeout: float = 30.0
+    least_rate: float = 1024.0
 
 
 def connect(name: Name, options: RegistryOptions, *, push: bool = False) -> Client:

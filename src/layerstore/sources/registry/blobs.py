@@ -73,11 +73,11 @@ class RegistryBlob:
         if start:
             reply = self._get([(start, self.size)], attempts)
             if reply.status == 200 or self._has_range(reply, start, self.size):
-                return self._from(reply, start)
+                return self._from(reply, start, attempts)
             reply.close()
-        return self._from(self._get([], attempts), start)
+        return self._from(self._get([], attempts), start, attempts)
 
-    def _from(self, reply: Reply, start: int) -> Reply:
+    def _from(self, reply: Reply, start: int, attempts: Attempts) -> Reply:
         try:
             if reply.status == 206 and self._has_range(reply, start, self.size):
                 return reply
@@ -86,7 +86,7 @@ class RegistryBlob:
             else:
                 self._check_whole(reply)
             for _at, piece in pieces(reply, 0, start, reply.url):
-                del piece
+                attempts.again(len(piece), self.size, reply.url)
         except BaseException:
             reply.close()
             raise

@@ -28,6 +28,7 @@ __all__ = ["Attempts", "Client"]
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _PROGRESS = 1 << 20      # bytes after which earlier failures are forgotten
+_AGAIN = 2               # times its size that a blob is read again
 _ALWAYS = {"User-Agent": "layerstore", "Accept-Encoding": "identity"}
 
 
@@ -165,13 +166,23 @@ class Attempts:
 
     def __init__(self, options: RegistryOptions, stopped: threading.Event, stops: Sequence[threading.Event] = ()) -> None:
         self._options, self._stopped, self.stops = options, stopped, stops
-        self._failed = self._since = 0
+        self._failed = self._since = self._again = 0
 
     def progress(self, count: int) -> None:
         """*count* more bytes came that had not come before."""
         self._since += count
         if self._since >= _PROGRESS:
             self._failed = 0
+
+    def again(self, count: int, size: int, url: str) -> None:
+        """*count* bytes, of *size* in all, had to be read once more; RegistryUnavailableError if that comes too often.
+
+        Or a server that knows no ranges, and breaks off after every megabyte, would send the square of the size.
+        """
+        self._again += count
+        if self._again > _AGAIN * size:
+            what = f"the server knows no ranges, and breaks off so often that it sent {self._again} bytes again: GET {url}"
+            raise RegistryUnavailableError(what, url=url)
 
     def failed(self, broken: Broken) -> None:
         """Wait until it may be tried again; RegistryUnavailableError if it may not."""

@@ -11,28 +11,35 @@ import threading
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["SLICE", "STOPS", "Paced"]
+__all__ = ["SLICE", "TERMS", "Paced", "Terms"]
 
-_LEAST = 1024            # bytes to come in each time of waiting that is as long as the idle time-out
 _HEADERS = 256 << 10     # bytes of all headers of a response, interim ones included
 _BUFFER = 64 << 10
 SLICE = 0.5              # seconds after which who waits looks whether it is still to wait
 
-STOPS: ContextVar[Sequence[threading.Event]] = ContextVar("STOPS", default=())   # of the request that is being made
+
+class Terms(NamedTuple):
+    """On what terms a response is waited for: until one of *stops* is set, at *least_rate* bytes a second of waiting."""
+
+    stops: Sequence[threading.Event] = ()
+    least_rate: float = 0.0
+
+
+TERMS: ContextVar[Terms] = ContextVar("TERMS", default=Terms())  # noqa: B039 - immutable; of the request that is being made
 
 class Paced(io.RawIOBase):
     """The raw stream of a socket. ``idle`` is seconds of waiting; the time that the reader takes does not count.
 
-    Once one of ``STOPS``, as they are when it is made, is set, reading ends soon with ConnectionError.
+    Its ``TERMS`` are those of when it is made. Once one of their stops is set, reading ends soon with ConnectionError.
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock, self._stops = sock, STOPS.get()
+        self._sock, (self._stops, self._least) = sock, TERMS.get()
         self._raw = sock.makefile("rb", buffering=0)   # keeps the socket open, whoever else closes it
         self._idle = sock.gettimeout()
         if self._stops:
@@ -75,7 +82,7 @@ class Paced(io.RawIOBase):
         self._came += count
         self._waited += waited
         if self._idle is not None and self._waited > self._idle:
-            if self._came < _LEAST:
+            if self._came < self._least * self._waited:
                 raise TimeoutError("the response comes too slowly")
             self._waited, self._came = 0.0, 0
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Self, cast
 from layerstore.errors import RegistryError, SourceError
 from layerstore.sources.registry import RegistryOptions
 from layerstore.sources.registry.failures import Broken, code_of, origin, shown
-from layerstore.sources.registry.pace import STOPS, Paced
+from layerstore.sources.registry.pace import TERMS, Paced, Terms
 from layerstore.sources.registry.tls import make_context
 
 try:
@@ -84,7 +84,7 @@ class Transport:
         self.home, self._home_origin = home, origin(home)
         self._lock = threading.Lock()
         self._contexts: dict[bool, ssl.SSLContext] = {}
-        self._host, self._ca_file = host, options.ca_file
+        self._host, self._ca_file, self._least_rate = host, options.ca_file, options.least_rate
         if not options.plain_http:
             self._context(home=True)
         timeout = urllib3.Timeout(connect=options.connect_timeout, read=options.idle_timeout)
@@ -99,7 +99,7 @@ class Transport:
 
         Once one of *stops* is set, waiting for the response, and reading it, end soon with Broken.
         """
-        before = STOPS.set(stops)
+        before = TERMS.set(Terms(stops, self._least_rate))
         try:
             scheme, host, port = there = origin(url)
             more: dict[str, Any] = {}
@@ -113,7 +113,7 @@ class Transport:
         except (HTTPError, OSError, ValueError, http.client.HTTPException) as error:
             raise self._failed(error, method, url) from None
         finally:
-            STOPS.reset(before)
+            TERMS.reset(before)
         return Reply(self, response, url)
 
     def close(self) -> None:
