@@ -31,6 +31,7 @@ class RegistryOptions:
         auth_file: the one file to look for them in, which must be there; None: see docs/registry.md.
         ca_file: certificates (PEM) to trust besides the system's, for every host spoken to.
         plain_http: speak HTTP without TLS. Never done unasked.
+        connections: layers of one image that are read at once, each over one connection, however many workers there are.
         retries: failures in a row, without any progress to speak of, that are tried again.
         backoff: the first pause between two tries; it doubles up to *longest_wait*, which also bounds ``Retry-After``.
         longest_wait: the longest pause.
@@ -45,6 +46,7 @@ class RegistryOptions:
     auth_file: str | None = None
     ca_file: str | None = None
     plain_http: bool = False
+    connections: int = 6
     retries: int = 5
     backoff: float = 0.5
     longest_wait: float = 30.0

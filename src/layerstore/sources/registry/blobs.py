@@ -12,6 +12,7 @@ import io
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
 from layerstore.errors import RangesUnsupportedError, RegistryError, SizeMismatchError
@@ -40,6 +41,7 @@ class RegistryBlob:
         self, client: Client, digest: str, size: int, label: str, stops: tuple[threading.Event, ...] = (),
     ) -> None:
         self._client, self._digest, self.size, self.label, self._stops = client, digest, size, label, stops
+        self._lock, self._reading = threading.Lock(), 0
 
     def until(self, stop: threading.Event) -> RegistryBlob:
         """The same blob, of which all reading ends soon once *stop* is set."""
@@ -67,6 +69,22 @@ class RegistryBlob:
                 self._client.together = False
             except Broken as broken:
                 attempts.failed(broken)
+
+    @contextmanager
+    def slot(self, attempts: Attempts) -> Iterator[None]:
+        """To be had by a differ, which reads on, while it has a reply. One that reads the blob already needs no other.
+
+        Or those of chunked layers, who now and then need a part while the next ones come, could wait in a circle.
+        """
+        with self._lock:
+            first = self._reading == 0
+            self._reading += 1
+        try:
+            with self._client.slot(attempts) if first and self._stops else nullcontext():
+                yield
+        finally:
+            with self._lock:
+                self._reading -= 1
 
     def reply_from(self, start: int, attempts: Attempts) -> Reply:
         """A reply whose next byte is the blob's byte *start* and whose last is the blob's. To be closed."""
@@ -100,7 +118,7 @@ class RegistryBlob:
     def _some(self, batch: list[tuple[int, int]], attempts: Attempts, *, begun: bool) -> Iterator[tuple[int, bytes]]:
         """The first of *batch*, or more of them, in order. Odd: none came, and they are better asked for one by one."""
         (start, end), alone = batch[0], len(batch) == 1
-        with self._get(batch, attempts) as reply:
+        with self.slot(attempts), self._get(batch, attempts) as reply:
             if reply.status == 206:
                 boundary = boundary_of(reply.header("Content-Type"))
                 if boundary is not None and not alone:
@@ -168,6 +186,7 @@ class _Stream(io.RawIOBase):
     def __init__(self, blob: RegistryBlob, offset: int, attempts: Attempts) -> None:
         self._blob, self._position, self._attempts = blob, offset, attempts
         self._reply: Reply | None = None
+        self._slot = ExitStack()   # had while there is a reply
 
     def readable(self) -> bool:
         return True
@@ -188,6 +207,7 @@ class _Stream(io.RawIOBase):
         while True:
             try:
                 if self._reply is None:
+                    self._slot.enter_context(self._blob.slot(self._attempts))
                     self._reply = self._blob.reply_from(self._position, self._attempts)
                 data = self._reply.read(count)
                 if data:
@@ -199,8 +219,9 @@ class _Stream(io.RawIOBase):
 
     def _drop(self) -> None:
         reply, self._reply = self._reply, None
-        if reply is not None:
-            reply.close()
+        with self._slot:
+            if reply is not None:
+                reply.close()
 
     def close(self) -> None:
         self._drop()

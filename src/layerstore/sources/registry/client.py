@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO, NoReturn
 from urllib.parse import urljoin, urlsplit
 
@@ -40,6 +41,7 @@ class Client:
         self.home = f"{'http' if options.plain_http else 'https'}://{name.host}/v2/"
         self._origin = origin(self.home)
         self.stopped = threading.Event()
+        self._slots = threading.BoundedSemaphore(max(1, options.connections))
         self.together = True   # whether this server is asked for several ranges at once
         self._transport = Transport(options, self.home, name.host)
         self._authority = Authority(
@@ -53,6 +55,17 @@ class Client:
     def attempts(self, stops: Sequence[threading.Event] = ()) -> Attempts:
         """A fresh count of tries, for one thing to be fetched, until one of *stops* is set."""
         return Attempts(self._options, self.stopped, stops)
+
+    @contextmanager
+    def slot(self, attempts: Attempts) -> Iterator[None]:
+        """One of the connections that layers may be read over at once; waits for it. ClosedError if that is to end."""
+        while not self._slots.acquire(timeout=SLICE):
+            if attempts.is_over():
+                raise ClosedError(f"the source {self.name} is closed, or nobody wants the layer any more")
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     def get(
         self, path: str, headers: Mapping[str, str], attempts: Attempts, accept: Collection[int] = (200,),
@@ -187,7 +200,7 @@ class Attempts:
     def failed(self, broken: Broken) -> None:
         """Wait until it may be tried again; RegistryUnavailableError if it may not."""
         self._failed, self._since = self._failed + 1, 0
-        if self._failed > self._options.retries or self._is_over():
+        if self._failed > self._options.retries or self.is_over():
             self._give_up(broken)
         pause = self._options.backoff * 2 ** (self._failed - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         self._wait(min(max(pause, broken.after or 0.0), self._options.longest_wait))
@@ -198,12 +211,13 @@ class Attempts:
         tries = "" if self._failed == 1 else f" ({self._failed} times in a row)"
         raise RegistryUnavailableError(f"{broken.what}{tries}", status=broken.status, url=broken.url) from None
 
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether nothing is to be tried any more."""
         return self._stopped.is_set() or any(each.is_set() for each in self.stops)
 
     def _wait(self, seconds: float) -> None:
-        while self.stops and seconds > SLICE and not self._is_over():
+        while self.stops and seconds > SLICE and not self.is_over():
             self._stopped.wait(SLICE)
             seconds -= SLICE
-        if not self._is_over():
+        if not self.is_over():
             self._stopped.wait(seconds)
