@@ -384,6 +384,9 @@ class Socket(io.RawIOBase):
     def gettimeout(self):
         return 30.0
 
+    def settimeout(self, _seconds):
+        pass
+
     def monotonic(self):
         return self.now
 

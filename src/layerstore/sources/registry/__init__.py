@@ -2,8 +2,8 @@
 
 Bottom up: ``secrets`` (credentials that never show), ``failures`` (what errors may say), ``names`` (references),
 ``authfiles`` and ``helpers`` (where credentials are found), ``challenges`` and ``tokens`` (how they are used), ``pace``,
-``tls`` and ``transport`` (one request; urllib3 is imported there and nowhere else), ``client`` (redirects, tries),
-``multipart`` and ``blobs`` (layers, whole and in parts), ``resolve`` (from a reference to an image).
+``proxies``, ``tls`` and ``transport`` (one request; urllib3 is imported there and nowhere else), ``client`` (redirects,
+tries), ``multipart`` and ``blobs`` (layers, whole and in parts), ``resolve`` (from a reference to an image).
 
 Source: OCI distribution-spec 1.1, "Pull"; RFC 9110 (ranges, redirects), RFC 6750 and Docker's token specification.
 """

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -87,5 +88,7 @@ class Paced(io.RawIOBase):
             self._waited, self._came = 0.0, 0
 
     def close(self) -> None:
+        with suppress(OSError):   # it may be closed by now; or this was a proxy's answer, and TLS begins
+            self._sock.settimeout(self._idle)
         self._raw.close()
         super().close()
