@@ -46,7 +46,7 @@ class Authority:
         self._run(*make, "-keyout", str(directory / "ca.key"), "-out", self.ca, "-subj", "/CN=test authority",
                   "-addext", "keyUsage=critical,keyCertSign,cRLSign")   # Python asks for it from 3.13 on
         self._run(*make, "-CA", self.ca, "-CAkey", str(directory / "ca.key"), "-keyout", self.key, "-out", self.cert,
-                  "-subj", "/CN=test registry", "-addext", "subjectAltName=IP:127.0.0.1",
+                  "-subj", "/CN=test registry", "-addext", "subjectAltName=IP:127.0.0.1,DNS:registry.test",
                   "-addext", "basicConstraints=critical,CA:FALSE")
 
     def _run(self, *command):

@@ -1,5 +1,6 @@
 """Pushing to a registry: Debian's docker-registry, and one that misbehaves."""
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from layerstore import Credentials, PullOptions, Tally, errors
 from layerstore.cli.commands import run
 import registries
 from registries import PASSWORD, USER, Authority, Fake, Registry
-from storekit import image
+from storekit import digest, image
 
 KEEP = PullOptions(keep_blobs=True)
 
@@ -72,6 +73,74 @@ def test_images_pushed_as_zstd_chunked_are_pulled_elsewhere_in_parts(store, tmp_
                        check=True)
     with layerstore.open(tmp_path / "third") as third:
         assert third.pull(f"oci:{tmp_path}/copied:x").manifest_digest == report.manifest_digest
+
+
+@pytest.fixture
+def nothing_in_tmpdir(monkeypatch):
+    def refuse(*_arguments, **_named):
+        raise AssertionError("a layer would lie in $TMPDIR, which may be memory")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+
+
+@pytest.mark.parametrize("compression", ["as-it-came", "zstd"])
+def test_what_is_sent_lies_on_the_stores_disk_meanwhile_and_leaves_nothing_there(root, store, made, nothing_in_tmpdir, compression):
+    with Fake() as fake:
+        sizes = taking(fake)
+        report = store.push("one:1", f"docker://{fake.host}/x:1", compression=compression, registry=quick())
+    assert report.kept == (compression == "as-it-came") and set(report.blobs) <= set(sizes)
+    assert not report.kept or [sizes[layer.digest] for layer in made.layers] == [layer.size for layer in made.layers]
+    assert not [*(root / "staging").iterdir()] and store.check(content=True).sound
+
+
+def test_a_store_whose_disk_cannot_be_written_to_uses_the_usual_place(tmp_path):
+    from layerstore.targets.files import scratch
+
+    with scratch(str(tmp_path / "absent")) as file:
+        file.write(b"x")
+    with scratch(str(tmp_path)) as file:
+        file.write(b"x")
+        file.seek(0)
+        assert file.read() == b"x" and not [*tmp_path.iterdir()]
+
+
+def test_a_kept_blob_that_has_rotted_is_never_sent_as_a_whole(store, made):
+    (here,) = store.images()
+    with open(f"{store.root}/layers/{here.layers[0]}/big-data/layer-blob", "r+b") as file:
+        file.write(b"!")
+    with Fake() as fake:
+        sizes = taking(fake)
+        with pytest.raises(errors.LayerDamagedError, match="big-data"):
+            store.push("one:1", f"docker://{fake.host}/x:1", registry=quick())
+    assert made.layers[0].digest not in sizes and not fake.asked("/manifests/")
+
+
+def taking(fake):
+    """Have *fake* take blobs; the sizes of those that came whole, by digest."""
+    sizes = {}
+
+    def hook(request):
+        length = int(request.headers.get("Content-Length", 0))
+        if request.command == "HEAD":
+            request.send_response(404)
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return True
+        if request.command == "POST":
+            request.answer(202, Location="/v2/x/blobs/uploads/1")
+            return True
+        data = request.rfile.read(length)
+        if len(data) < length:
+            request.close_connection = True
+            return True
+        if "digest=" in request.path:
+            assert request.path.endswith(hashlib.sha256(data).hexdigest())
+            sizes[digest(data)] = length
+        request.answer(201)
+        return True
+
+    fake.hook = hook
+    return sizes
 
 
 @pytest.mark.root

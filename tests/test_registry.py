@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import threading
+import time
 
 import imagemaker
 import pytest
@@ -286,3 +288,39 @@ def test_a_closed_source_asks_for_nothing_more(made):
             blob = source.resolve().layers[0].blob
         with pytest.raises(errors.ClosedError):
             blob.open().read()
+
+
+# -- how many at once --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_no_more_layers_are_read_at_once_than_connections_are_allowed(tmp_path, store, connections):
+    """The first ones are held up, so that all others would have come by then."""
+    layers = [imagemaker.Layer({f"f{n}": imagemaker.Filler(200_000 + n)}, compression="none") for n in range(12)]
+    made = imagemaker.Image(layers).write_oci(tmp_path / "many", tag="t")
+    names = {made.layer_path(n).name for n in range(12)}
+    lock, full, now, most = threading.Lock(), threading.Event(), [0], [0]
+
+    def hook(request):
+        if request.path.rpartition(":")[2] not in names:
+            return False
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+            if now[0] >= connections:
+                full.set()
+        full.wait(30)
+        if most[0] == connections and len(fake.requests) < connections + 4:
+            time.sleep(0.3)
+        with lock:
+            now[0] -= 1
+        request.properly()
+        return True
+
+    with Fake(made) as fake:
+        fake.hook = hook
+        options = PullOptions(workers=16, registry=quick(connections=connections, idle_timeout=300.0))
+        pulled = store.pull(fake.reference, options=options)
+        assert most[0] == connections
+        assert fake.connections <= connections + 1
+    assert len(pulled.layers) == 12

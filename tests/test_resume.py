@@ -485,6 +485,30 @@ def test_a_thread_of_the_same_process_goes_on_too(root, image, reads):
     holds_the_content(root, image)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_pull_waits_for_another_no_longer_than_it_is_told_to(root, image, armed, workers):
+    there, over = threading.Event(), threading.Event()
+
+    def hook(name, when):
+        if name == "unpack.entry" and threading.current_thread() is not threading.main_thread():
+            there.set()
+            over.wait()
+
+    with layerstore.open(root) as store:
+        armed(hook)
+        other = threading.Thread(target=store.pull, args=(image.reference,))
+        other.start()
+        there.wait()
+        try:
+            with pytest.raises(errors.BusyError):
+                store.pull(image.reference, options=PullOptions(workers=workers, wait=0.1))
+        finally:
+            over.set()
+            other.join()
+        assert store.pull(image.reference, options=PullOptions(wait=0.1)).id
+    holds_the_content(root, image)
+
+
 def test_a_stage_of_the_same_content_from_elsewhere_takes_the_tree_and_leaves_no_spool_in_it(root, image):
     killed_fetching(root, image)
     (txid,) = tree_names(root, "staging")

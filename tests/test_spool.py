@@ -304,6 +304,14 @@ def test_where_only_the_whole_can_be_had_a_hole_is_read_by_going_on_from_there(t
     assert net.streams[0].closed
 
 
+def test_where_only_the_whole_can_be_had_many_holes_cost_one_stream(tree):
+    with_pieces(tree, *((at, at + 10_000) for at in range(0, len(DATA) - 100_000, 20_000)))
+    with spooled(tree, net := Net(ranges=False)) as blob, blob.open() as stream:
+        assert stream.read() == DATA
+    assert net.opened == 1
+    assert net.total <= len(DATA)
+
+
 def test_a_stream_that_is_closed_early_closes_the_connection(tree):
     with spooled(tree, net := Net()) as blob:
         with blob.open() as stream:

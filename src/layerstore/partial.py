@@ -5,13 +5,14 @@ Protocols only, so that sources, differs and the store can be written without kn
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from layerstore.system.descriptors import Descriptor
 
-__all__ = ["BlobSource", "Digests", "Donor", "Donors", "Finder", "Place"]
+__all__ = ["BlobSource", "Digests", "Donor", "Donors", "Finder", "Place", "until"]
 
 
 @runtime_checkable
@@ -36,6 +37,16 @@ class BlobSource(Protocol):
         exactly what is wanted. RangesUnsupportedError, before the first piece, where only the whole can be had;
         SourceError.
         """
+
+
+def until(blob: BlobSource, *stops: threading.Event) -> BlobSource:
+    """*blob*, of which all reading ends soon, by some error, once one of *stops* is set.
+
+    That takes a method ``until(stop) -> BlobSource``; one without it (local ones have none) is read to its end.
+    """
+    for stop in stops:
+        blob = getattr(blob, "until", lambda _stop, blob=blob: blob)(stop)
+    return blob
 
 
 class Place(Protocol):

@@ -7,6 +7,7 @@ limits, the manifest, and the diffID over every byte. Fetching runs ahead in a t
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
@@ -15,7 +16,7 @@ from layerstore.chunked import Unsuitable
 from layerstore.chunked.assembly import Assembler, completed
 from layerstore.chunked.opening import Opened, open_chunked
 from layerstore.chunked.plan import Plan, make_plan, merged, wanted
-from layerstore.differs.tar import TarDiffer, fill
+from layerstore.differs.tar import fill, fill_from
 from layerstore.errors import (
     DamagedError,
     DigestMismatchError,
@@ -25,7 +26,7 @@ from layerstore.errors import (
     SourceError,
 )
 from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
-from layerstore.partial import BlobSource, Digests, Finder, Place
+from layerstore.partial import BlobSource, Digests, Finder, Place, until
 from layerstore.system.threads import Channel, Worker, running
 from layerstore.trees.donors import Donors
 from layerstore.trees.spooled import through
@@ -62,6 +63,7 @@ class ChunkedDiffer:
         self.whole: str | None = None
         self._blob: BlobSource | None = blob
         self._expect, self._diff_id, self._finder, self._tell = expect, diff_id, finder, tell
+        self._stop = threading.Event()   # nothing more is wanted of the blob
 
     @property
     def content_key(self) -> str:
@@ -81,9 +83,10 @@ class ChunkedDiffer:
         if blob.size != self._expect.size:
             wrong = "the layer's blob has not the promised size"
             raise SizeMismatchError(wrong, expected=self._expect.size, actual=blob.size)
-        return through(target, blob, self.content_key, self._apply)
+        return through(target, until(blob, self._stop, target.cancelled), self.content_key, self._apply)
 
     def _apply(self, target: DiffTarget, blob: BlobSource) -> DiffOutput:
+        self._stop.clear()   # it may be the second time
         with ExitStack() as stack:
             try:
                 donors = stack.enter_context(Donors())
@@ -93,7 +96,7 @@ class ChunkedDiffer:
             else:
                 return self._fill(target, opened, assembler, donors)
         self._tell(f"{blob.label} is read as a whole: {self.whole}")
-        return TarDiffer(blob.open, expect=self._expect, diff_id=self._diff_id).apply_diff(target)
+        return fill_from(target, blob.open, expect=self._expect, diff_id=self._diff_id, stop=self._stop)
 
     def _begin(
         self, blob: BlobSource, target: DiffTarget, donors: Donors, stack: ExitStack,
@@ -103,7 +106,7 @@ class ChunkedDiffer:
         opened = open_chunked(self._expect, reader.read, target.limits)
         places = stack.enter_context(_find(self._finder, *wanted(opened.items)))
         plan = make_plan(opened.items, {digest: place.size for digest, place in places.items()})
-        ahead = stack.enter_context(running(_Ahead(blob, plan, target.progress)))
+        ahead = stack.enter_context(running(_Ahead(blob, plan, target.progress, self._stop)))
         ahead.begin()
         target.spared(plan.spared)
 
@@ -124,7 +127,7 @@ class ChunkedDiffer:
         # the tar's bytes are not the blob's
         quiet = replace(target, progress=lambda _n: None, donors=donors, digests=_Compared(opened, target.digests))
         pieces = completed(assembler, self._diff_id, self._tell) if opened.lines is None else assembler
-        output = fill(quiet, pieces, diff_id=self._diff_id, compression="none", is_blob=False)
+        output = fill(quiet, pieces, diff_id=self._diff_id, compression="none", is_blob=False, stop=self._stop)
         return replace(output, toc_digest=opened.toc_digest, compression=opened.codec)
 
 
@@ -197,9 +200,9 @@ class _Reader:
 class _Ahead(Worker):
     """Fetches the plan's ranges, some pieces ahead of who takes units out of them, in order."""
 
-    def __init__(self, blob: BlobSource, plan: Plan, progress: Callable[[int], None]) -> None:
+    def __init__(self, blob: BlobSource, plan: Plan, progress: Callable[[int], None], stop: threading.Event) -> None:
         super().__init__("layerstore-fetch")
-        self._blob, self._ranges, self._progress = blob, plan.ranges, progress
+        self._blob, self._ranges, self._progress, self._stop = blob, plan.ranges, progress, stop
         self._pieces: Channel[tuple[int, bytes]] = Channel(_DEPTH)
         self._stopped = False
         self._at, self._piece = 0, memoryview(b"")
@@ -245,8 +248,9 @@ class _Ahead(Worker):
             yield bytes(part)
 
     def close(self) -> None:
-        """Stop after the piece being fetched, and end the thread."""
+        """Stop after the piece being fetched, or rather than wait for it, and end the thread."""
         self._stopped = True
+        self._stop.set()
         self._pieces.make_room()
         if self._thread.is_alive():
             self._thread.join()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any, BinaryIO
@@ -22,14 +23,14 @@ from layerstore.errors import (
 )
 from layerstore.formats.compression import Decompressed, decompressed
 from layerstore.model import BLOB_KEY, Descriptor, DiffOutput, DiffTarget, check_digest
-from layerstore.partial import BlobSource
+from layerstore.partial import BlobSource, until
 from layerstore.system import fs
 from layerstore.system.threads import Channel, Worker, running
 from layerstore.trees.spooled import through
 from layerstore.trees.unpack import unpack
 from layerstore.trees.unpack.hashing import Hasher
 
-__all__ = ["Source", "TarDiffer", "fill"]
+__all__ = ["Source", "TarDiffer", "fill", "fill_from"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Callable[[], BinaryIO] | BlobSource
 
@@ -80,13 +81,20 @@ class TarDiffer:
         if self._source is None:
             raise InvalidArgumentError("a differ is good for one use")
         source, self._source = self._source, None
+        stop = threading.Event()
         if isinstance(source, BlobSource):
-            return through(target, source, self.content_key, lambda into, blob: self._fill(into, blob.open))
-        return self._fill(target, source)
+            source = until(source, stop, target.cancelled)
+            return through(target, source, self.content_key, lambda into, blob: self._fill(into, blob.open, stop))
+        return self._fill(target, source, stop)
 
-    def _fill(self, target: DiffTarget, source: Source) -> DiffOutput:
-        with closing(_opened(source)) as blob:
-            return fill(target, blob, expect=self._expect, diff_id=self._diff_id, keep=self._keep)
+    def _fill(self, target: DiffTarget, source: Source, stop: threading.Event) -> DiffOutput:
+        return fill_from(target, source, expect=self._expect, diff_id=self._diff_id, keep=self._keep, stop=stop)
+
+
+def fill_from(target: DiffTarget, source: Source, **how: Any) -> DiffOutput:
+    """``fill`` with the chunks of *source*, which is closed after it."""
+    with closing(_opened(source)) as blob:
+        return fill(target, blob, **how)
 
 
 def fill(
@@ -98,13 +106,19 @@ def fill(
     compression: str = "auto",
     is_blob: bool = True,
     keep: bool = False,
+    stop: threading.Event | None = None,
 ) -> DiffOutput:
-    """Run the pipeline over *blob*'s chunks; *is_blob* false if they are nobody's blob, only a tar; *keep* it beside."""
+    """Run the pipeline over *blob*'s chunks; *is_blob* false if they are nobody's blob, only a tar; *keep* it beside.
+
+    *stop* is cleared before any is read, and set when no more are wanted, before the thread that reads them is waited for.
+    """
+    if stop is not None:
+        stop.clear()   # who read before, in vain, has ended
     hashes = _Hashes()
     measured = _measured(blob, hashes, expect, target.progress)
     measured = kept(measured, target) if keep else measured
     stream = decompressed(measured, limits=target.limits, compression=compression)
-    with running(hashes), running(_Ahead(_hashed(stream, hashes))) as ahead:
+    with running(hashes), running(_Ahead(_hashed(stream, hashes), target.cancelled, stop)) as ahead:
         unpacked = unpack(ahead, target, require_end=expect is None and diff_id is None)
         blob_digest, actual_id = hashes.finish()
     plain = stream.compression == "none"
@@ -200,9 +214,9 @@ class _Hashes(Hasher):
 class _Ahead(Worker):
     """Run an iterator in a thread, a few chunks ahead of who iterates here."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes], cancelled: threading.Event, stop: threading.Event | None) -> None:
         super().__init__("layerstore-read")
-        self._source = chunks
+        self._source, self._cancelled, self._stop = chunks, cancelled, stop
         self._chunks: Channel[bytes] = Channel(_DEPTH)
         self._stopped = False
 
@@ -219,16 +233,23 @@ class _Ahead(Worker):
         self._chunks.end()
 
     def __iter__(self) -> Iterator[bytes]:
-        while (chunk := self._chunks.get(self._thread.is_alive)) is not None:
+        while (chunk := self._chunks.get(self._comes)) is not None:
             yield chunk
+        if self._cancelled.is_set():
+            raise LayerstoreError("cancelled: the layer is no longer wanted")
         if self._stopped:
             raise LayerstoreError("the layer's stream was closed")
         self._thread.join()   # it has said its last word
         self._check()
 
+    def _comes(self) -> bool:
+        return self._thread.is_alive() and not self._cancelled.is_set()
+
     def close(self) -> None:
-        """Stop after the chunk being read, and end the thread."""
+        """Stop after the chunk being read, or rather than wait for it, and end the thread."""
         self._stopped = True
+        if self._stop is not None:
+            self._stop.set()
         self._chunks.make_room()
         if self._thread.is_alive():
             self._thread.join()

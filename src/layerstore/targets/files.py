@@ -6,6 +6,7 @@ The same tar gives the same blob, as long as zlib and zstd are the same: no time
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ from typing import BinaryIO, cast
 from layerstore.chunked.writing import write_chunked
 from layerstore.formats.compression import ZstdWriter
 from layerstore.model import Descriptor
+from layerstore.system.descriptors import Descriptor as Opened
 from layerstore.targets import OutgoingLayer
 from layerstore.targets.manifests import layer_type
 
-__all__ = ["expected", "write_blob"]
+__all__ = ["expected", "scratch", "write_blob"]
 
 _GZIP, _LEVEL = 31, 6                    # zlib.h, deflateInit2: a gzip wrapper, without a time
 _SPOOLED = 4 << 20                       # bytes of a table of contents, or a tar-split, that are kept in memory
@@ -45,6 +47,15 @@ def expected(layer: OutgoingLayer) -> Descriptor | None:
         return None
     plain = Descriptor(layer_type("none"), layer.diff_id, layer.diff_size)
     return layer.was if layer.was.digest == layer.diff_id else plain
+
+
+def scratch(directory: str) -> BinaryIO:
+    """A file without a name on *directory*'s disk, gone when closed, be it by a crash; in $TMPDIR if that cannot be."""
+    try:
+        made = Opened(directory, os.O_TMPFILE | os.O_RDWR)
+    except OSError:   # a file system without them, or a store that this user only reads
+        return cast("BinaryIO", tempfile.TemporaryFile())
+    return open(made.release(), "w+b")
 
 
 def write_blob(layer: OutgoingLayer, out: BinaryIO, progress: Callable[[int], None]) -> Descriptor:

@@ -1,6 +1,7 @@
 """A repository in a registry as a target: blobs that it lacks are uploaded, each at once; the manifest is put last.
 
-What a registry has (``HEAD``) is not sent. An upload that breaks is begun again; one that is left unfinished is the
+What a registry has (``HEAD``) is not sent. A blob that is made anew lies in a file meanwhile, for its digest is asked for
+first; one that was kept is read where it is. An upload that breaks is begun again; one that is left unfinished is the
 registry's to clear away. Credentials, TLS and tries are those of pulling (``sources.registry``).
 
 Source: OCI distribution-spec 1.1, "Push" (POST then PUT; pushing manifests).
@@ -9,10 +10,10 @@ Source: OCI distribution-spec 1.1, "Push" (POST then PUT; pushing manifests).
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from io import BytesIO
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from layerstore.errors import InvalidArgumentError, RegistryError
@@ -24,7 +25,7 @@ from layerstore.sources.registry.failures import Broken, origin, shown
 from layerstore.sources.registry.names import parse_name
 from layerstore.targets import Outgoing, OutgoingLayer, Sent
 from layerstore.targets.beside import blobs_of, referring
-from layerstore.targets.files import expected, write_blob
+from layerstore.targets.files import expected, scratch, write_blob
 from layerstore.targets.manifests import OCI_INDEX, OCI_MANIFEST, manifest_over
 
 __all__ = ["RegistryTarget"]
@@ -35,14 +36,14 @@ T = TypeVar("T")
 
 
 class RegistryTarget:
-    """Implements ``Target``. *reference* is ``docker://HOST[:PORT]/REPOSITORY[:TAG]``."""
+    """Implements ``Target``. *reference* is ``docker://HOST[:PORT]/REPOSITORY[:TAG]``; *beside*, where blobs are made."""
 
-    def __init__(self, reference: str, options: RegistryOptions) -> None:
+    def __init__(self, reference: str, options: RegistryOptions, beside: str) -> None:
         """InvalidArgumentError, SourceError as ``connect``. Nothing is sent yet."""
         name = parse_name(reference)
         if name.tag is None:
             raise InvalidArgumentError(f"{reference!r} names a digest, which is not known before", hint="push to a tag")
-        self._tag = name.tag
+        self._tag, self._beside = name.tag, beside
         self._client = connect(name, options, push=True)
         self._base = f"{self._client.home}{name.repository}/"
 
@@ -100,7 +101,12 @@ class RegistryTarget:
         if known is not None and self._has(known.digest):
             progress(layer.diff_size)
             return known
-        with tempfile.TemporaryFile() as spool:   # its digest must be known before the end of the upload
+        if known is not None and layer.kept is not None:
+            with _Kept(layer.kept) as data:
+                self._upload(cast("BinaryIO", data), known.digest, known.size)
+            progress(layer.diff_size)
+            return known
+        with scratch(self._beside) as spool:   # its digest must be known before the end of the upload
             blob = write_blob(layer, spool, progress)
             if known is not None or not self._has(blob.digest):
                 self._upload(spool, blob.digest, blob.size)
@@ -158,3 +164,32 @@ class RegistryTarget:
                 return call()
             except Broken as broken:
                 attempts.failed(broken)
+
+
+class _Kept:
+    """A blob that was kept, as a file that is read from its beginning, as often as it takes.
+
+    It is verified while it is read: of one that is not right the last chunk never comes, so that no upload of it ends.
+    """
+
+    def __init__(self, opening: Callable[[], AbstractContextManager[Iterator[bytes]]]) -> None:
+        self._opening, self._open = opening, ExitStack()
+        self._chunks: Iterator[bytes] = iter(())
+        self._left = memoryview(b"")
+
+    def seek(self, offset: int) -> None:
+        assert offset == 0
+        self._open.close()
+        self._chunks, self._left = self._open.enter_context(self._opening()), memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        if not self._left:
+            self._left = memoryview(next(self._chunks, b""))
+        data, self._left = bytes(self._left[:size]), self._left[size:]
+        return data
+
+    def __enter__(self) -> _Kept:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._open.close()

@@ -176,13 +176,14 @@ class SpooledBlob:
         return [gap for gap in self._spool.missing(start, until - start)[:1] if gap[0] == start]
 
     def _gap(self, start: int, length: int) -> Iterator[bytes]:
-        """What is not kept, up to what is: by range, if only the whole can be had by reading on from there."""
+        """What is not kept, up to what is: by range. If only the whole can be had, to the last gap's end, in one go."""
         if start + length < self.size:
             try:
                 for _, data in self._fetch([(start, length)]):
                     yield data
             except RangesUnsupportedError:
-                pass
+                last = self._spool.missing(start, self.size - start)[-1]
+                length = sum(last) - start   # or each gap would cost all that is before it
             else:
                 return
         with self._blob.open(start) as stream:

@@ -35,6 +35,7 @@ __all__ = ["Job", "PullOptions", "differ_of", "stage_all"]
 class PullOptions:
     """How to pull. ``workers`` layers are staged at once; ``platform`` is ``os/arch[/variant]`` (None: this machine's).
 
+    ``wait`` seconds for another process or thread that stages the same content, then BusyError (None: as long as it lives).
     ``seal_every`` seconds, what is finished is made durable by a sync of its own, so that a loss of power in the middle
     of a long pull does not cost it; None: once, at the end, together with everything else. 0: each as it is finished.
     ``registry`` says how to speak with one, and as whom. ``partial``: of a layer with a table of contents (zstd:chunked,
@@ -58,6 +59,7 @@ class PullOptions:
     keep_blobs: bool = False
     verify: Callable[[OfferedImage], object] | None = None
     signatures: bool = True
+    wait: float | None = None
     registry: RegistryOptions = field(default_factory=RegistryOptions)
 
 
@@ -86,17 +88,17 @@ def stage_all(
     filler, sealer = _Filler(handle, names, options, progress), _Sealer(handle, missing, options)
     try:
         if options.workers == 1:
-            _stage_in_order(missing, filler, sealer)
+            _stage_in_order(missing, filler, sealer, options)
         else:
-            _stage_in_parallel(missing, filler, sealer, options.workers)
+            _stage_in_parallel(missing, filler, sealer, options)
     except BaseException:
         _keep_what_is_finished(handle, missing)
         raise
 
 
-def _stage_in_order(missing: list[Job], filler: _Filler, sealer: _Sealer) -> None:
+def _stage_in_order(missing: list[Job], filler: _Filler, sealer: _Sealer, options: PullOptions) -> None:
     """One after the other, in this thread: every effect in the same order every time."""
-    for begun in _begun(filler.handle, missing, filler.progress):
+    for begun in _begun(filler.handle, missing, filler.progress, options.wait):
         for job in begun:
             if job.filling is not None:
                 filler.fill(job, threading.Event())
@@ -104,12 +106,12 @@ def _stage_in_order(missing: list[Job], filler: _Filler, sealer: _Sealer) -> Non
                 sealer.seal_if_due()
 
 
-def _stage_in_parallel(missing: list[Job], filler: _Filler, sealer: _Sealer, workers: int) -> None:
+def _stage_in_parallel(missing: list[Job], filler: _Filler, sealer: _Sealer, options: PullOptions) -> None:
     cancelled = threading.Event()
     running: dict[Future[None], Job] = {}
-    with ThreadPoolExecutor(workers, thread_name_prefix="layerstore-stage") as pool:
+    with ThreadPoolExecutor(options.workers, thread_name_prefix="layerstore-stage") as pool:
         try:
-            for begun in _begun(filler.handle, missing, filler.progress):
+            for begun in _begun(filler.handle, missing, filler.progress, options.wait):
                 for job in begun:
                     if job.filling is not None:
                         running[pool.submit(filler.fill, job, cancelled)] = job
@@ -125,7 +127,7 @@ def _stage_in_parallel(missing: list[Job], filler: _Filler, sealer: _Sealer, wor
             raise
 
 
-def _begun(handle: Handle, missing: list[Job], progress: Progress) -> Iterator[list[Job]]:
+def _begun(handle: Handle, missing: list[Job], progress: Progress, wait: float | None) -> Iterator[list[Job]]:
     """All jobs, as their trees are begun: by the order of content keys, so that nobody waits in a circle (``begin``)."""
     # whoever holds trees out of order already must not wait in a circle either
     ordered = not handle.held_by_this_thread()
@@ -134,7 +136,7 @@ def _begun(handle: Handle, missing: list[Job], progress: Progress) -> Iterator[l
         progress.layer(job.source.diff_id, state="waiting", size=job.source.descriptor.size)
     while todo:
         wants = [Want(job.source.descriptor.digest, _Needless(job)) for job in todo]
-        trees = begin(handle, wants, ordered=ordered, waiting=_Waiting(todo[0], progress))
+        trees = begin(handle, wants, wait=wait, ordered=ordered, waiting=_Waiting(todo[0], progress))
         begun, todo = todo[:len(trees)], todo[len(trees):]
         for job, tree in zip(begun, trees, strict=True):
             job.staging = tree

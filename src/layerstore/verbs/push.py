@@ -9,6 +9,7 @@ goes out byte for byte. Otherwise it names the new blobs.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -61,7 +62,7 @@ def push(
     handle.check_usable()
     if compression not in COMPRESSIONS:
         raise InvalidArgumentError(f"{compression!r} is none of {', '.join(COMPRESSIONS)}")
-    there, tag = _target(target, registry or RegistryOptions())
+    there, tag = _target(target, registry or RegistryOptions(), os.path.join(handle.root, "staging"))
     is_list = isinstance(there, DockerArchiveTarget)
     with looking(handle) as view:
         kind, owner = catalog.resolve(view, reference)
@@ -84,11 +85,11 @@ def push(
     )
 
 
-def _target(text: str, registry: RegistryOptions) -> tuple[Target, str | None]:
+def _target(text: str, registry: RegistryOptions, beside: str) -> tuple[Target, str | None]:
     if text.startswith(PREFIX):
         from layerstore.targets.registry import RegistryTarget  # noqa: PLC0415 - imports urllib3
 
-        return RegistryTarget(text, registry), None
+        return RegistryTarget(text, registry, beside), None
     where = parse_reference(text)
     if where.kind == "oci":
         return LayoutTarget(where.path), where.tag

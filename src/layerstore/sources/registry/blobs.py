@@ -9,8 +9,10 @@ and never undone: the digest is that of the bytes as stored.
 from __future__ import annotations
 
 import io
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
 from layerstore.errors import RangesUnsupportedError, RegistryError, SizeMismatchError
@@ -35,16 +37,23 @@ class RegistryBlob:
 
     remote = True
 
-    def __init__(self, client: Client, digest: str, size: int, label: str) -> None:
-        self._client, self._digest, self.size, self.label = client, digest, size, label
+    def __init__(
+        self, client: Client, digest: str, size: int, label: str, stops: tuple[threading.Event, ...] = (),
+    ) -> None:
+        self._client, self._digest, self.size, self.label, self._stops = client, digest, size, label, stops
+        self._lock, self._reading = threading.Lock(), 0
+
+    def until(self, stop: threading.Event) -> RegistryBlob:
+        """The same blob, of which all reading ends soon once *stop* is set."""
+        return RegistryBlob(self._client, self._digest, self.size, self.label, (*self._stops, stop))
 
     def open(self, offset: int = 0) -> BinaryIO:
         """As in ``BlobSource``. Nothing is asked for before the first read."""
-        return cast("BinaryIO", io.BufferedReader(_Stream(self, offset, self._client.attempts()), _BUFFER))
+        return cast("BinaryIO", io.BufferedReader(_Stream(self, offset, self._client.attempts(self._stops)), _BUFFER))
 
     def ranges(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
         """As in ``BlobSource``: many in one request where the server can, else a request for each."""
-        attempts = self._client.attempts()
+        attempts = self._client.attempts(self._stops)
         todo = deque((start, start + length) for start, length in wanted if length)
         begun = False
         while todo:
@@ -61,16 +70,32 @@ class RegistryBlob:
             except Broken as broken:
                 attempts.failed(broken)
 
+    @contextmanager
+    def slot(self, attempts: Attempts) -> Iterator[None]:
+        """To be had by a differ, which reads on, while it has a reply. One that reads the blob already needs no other.
+
+        Or those of chunked layers, who now and then need a part while the next ones come, could wait in a circle.
+        """
+        with self._lock:
+            first = self._reading == 0
+            self._reading += 1
+        try:
+            with self._client.slot(attempts) if first and self._stops else nullcontext():
+                yield
+        finally:
+            with self._lock:
+                self._reading -= 1
+
     def reply_from(self, start: int, attempts: Attempts) -> Reply:
         """A reply whose next byte is the blob's byte *start* and whose last is the blob's. To be closed."""
         if start:
             reply = self._get([(start, self.size)], attempts)
             if reply.status == 200 or self._has_range(reply, start, self.size):
-                return self._from(reply, start)
+                return self._from(reply, start, attempts)
             reply.close()
-        return self._from(self._get([], attempts), start)
+        return self._from(self._get([], attempts), start, attempts)
 
-    def _from(self, reply: Reply, start: int) -> Reply:
+    def _from(self, reply: Reply, start: int, attempts: Attempts) -> Reply:
         try:
             if reply.status == 206 and self._has_range(reply, start, self.size):
                 return reply
@@ -79,7 +104,7 @@ class RegistryBlob:
             else:
                 self._check_whole(reply)
             for _at, piece in pieces(reply, 0, start, reply.url):
-                del piece
+                attempts.again(len(piece), self.size, reply.url)
         except BaseException:
             reply.close()
             raise
@@ -93,7 +118,7 @@ class RegistryBlob:
     def _some(self, batch: list[tuple[int, int]], attempts: Attempts, *, begun: bool) -> Iterator[tuple[int, bytes]]:
         """The first of *batch*, or more of them, in order. Odd: none came, and they are better asked for one by one."""
         (start, end), alone = batch[0], len(batch) == 1
-        with self._get(batch, attempts) as reply:
+        with self.slot(attempts), self._get(batch, attempts) as reply:
             if reply.status == 206:
                 boundary = boundary_of(reply.header("Content-Type"))
                 if boundary is not None and not alone:
@@ -161,6 +186,7 @@ class _Stream(io.RawIOBase):
     def __init__(self, blob: RegistryBlob, offset: int, attempts: Attempts) -> None:
         self._blob, self._position, self._attempts = blob, offset, attempts
         self._reply: Reply | None = None
+        self._slot = ExitStack()   # had while there is a reply
 
     def readable(self) -> bool:
         return True
@@ -181,6 +207,7 @@ class _Stream(io.RawIOBase):
         while True:
             try:
                 if self._reply is None:
+                    self._slot.enter_context(self._blob.slot(self._attempts))
                     self._reply = self._blob.reply_from(self._position, self._attempts)
                 data = self._reply.read(count)
                 if data:
@@ -192,8 +219,9 @@ class _Stream(io.RawIOBase):
 
     def _drop(self) -> None:
         reply, self._reply = self._reply, None
-        if reply is not None:
-            reply.close()
+        with self._slot:
+            if reply is not None:
+                reply.close()
 
     def close(self) -> None:
         self._drop()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Collection, Mapping
-from typing import BinaryIO
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 from layerstore.errors import ClosedError, RegistryError, RegistryUnavailableError
@@ -18,6 +19,7 @@ from layerstore.sources.registry.authfiles import find_credentials
 from layerstore.sources.registry.challenges import parse_challenges
 from layerstore.sources.registry.failures import Broken, origin, refuse
 from layerstore.sources.registry.names import Name
+from layerstore.sources.registry.pace import SLICE
 from layerstore.sources.registry.secrets import Credentials
 from layerstore.sources.registry.tokens import Authority, retry_after
 from layerstore.sources.registry.transport import Reply, Transport
@@ -27,6 +29,7 @@ __all__ = ["Attempts", "Client"]
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _PROGRESS = 1 << 20      # bytes after which earlier failures are forgotten
+_AGAIN = 2               # times its size that a blob is read again
 _ALWAYS = {"User-Agent": "layerstore", "Accept-Encoding": "identity"}
 
 
@@ -38,6 +41,7 @@ class Client:
         self.home = f"{'http' if options.plain_http else 'https'}://{name.host}/v2/"
         self._origin = origin(self.home)
         self.stopped = threading.Event()
+        self._slots = threading.BoundedSemaphore(max(1, options.connections))
         self.together = True   # whether this server is asked for several ranges at once
         self._transport = Transport(options, self.home, name.host)
         self._authority = Authority(
@@ -48,9 +52,20 @@ class Client:
         """Bytes of all bodies that came so far, also of those that were thrown away."""
         return self._transport.fetched
 
-    def attempts(self) -> Attempts:
-        """A fresh count of tries, for one thing to be fetched."""
-        return Attempts(self._options, self.stopped)
+    def attempts(self, stops: Sequence[threading.Event] = ()) -> Attempts:
+        """A fresh count of tries, for one thing to be fetched, until one of *stops* is set."""
+        return Attempts(self._options, self.stopped, stops)
+
+    @contextmanager
+    def slot(self, attempts: Attempts) -> Iterator[None]:
+        """One of the connections that layers may be read over at once; waits for it. ClosedError if that is to end."""
+        while not self._slots.acquire(timeout=SLICE):
+            if attempts.is_over():
+                raise ClosedError(f"the source {self.name} is closed, or nobody wants the layer any more")
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     def get(
         self, path: str, headers: Mapping[str, str], attempts: Attempts, accept: Collection[int] = (200,),
@@ -64,7 +79,7 @@ class Client:
             if self.stopped.is_set():
                 raise ClosedError(f"the source {self.name} is closed", hint="read its layers before closing the source")
             try:
-                reply = self._redirected(url, {**_ALWAYS, **headers})
+                reply = self._redirected(url, {**_ALWAYS, **headers}, attempts.stops)
                 if reply.status in accept:
                     return reply
                 with reply:
@@ -106,9 +121,9 @@ class Client:
         """Looked for when the registry asks, and not before: a helper may ask a person."""
         return self._options.credentials or find_credentials(self.name, self._options.auth_file)
 
-    def _redirected(self, url: str, headers: Mapping[str, str]) -> Reply:
+    def _redirected(self, url: str, headers: Mapping[str, str], stops: Sequence[threading.Event]) -> Reply:
         for _ in range(_MAX_REDIRECTS + 1):
-            reply = self._authorized(url, headers)
+            reply = self._authorized(url, headers, stops=stops)
             if reply.status not in _REDIRECTS:
                 return reply
             with reply:
@@ -136,11 +151,12 @@ class Client:
 
     def _authorized(
         self, url: str, headers: Mapping[str, str], method: str = "GET", body: bytes | BinaryIO | None = None,
+        stops: Sequence[threading.Event] = (),
     ) -> Reply:
         if origin(url) != self._origin:
-            return self._transport.send(method, url, headers, body)
+            return self._transport.send(method, url, headers, body, stops)
         said = self._authority.header()
-        reply = self._transport.send(method, url, {**headers, "Authorization": said} if said else headers, body)
+        reply = self._transport.send(method, url, {**headers, "Authorization": said} if said else headers, body, stops)
         if reply.status != 401:
             return reply
         with reply:
@@ -152,15 +168,18 @@ class Client:
         said = self._authority.answer(challenges, said, shown)
         if body is not None and not isinstance(body, bytes):
             body.seek(0)
-        return self._transport.send(method, url, {**headers, "Authorization": said}, body)
+        return self._transport.send(method, url, {**headers, "Authorization": said}, body, stops)
 
 
 class Attempts:
-    """How often one thing may fail. Failures with a megabyte between them are not in a row."""
+    """How often one thing may fail. Failures with a megabyte between them are not in a row.
 
-    def __init__(self, options: RegistryOptions, stopped: threading.Event) -> None:
-        self._options, self._stopped = options, stopped
-        self._failed = self._since = 0
+    *stopped* ends the tries, and so does each of *stops*, which also end what is being read.
+    """
+
+    def __init__(self, options: RegistryOptions, stopped: threading.Event, stops: Sequence[threading.Event] = ()) -> None:
+        self._options, self._stopped, self.stops = options, stopped, stops
+        self._failed = self._since = self._again = 0
 
     def progress(self, count: int) -> None:
         """*count* more bytes came that had not come before."""
@@ -168,11 +187,37 @@ class Attempts:
         if self._since >= _PROGRESS:
             self._failed = 0
 
+    def again(self, count: int, size: int, url: str) -> None:
+        """*count* bytes, of *size* in all, had to be read once more; RegistryUnavailableError if that comes too often.
+
+        Or a server that knows no ranges, and breaks off after every megabyte, would send the square of the size.
+        """
+        self._again += count
+        if self._again > _AGAIN * size:
+            what = f"the server knows no ranges, and breaks off so often that it sent {self._again} bytes again: GET {url}"
+            raise RegistryUnavailableError(what, url=url)
+
     def failed(self, broken: Broken) -> None:
         """Wait until it may be tried again; RegistryUnavailableError if it may not."""
         self._failed, self._since = self._failed + 1, 0
-        if self._failed > self._options.retries or self._stopped.is_set():
-            tries = "" if self._failed == 1 else f" ({self._failed} times in a row)"
-            raise RegistryUnavailableError(f"{broken.what}{tries}", status=broken.status, url=broken.url) from None
+        if self._failed > self._options.retries or self.is_over():
+            self._give_up(broken)
         pause = self._options.backoff * 2 ** (self._failed - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        self._stopped.wait(min(max(pause, broken.after or 0.0), self._options.longest_wait))
+        self._wait(min(max(pause, broken.after or 0.0), self._options.longest_wait))
+        if any(each.is_set() for each in self.stops):
+            self._give_up(broken)
+
+    def _give_up(self, broken: Broken) -> NoReturn:
+        tries = "" if self._failed == 1 else f" ({self._failed} times in a row)"
+        raise RegistryUnavailableError(f"{broken.what}{tries}", status=broken.status, url=broken.url) from None
+
+    def is_over(self) -> bool:
+        """Whether nothing is to be tried any more."""
+        return self._stopped.is_set() or any(each.is_set() for each in self.stops)
+
+    def _wait(self, seconds: float) -> None:
+        while self.stops and seconds > SLICE and not self.is_over():
+            self._stopped.wait(SLICE)
+            seconds -= SLICE
+        if not self.is_over():
+            self._stopped.wait(seconds)

@@ -1,6 +1,6 @@
 """One HTTP request and its response, over kept connections: the only module that knows urllib3.
 
-No redirect is followed here, nothing is tried again, nothing is decoded, and no proxy is asked. What fails comes out as
+No redirect is followed here, nothing is tried again, and nothing is decoded. What fails comes out as
 ``Broken`` (another try may help) or RegistryError (it will not), without what the library would say: its texts hold
 URLs with their queries, and so do its log records, from which they are taken out.
 """
@@ -12,14 +12,15 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
 from layerstore.errors import RegistryError, SourceError
 from layerstore.sources.registry import RegistryOptions
 from layerstore.sources.registry.failures import Broken, code_of, origin, shown
-from layerstore.sources.registry.pace import Paced
+from layerstore.sources.registry.pace import TERMS, Paced, Terms
+from layerstore.sources.registry.proxies import Proxies, Proxy
 from layerstore.sources.registry.tls import make_context
 
 try:
@@ -84,36 +85,64 @@ class Transport:
         self.home, self._home_origin = home, origin(home)
         self._lock = threading.Lock()
         self._contexts: dict[bool, ssl.SSLContext] = {}
-        self._host, self._ca_file = host, options.ca_file
+        self._host, self._ca_file, self._least_rate = host, options.ca_file, options.least_rate
         if not options.plain_http:
             self._context(home=True)
-        timeout = urllib3.Timeout(connect=options.connect_timeout, read=options.idle_timeout)
-        self._pools = urllib3.PoolManager(_HOSTS, maxsize=_CONNECTIONS, timeout=timeout, retries=False)
-        self._pools.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+        self._timeout = urllib3.Timeout(connect=options.connect_timeout, read=options.idle_timeout)
+        self._proxies = Proxies()
+        self._managers: dict[Proxy | None, urllib3.PoolManager] = {}
 
-    def send(self, method: str, url: str, headers: Mapping[str, str], body: str | bytes | BinaryIO | None = None) -> Reply:
-        """Send a request; return the response, its body not yet read, to be closed. Raises Broken and RegistryError."""
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: str | bytes | BinaryIO | None = None,
+        stops: Sequence[threading.Event] = (),
+    ) -> Reply:
+        """Send a request; return the response, its body not yet read, to be closed. Raises Broken and RegistryError.
+
+        Once one of *stops* is set, waiting for the response, and reading it, end soon with Broken.
+        """
+        before = TERMS.set(Terms(stops, self._least_rate))
         try:
             scheme, host, port = there = origin(url)
             more: dict[str, Any] = {}
             if scheme == "https":
                 more["ssl_context"] = self._context(home=there == self._home_origin)
-            pool = self._pools.connection_from_host(host, port, scheme, pool_kwargs=more)
+            proxy = self._proxies.of(scheme, host, port)
+            pool = self._manager(proxy).connection_from_host(host, port, scheme, pool_kwargs=more)
+            asked = _path(url) if proxy is None or scheme == "https" else url.partition("#")[0]   # RFC 9112, 3.2.2
             response = pool.urlopen(
-                method, _path(url), body=body, headers=headers, retries=False, redirect=False, assert_same_host=False,
+                method, asked, body=body, headers=headers, retries=False, redirect=False, assert_same_host=False,
                 preload_content=False, decode_content=False,
             )
         except (HTTPError, OSError, ValueError, http.client.HTTPException) as error:
             raise self._failed(error, method, url) from None
+        finally:
+            TERMS.reset(before)
         return Reply(self, response, url)
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
-        self._pools.clear()
+        with self._lock:
+            managers = list(self._managers.values())
+        for each in managers:
+            each.clear()
 
     def count(self, n: int) -> None:
         with self._lock:
             self.fetched += n
+
+    def _manager(self, proxy: Proxy | None) -> urllib3.PoolManager:
+        """What keeps the connections that go through *proxy*."""
+        more: dict[str, Any] = {"maxsize": _CONNECTIONS, "timeout": self._timeout, "retries": False}
+        with self._lock:
+            if proxy not in self._managers:
+                if proxy is None:
+                    made = urllib3.PoolManager(_HOSTS, **more)
+                else:
+                    said = {"Proxy-Authorization": proxy.credentials.basic()} if proxy.credentials else {}
+                    made = urllib3.ProxyManager(proxy.url, _HOSTS, proxy_headers=said, **more)
+                made.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+                self._managers[proxy] = made
+            return self._managers[proxy]
 
     def _context(self, *, home: bool) -> ssl.SSLContext:
         with self._lock:
@@ -143,6 +172,7 @@ def reason(error: Exception) -> str:
     names = {
         "NameResolutionError": "the host's name cannot be resolved", "ConnectTimeoutError": "no connection in time",
         "ReadTimeoutError": "nothing, or hardly anything, came for too long", "SSLError": "TLS failed",
+        "ProxyError": "the proxy cannot be reached, or refuses",
         "ProtocolError": "the connection ended early, or what came is not HTTP",
     }
     under = error.__cause__ or next((a for a in error.args if isinstance(a, OSError)), None)
