@@ -13,16 +13,21 @@ def _said(annotations):
     return {key.rpartition(".")[2]: value for key, value in annotations.items()}
 
 
+def _pieces(annotations, blob):
+    start, length, size = map(int, _said(annotations)["manifest-position"].split(":")[:3])
+    toc = json.loads(ZstdDecompressor().decompress(blob[start:start + length], max_output_size=size))
+    return [e for e in toc["entries"] if e["type"] in ("reg", "chunk") and "offset" in e and e.get("size", e.get("chunkSize"))]
+
+
 def parts_of(annotations, blob):
     """(start, length, digest) of each piece of content, in order; without a tar-split also of what lies between, with None.
 
     Digests have 32 bytes. Zeros are left out: nobody fetches them.
     """
     said = _said(annotations)
-    start, length, size = map(int, said["manifest-position"].split(":")[:3])
-    toc = json.loads(ZstdDecompressor().decompress(blob[start:start + length], max_output_size=size))
+    start = int(said["manifest-position"].split(":")[0])
     parts, end, file_end = [], 0, 0
-    pieces = [e for e in toc["entries"] if e["type"] in ("reg", "chunk") and "offset" in e and e.get("size", e.get("chunkSize"))]
+    pieces = _pieces(annotations, blob)
     for each, follows in zip(pieces, [*pieces[1:], {}], strict=True):
         parts.append((end, each["offset"] - end, None))
         file_end = each.get("endOffset") or file_end   # a file's first piece has it
@@ -36,6 +41,19 @@ def parts_of(annotations, blob):
 def digests(annotations, blob):
     """The digests of all content."""
     return {digest for _, _, digest in parts_of(annotations, blob)} - {None}
+
+
+def digests_in_place(annotations, blob, other_annotations, other):
+    """Digests of content that the *other* has as the same whole file, or in a file of the same name at the same offset."""
+    there = _pieces(other_annotations, other)
+    wholes = {each.get("digest") for each in there}
+    places = {(each["name"], each.get("chunkOffset", 0), each.get("chunkDigest")) for each in there}
+    found, whole = set(), None
+    for each in _pieces(annotations, blob):
+        whole = each["digest"] if each["type"] == "reg" else whole
+        if whole in wholes or (each["name"], each.get("chunkOffset", 0), each.get("chunkDigest")) in places:
+            found.add(bytes.fromhex((each.get("chunkDigest") or each["digest"])[7:]))
+    return found
 
 
 def least(annotations, blob, here):
