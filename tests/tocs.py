@@ -43,19 +43,6 @@ def digests(annotations, blob):
     return {digest for _, _, digest in parts_of(annotations, blob)} - {None}
 
 
-def digests_in_place(annotations, blob, other_annotations, other):
-    """Digests of content that the *other* has as the same whole file, or in a file of the same name at the same offset."""
-    there = _pieces(other_annotations, other)
-    wholes = {each.get("digest") for each in there}
-    places = {(each["name"], each.get("chunkOffset", 0), each.get("chunkDigest")) for each in there}
-    found, whole = set(), None
-    for each in _pieces(annotations, blob):
-        whole = each["digest"] if each["type"] == "reg" else whole
-        if whole in wholes or (each["name"], each.get("chunkOffset", 0), each.get("chunkDigest")) in places:
-            found.add(bytes.fromhex((each.get("chunkDigest") or each["digest"])[7:]))
-    return found
-
-
 def least(annotations, blob, here):
     """The least bytes of the blob that who has content with the digests *here* needs: what is not here, TOC and tar-split."""
     said = _said(annotations)
