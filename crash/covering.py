@@ -41,8 +41,8 @@ VERBS: dict[str, tuple[str, ...]] = {   # what a user does: the workloads, scena
         "everything"),
     "check": ("check", "check-pull", "check-delete", "check-gc", "check-repair"),
     "repair": (
-        "repair", "repair-source", "repair-parts", "repair-rest", "repair-whole", "check-repair", "repair-delete", "repair-open",
-        "repair-twice", "repair-gc"),
+        "repair", "repair-source", "repair-parts", "repair-rest", "repair-whole", "check-repair", "repair-delete",
+        "repair-open", "repair-twice", "repair-gc"),
     "rebuild": ("rebuild", "rebuild-log", "rebuild-from", "rebuild-open", "rebuild-twice"),
     "snapshot": ("snapshot",),
     "stand on a store beneath": ("beneath",),

@@ -13,10 +13,12 @@ import pytest
 import chunkedmaker
 import tocs
 from chunkedmaker import CURRENT, FORMS, NERDCTL, OF_2022, OLD_STARGZ, STARGZ, make, member
+from storekit import add
 from layerstore import TarDiffer
 from layerstore.chunked import golines, is_chunked
 from layerstore.chunked.toc import Toc
 from layerstore.system.descriptors import Descriptor
+from layerstore.dedup import LayerFinder
 from layerstore.differs import ChunkedDiffer
 from layerstore.errors import DamagedError, DigestMismatchError, RangesUnsupportedError, SizeMismatchError, TocError
 from layerstore.model import Descriptor as LayerDescriptor
@@ -174,6 +176,20 @@ def test_of_the_second_image_only_what_differs_is_fetched(tree, form, share):
 
 def least_of(made, here):
     return tocs.least(made.descriptor.annotations, made.blob, here.places)
+
+
+def test_of_a_file_that_came_as_a_plain_tar_and_changed_a_little_the_change_is_fetched(store):
+    """Its chunks are in no index. As many layers as are probed are likelier, but have not the path."""
+    data = random.Random(1).randbytes(700_000)
+    add(store, {"a.pyc": b"1111" + data})
+    for n in range(8):
+        add(store, {"base": b"%d" % n})
+    made = make(CURRENT, [member("a.pyc", b"2222" + data)], chunk=65_536)
+    differ, blob = partial(made, LayerFinder(store._handle))
+    with store.stage(differ) as staged:
+        assert staged.output.diff_id == made.diff_id
+    assert len(made.blob) > 700_000
+    assert blob.fetched <= 65_536 + 20_000
 
 
 # -- what the maker makes

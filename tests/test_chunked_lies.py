@@ -5,6 +5,7 @@ Each is refused with a typed error, by the partial pull and whatever is here alr
 
 import base64
 import copy
+import hashlib
 import json
 import tracemalloc
 
@@ -22,7 +23,9 @@ from layerstore.errors import (
     LimitExceededError,
     TocError,
 )
-from layerstore.model import Limits
+from layerstore.chunked.opening import open_chunked
+from layerstore.chunked.plan import make_plan, wanted
+from layerstore.model import Descriptor, Limits
 
 ZSTD = (CURRENT, OF_2022)
 ALL = (CURRENT, OF_2022, NERDCTL, STARGZ, OLD_STARGZ)
@@ -411,6 +414,36 @@ def test_more_entries_than_its_size_allows(tree):
 def test_an_entry_that_does_not_end_costs_bounded_memory(tree, nonsense):
     made = make(CURRENT, toc=raw(lambda text: text.replace(b'"entries": [', b'"entries": [' + nonsense)))
     costs(150 << 20, lambda: refused(tree, made, TocError, "too long"))
+
+
+def of_tiny_files(room):
+    for n in range(room // 165):
+        yield {"type": "reg", "name": f"{n:x}", "size": 1, "digest": f"sha256:{hashlib.sha256(b'%d' % n).hexdigest()}",
+               "offset": n * 10, "endOffset": n * 10 + 10}
+
+
+def of_tiny_chunks(room):
+    one = {"name": "a", "chunkSize": 1}
+    for n in range(count := room // 190):
+        whole = {} if n else {"size": count, "digest": "sha256:" + "0" * 64, "endOffset": count * 10}
+        yield {"type": "chunk" if n else "reg", **one, **whole, "offset": n * 10, "chunkOffset": n,
+               "chunkDigest": f"sha256:{hashlib.sha256(b'%d' % n).hexdigest()}"}
+
+
+@pytest.mark.parametrize("entries", [of_tiny_files, of_tiny_chunks])
+def test_the_largest_toc_costs_memory_in_proportion_to_its_limit(entries):
+    limit = 2 << 20
+    text = json.dumps({"version": 1, "entries": list(entries(limit))}, separators=(",", ":")).encode()
+    sent = zstandard.compress(text)
+    notes = {"manifest-checksum": f"sha256:{hashlib.sha256(sent).hexdigest()}", "manifest-position": f"{1 << 30}:{len(sent)}:{len(text)}:1"}
+    descriptor = Descriptor("", "sha256:" + "0" * 64, 1 << 31, {f"io.containers.zstd-chunked.{key}": said for key, said in notes.items()})
+    assert 0.8 * limit < len(text) <= limit
+
+    def held():
+        opened = open_chunked(descriptor, lambda _ranges: [sent], Limits(max_toc=limit))
+        return make_plan(opened.items, dict.fromkeys(wanted(opened.items)[0], 1))
+
+    costs(6 * limit, held)
 
 
 # -- in a store

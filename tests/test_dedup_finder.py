@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import random
+import tracemalloc
 
 import pytest
 from storekit import add, differ
@@ -217,6 +219,53 @@ def test_chunks_are_found_at_the_place_that_they_have_in_the_blob(store):
     assert took(store, *(new[o : o + n] for _, o, n in at.values())) == {}
     found = took(store, *(new[o : o + n] for _, o, n in at.values()), at=at)
     assert found == {sha(new[o : o + n]): new[o : o + n] for _, o, n in list(at.values())[1:]}
+
+
+def chunks_of(data, path, size=65_536):
+    return {sha(data[n:n + size]): (path, n, size) for n in range(0, 10 * size, size)}
+
+
+def test_the_layers_that_have_the_paths_are_probed_however_many_come_before(store):
+    data = random.Random(1).randbytes(700_000)
+    old, new = b"1111" + data, b"2222" + data
+    add(store, {"a.pyc": old})
+    for n in range(8):                   # newer ones, as the layers of an image's base come before what stands on them
+        add(store, {"base": b"%d" % n + DATA})
+    at = chunks_of(new, b"a.pyc")
+    with LayerFinder(store._handle).find(at, at) as places:
+        assert {digest: b"".join(place.read()) for digest, place in places.items()} == {
+            digest: new[n:n + size] for digest, (_, n, size) in list(at.items())[1:]}
+
+
+def test_what_is_probed_is_bounded_in_all_layers_together_whatever_is_found(store, monkeypatch):
+    for n in range(3):
+        add(store, {"f": b"%d" % n + BIG})
+    reads = []
+    real = os.pread
+
+    def counted(fd, length, offset):
+        found = real(fd, length, offset)
+        if length == 1 << 20:
+            reads.append(length)
+        return found
+
+    monkeypatch.setattr(os, "pread", counted)
+    at = {sha(b"%d" % n): (b"f", 0, 2 << 20) for n in range(2)}
+    with LayerFinder(store._handle, bounds=Bounds(probe_bytes=5 << 20)).find(at, at) as places:
+        assert not places
+    assert len(reads) == 4, "two chunks of 2 MiB, a MiB at a time: for a third there is no room"
+
+
+def test_a_chunk_is_not_held_as_a_whole_to_look_for_it(store):
+    add(store, {"f": bytes(40 << 20)})
+    at = {sha(bytes(32 << 20)): (b"f", 1 << 20, 32 << 20)}
+    tracemalloc.start()
+    try:
+        with LayerFinder(store._handle).find(at, at) as places:
+            assert len(places) == 1
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_content_that_moved_is_not_looked_for_for_ever(store, monkeypatch):

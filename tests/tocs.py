@@ -13,16 +13,21 @@ def _said(annotations):
     return {key.rpartition(".")[2]: value for key, value in annotations.items()}
 
 
+def _pieces(annotations, blob):
+    start, length, size = map(int, _said(annotations)["manifest-position"].split(":")[:3])
+    toc = json.loads(ZstdDecompressor().decompress(blob[start:start + length], max_output_size=size))
+    return [e for e in toc["entries"] if e["type"] in ("reg", "chunk") and "offset" in e and e.get("size", e.get("chunkSize"))]
+
+
 def parts_of(annotations, blob):
     """(start, length, digest) of each piece of content, in order; without a tar-split also of what lies between, with None.
 
     Digests have 32 bytes. Zeros are left out: nobody fetches them.
     """
     said = _said(annotations)
-    start, length, size = map(int, said["manifest-position"].split(":")[:3])
-    toc = json.loads(ZstdDecompressor().decompress(blob[start:start + length], max_output_size=size))
+    start = int(said["manifest-position"].split(":")[0])
     parts, end, file_end = [], 0, 0
-    pieces = [e for e in toc["entries"] if e["type"] in ("reg", "chunk") and "offset" in e and e.get("size", e.get("chunkSize"))]
+    pieces = _pieces(annotations, blob)
     for each, follows in zip(pieces, [*pieces[1:], {}], strict=True):
         parts.append((end, each["offset"] - end, None))
         file_end = each.get("endOffset") or file_end   # a file's first piece has it

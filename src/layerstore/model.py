@@ -65,7 +65,7 @@ class Limits:
     max_xattr_bytes: int = 1 << 28      # of all entries together: names, values, and 64 bytes for each
     max_hole_bytes: int = 1 << 36       # holes of all sparse files together: they cost a tar nothing, and us their hashing
     max_manifest_json: int = 4 << 20    # bytes of an OCI index, manifest or config
-    max_toc: int = 150 << 20            # bytes of a table of contents, compressed or not; of a compressed tar-split
+    max_toc: int = 64 << 20             # bytes of a table of contents, compressed or not; of a compressed tar-split
     max_signature_bytes: int = 1 << 20  # of all signatures of an image together, and of signed indexes
 
 

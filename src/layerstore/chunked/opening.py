@@ -7,6 +7,7 @@ first: of the TOC, by the descriptor, and of the tar-split, by the TOC.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from layerstore.chunked import footers
 from layerstore.chunked.agreement import check_agreement
 from layerstore.chunked.annotations import Announced, Position, Unsuitable, announced
 from layerstore.chunked.golines import Payload, read_lines
-from layerstore.chunked.layout import File, Gap, Located, arranged, clean, locate, without_gaps
+from layerstore.chunked.layout import Chunk, File, Gap, Located, arranged, clean, locate, without_gaps
 from layerstore.chunked.toc import Toc, TocEntry
 from layerstore.errors import DigestMismatchError, TocError
 from layerstore.formats.compression import decompressed
@@ -38,7 +39,7 @@ class Opened(NamedTuple):
     """What is known of a blob by its metadata.
 
     ``items`` are the files that have content, and with no tar-split also the gaps between them, in order. ``digests``
-    are those that the TOC gives, by clean name; ``chunks`` the (offset, bytes, digest) of files that have several.
+    are those that the TOC gives, by clean name; ``chunks`` all of each file that has several, in order.
     ``lines`` gives the tar-split's again and again; ``tail`` is the last unit of an eStargz blob, already fetched.
     """
 
@@ -46,7 +47,7 @@ class Opened(NamedTuple):
     toc_digest: str
     items: list[File | Gap]
     digests: dict[bytes, bytes]
-    chunks: dict[bytes, list[tuple[int, int, bytes]]]
+    chunks: dict[bytes, tuple[Chunk, ...]]
     lines: Callable[[], Iterator[bytes | Payload]] | None
     tail: bytes | None
 
@@ -79,20 +80,34 @@ def _open_zstd(told: Announced, descriptor: Descriptor, read: Read, limits: Limi
     if told.plain_digest is not None:
         _check_stream(_plain(compressed, toc.size, "table of contents"), told.plain_digest)
     parsed = Toc(_plain(compressed, toc.size, "table of contents"), most=limits.max_toc // _LEAST_ENTRY)
-    entries = list(parsed)
+    del compressed
     assert told.toc_digest is not None
     end = toc.offset - footers.FRAME
-    if split is None or split_data is None or parsed.tar_split_digest is None:
-        return _opened("zstd", told.toc_digest, entries, descriptor, limits, end, None)
+    if split is None or split_data is None:
+        return _opened("zstd", told.toc_digest, parsed, descriptor, limits, end, None)
+    entries = deque(parsed)
+    if parsed.tar_split_digest is None:
+        return _opened("zstd", told.toc_digest, _spent(entries), descriptor, limits, end, None)
     _check(split_data, parsed.tar_split_digest, "the tar-split")
 
     lines = _Lines(lambda: read_lines(_plain(split_data, split.size, "tar-split")))
     check_agreement(entries, lines(), limits)
-    files = list(locate(entries, limits, descriptor.size))
-    if any(not file.end for file in files):
-        raise Unsuitable("its table of contents does not say where files end")
+    files = _ending(locate(_spent(entries), limits, descriptor.size))
     items: list[File | Gap] = list(without_gaps(files, end))
-    return Opened("zstd", told.toc_digest, items, _digests(files), _chunks(files), lines, None)
+    return Opened("zstd", told.toc_digest, items, *_told(items), lines, None)
+
+
+def _spent(entries: deque[TocEntry]) -> Iterator[TocEntry]:
+    """Each of them, once: what is made of one takes its room."""
+    while entries:
+        yield entries.popleft()
+
+
+def _ending(files: Iterable[Located]) -> Iterator[Located]:
+    for file in files:
+        if not file.end:
+            raise Unsuitable("its table of contents does not say where files end")
+        yield file
 
 
 class _Lines:
@@ -137,15 +152,22 @@ def _open_stargz(told: Announced, descriptor: Descriptor, read: Read, limits: Li
     tail = read([(offset, length)])[0]
     assert told.plain_digest is not None
     _check_stream(_index(tail, limits), told.plain_digest)
-    entries = list(Toc(_index(tail, limits), most=limits.max_toc // _LEAST_ENTRY))
+    entries = Toc(_index(tail, limits), most=limits.max_toc // _LEAST_ENTRY)
     return _opened("gzip", told.plain_digest, entries, descriptor, limits, offset, tail)
 
 
 def _opened(
-    codec: str, toc_digest: str, entries: list[TocEntry], descriptor: Descriptor, limits: Limits, end: int,
+    codec: str, toc_digest: str, entries: Iterable[TocEntry], descriptor: Descriptor, limits: Limits, end: int,
     tail: bytes | None,
 ) -> Opened:
     """Without a tar-split: everything that is not files' content is in gaps of the blob."""
+    files = list(locate(_unique(entries), limits, descriptor.size))
+    items = list(arranged(files, end))
+    told = _told(items) if any(file.end for file in files) else _told_of_units(files)
+    return Opened(codec, toc_digest, items, *told, None, tail)
+
+
+def _unique(entries: Iterable[TocEntry]) -> Iterator[TocEntry]:
     names: set[bytes] = set()
     for entry in entries:
         if entry.kind != "chunk":
@@ -153,21 +175,29 @@ def _opened(
             if name in names:
                 raise TocError(f"the table of contents has {entry.name!r:.200} twice")
             names.add(name)
-    files = list(locate(entries, limits, descriptor.size))
-    return Opened(codec, toc_digest, list(arranged(files, end)), _digests(files), _chunks(files), None, tail)
+        yield entry
 
 
-def _digests(files: Iterable[Located]) -> dict[bytes, bytes]:
-    return {clean(file.name): file.digest for file in files if file.digest is not None}
+_Told = tuple[dict[bytes, bytes], dict[bytes, tuple[Chunk, ...]]]
 
 
-def _chunks(files: Iterable[Located]) -> dict[bytes, list[tuple[int, int, bytes]]]:
-    return {
-        clean(file.name): [
-            (chunk.at, chunk.size, chunk.digest) for chunk in file.chunks if chunk.digest is not None and not chunk.zeros
-        ]
-        for file in files if len(file.chunks) > 1
-    }
+def _told(items: Iterable[File | Gap]) -> _Told:
+    """Digests and chunks, where items are whole files."""
+    files = [item for item in items if isinstance(item, File)]
+    return ({file.path: file.digest for file in files if file.digest is not None},
+            {file.path: file.chunks for file in files if len(file.chunks) > 1})
+
+
+def _told_of_units(files: Iterable[Located]) -> _Told:
+    """The same where units go on after a file: then an item is a part of one."""
+    digests, chunks = {}, {}
+    for file in files:
+        path = clean(file.name)
+        if file.digest is not None:
+            digests[path] = file.digest
+        if len(file.chunks) > 1:
+            chunks[path] = tuple(Chunk(each.offset, 0, each.size, each.digest, each.zeros) for each in file.chunks)
+    return digests, chunks
 
 
 def _index(tail: bytes, limits: Limits) -> Iterator[bytes]:

@@ -33,7 +33,7 @@ __all__ = ["Written", "write_chunked"]
 _PIECE = 1 << 20
 _NO_DIGEST = "sha256:" + "0" * 64
 _HEADERS = 4 << 20                       # bytes before one member, in one line of the tar-split
-_MOST = Limits().max_toc                 # bytes of a TOC; the field's readers have the same limit
+_MOST = 150 << 20                        # bytes of a TOC; the field's readers have the same limit, ours a lower one
 _BOUNDLESS = 1 << 62                     # the tar is one that was taken already
 _LIMITS = Limits(
     max_entries=_BOUNDLESS, max_directories=_BOUNDLESS, max_bytes=_BOUNDLESS, max_path_length=_BOUNDLESS,

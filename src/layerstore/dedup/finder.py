@@ -7,12 +7,14 @@ left; its deletion is deferred meanwhile. One that cannot be held at once is pas
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from heapq import nlargest
+from itertools import islice
 
 from layerstore.dedup.candidates import candidates
 from layerstore.dedup.places import Cloning, LayerPlace, Source
-from layerstore.dedup.probing import Wanted, probe
+from layerstore.dedup.probing import Budget, Chunks, Wanted, by_path, in_common, probe
 from layerstore.errors import DamagedError, HostError, UnknownLayerError
 from layerstore.formats.digests import Found, Reader, prefixes
 from layerstore.formats.manifest import NAME as MANIFEST
@@ -31,7 +33,8 @@ class Bounds:
     """What one search may cost. Layers looked in and held (each held one is six descriptors); bytes of their indexes.
 
     ``manifests`` are layers without an index whose manifest is read instead (some 70 times slower), each of at most
-    ``manifest_bytes``; ``probed`` layers in which chunks are looked for by path, ``probe_bytes`` read there.
+    ``manifest_bytes``; ``probed`` layers in which chunks are looked for by path, of the first ``compared`` those that have
+    most of the paths, and ``probe_bytes`` that are read there.
     """
 
     layers: int = 1_000
@@ -39,6 +42,7 @@ class Bounds:
     index_bytes: int = 1 << 28
     manifests: int = 16
     manifest_bytes: int = 1 << 22
+    compared: int = 64
     probed: int = 8
     probe_bytes: int = 1 << 28
 
@@ -133,21 +137,27 @@ class _Search:
 
     def by_path(self, layers: Iterable[str], at: Mapping[bytes, Wanted]) -> None:
         """Look for what is left at the places that it has in the blob: see ``probing``."""
-        wanted = {digest: where for digest, where in at.items() if digest in self._left}
-        left = self._bounds.probe_bytes
-        for layer_id in list(layers)[: self._bounds.probed] if wanted else ():
+        budget = Budget(self._bounds.probe_bytes)
+        wanted = by_path((digest, where) for digest, where in at.items() if digest in self._left)
+        for layer_id in self._likely(layers, wanted) if wanted else ():
             def source(layer_id: str = layer_id) -> Source | None:
                 return self._source(layer_id)
 
+            left = by_path((digest, where) for digest, where in at.items() if digest in self._left)
             try:
                 with open_tree(self._handle, layer_id) as tree_fd, Reader(tree_fd) as reader:
-                    for found in probe(reader, source, wanted, left):
-                        left -= found.length
-                        if found.digest in self._left:
-                            del wanted[found.digest]
-                            self._take(layer_id, found)
+                    for found in probe(reader, source, left, budget):
+                        self._take(layer_id, found)
             except OSError:
                 continue
+
+    def _likely(self, layers: Iterable[str], wanted: Chunks) -> list[str]:
+        """Those of *layers* that have most of the *wanted* paths; of an image's layers that is seldom its base."""
+        shared = {}
+        for layer_id in islice(layers, self._bounds.compared):
+            with suppress(OSError), open_tree(self._handle, layer_id) as tree_fd, Reader(tree_fd) as reader:
+                shared[layer_id] = in_common(reader, wanted)
+        return nlargest(self._bounds.probed, filter(shared.get, shared), key=shared.__getitem__)
 
     def _take(self, layer_id: str, found: Found) -> None:
         if found.digest in self._left:

@@ -25,7 +25,7 @@ from layerstore.system import fs
 from layerstore.system.descriptors import DIRECTORY, Descriptor
 from layerstore.trees.dirfds import DirFds
 
-__all__ = ["CLONED_FROM", "Cloning", "LayerPlace", "Source"]
+__all__ = ["CLONED_FROM", "Cloning", "LayerPlace", "Source", "digest_of"]
 
 _PIECE = 1 << 20                         # bytes read at once; what has not more is read once, and kept until it is hashed
 _DIRECTORIES = 2                         # kept open in one layer: content is asked for in the order of its paths
@@ -156,7 +156,7 @@ class LayerPlace:
     def _large(self) -> Iterator[bytes]:
         found = self._found
         with self._open()[0] as fd:
-            self._check(_digest(fd, found.offset, found.length))
+            self._check(digest_of(fd, found.offset, found.length))
             yield from _pieces(fd, found.offset, found.length)
 
     def clone(self) -> Descriptor | None:
@@ -172,7 +172,7 @@ class LayerPlace:
             made = cloning.clone(fd)
         if made is None:
             return None
-        self._check(_digest(made.fd, 0, found.length))
+        self._check(digest_of(made.fd, 0, found.length))
         return made
 
     def _open(self) -> tuple[Descriptor, int]:
@@ -190,7 +190,8 @@ class LayerPlace:
             raise self._source.wrong(self._found.path, "has not the content that it is said to have")
 
 
-def _digest(fd: int, offset: int, length: int) -> bytes:
+def digest_of(fd: int, offset: int, length: int) -> bytes:
+    """That of *length* bytes at *offset*, or of those that can be read: a piece of 1 MiB at a time is held."""
     digest = sha256()
     for piece in _pieces(fd, offset, length):
         digest.update(piece)

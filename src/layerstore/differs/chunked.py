@@ -106,6 +106,7 @@ class ChunkedDiffer:
         opened = open_chunked(self._expect, reader.read, target.limits)
         places = stack.enter_context(_find(self._finder, *wanted(opened.items)))
         plan = make_plan(opened.items, {digest: place.size for digest, place in places.items()})
+        opened = opened._replace(items=[])   # the plan has all that is to be known of them
         ahead = stack.enter_context(running(_Ahead(blob, plan, target.progress, self._stop)))
         ahead.begin()
         target.spared(plan.spared)
@@ -156,8 +157,11 @@ class _Compared:
             )
         if self._told is not None:
             self._told.add_file(path, size, sha256)
-            for offset, length, digest in self._opened.chunks.get(path, ()) if promised is not None else ():
-                self._told.add_chunk(path, offset, length, digest)
+            at = 0
+            for chunk in self._opened.chunks.get(path, ()) if promised is not None else ():
+                if chunk.digest is not None and not chunk.zeros:
+                    self._told.add_chunk(path, at, chunk.size, chunk.digest)
+                at += chunk.size
 
     def add_chunk(self, path: bytes, offset: int, length: int, sha256: bytes) -> None:
         if self._told is not None:
