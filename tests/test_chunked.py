@@ -363,6 +363,18 @@ def test_where_chunks_lie_is_said_to_who_looks_for_them(tree):
     assert here.at[hashlib.sha256(big[3000:6000]).digest()] == (b"d/big", 3000, 3000)
 
 
+def test_chunks_of_zeros_take_no_blocks(tree):
+    data = b"begin" + bytes(8 << 20) + b"end"
+    made = chunkedmaker.make(chunkedmaker.CURRENT, [chunkedmaker.member("holes", data)], chunk=1 << 20)
+    assert any(entry.get("chunkType") == "zeros" for entry in made.toc["entries"])
+    differ, _ = partial(made)
+    tree.apply(differ)
+    assert differ.whole is None
+    at = tree.path / "1" / "diff" / "holes"
+    assert at.read_bytes() == data
+    assert os.stat(at).st_blocks * 512 <= 1 << 18
+
+
 # -- when the whole is read instead
 
 

@@ -188,6 +188,20 @@ def test_a_name_that_comes_50_000_times_costs_few_steps_for_each_member(tmp_path
     os.close(fd)
 
 
+def test_a_file_whose_zeros_became_holes_comes_out_is_sound_and_counts_as_long_as_it_is(store, tmp_path):
+    data = member("f", b"x" * 100_000 + bytes(30 << 20) + b"y") + nasties.END
+    layer = put(store, data)
+    assert exported(store, layer.id) == data
+    assert rebuilt(store, layer) == data
+    assert store.check(content=True).sound
+    store.extract(layer.id, tmp_path / "out")
+    with store.layer_paths(layer.id) as paths:
+        assert all(os.stat(os.path.join(at, "f")).st_blocks * 512 < 1 << 20 for at in (paths[-1], tmp_path / "out"))
+    assert store.space().counted == layer.diff_size == len(data), "a quota counts the tar"
+    used = store.usage()
+    assert (used.logical, used.allocated < 2 << 20) == (100_001 + (30 << 20), True)
+
+
 @pytest.mark.parametrize("name, data", sparse_tars())
 def test_sparse_files_of_every_kind_come_out_byte_for_byte(store, name, data):
     layer = put(store, data)
