@@ -478,3 +478,17 @@ def test_the_command_wants_a_layer_and_to_know_what_to_write(root, tmp_path):
         store.pull(made.reference, names=["app"])
         assert run(root, "export", store.layers()[0].id).returncode == 2
         assert b"is an image" in run(root, "export", "app", "--tar", "-").stderr
+
+
+def test_two_commands_that_write_one_file_leave_one_of_both_whole(tmp_path):
+    from layerstore.cli.output import write_file
+
+    out = tmp_path / "out"
+
+    def chunks():
+        yield b"outer " * 1000
+        write_file(str(out), [b"inner"])
+        yield b"outer " * 1000
+
+    write_file(str(out), chunks())
+    assert out.read_bytes() == b"outer " * 2000 and [each.name for each in tmp_path.iterdir()] == ["out"]

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -130,13 +129,9 @@ def write_file(path: str, chunks: Iterable[bytes]) -> None:
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
         return
-    aside = f"{path}.part"
-    try:
-        with open(aside, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-        os.replace(aside, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(aside)
-        raise
+    from layerstore.targets.parts import replacing, sweep  # noqa: PLC0415 - few commands write files
+
+    sweep(*os.path.split(os.path.abspath(path)))
+    with replacing(path, point="output.file") as file:
+        for chunk in chunks:
+            file.write(chunk)

@@ -88,7 +88,10 @@ def write_document(path: str, data: bytes, *, point: str) -> None:
 
 def sweep(directory: str, name: str = "") -> None:
     """Remove what crashes have left of ``Part`` in *directory*, of the file *name* only if one is given."""
-    for each in os.listdir(directory):
+    names: list[str] = []
+    with suppress(OSError):   # whether it can be written to, writing tells
+        names = os.listdir(directory)
+    for each in names:
         if not is_part(each) or (name and each[: -_SUFFIX] != name):
             continue
         path = os.path.join(directory, each)
