@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -407,6 +408,19 @@ def test_what_a_newer_toc_may_say_is_no_lie(tree, what, edit):
     differ, _ = partial(made)
     tree.apply(differ)
     assert what in differ.whole
+
+
+def test_metadata_is_held_once_as_it_was_sent():
+    from layerstore.differs.chunked import _Reader
+
+    mib = 1 << 20
+    reader = _Reader(Counted(bytes(24 * mib)), lambda _n: None)
+    tracemalloc.start()
+    try:
+        assert [len(each) for each in reader.read([(0, 12 * mib), (12 * mib + 8, 8 * mib)])] == [12 * mib, 8 * mib]
+        assert tracemalloc.get_traced_memory()[1] < 30 * mib
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("form", FORMS)
