@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -419,6 +420,30 @@ def test_what_a_newer_toc_may_say_is_no_lie(tree, what, edit):
     differ, _ = partial(made)
     tree.apply(differ)
     assert what in differ.whole
+
+
+@pytest.mark.parametrize(("room", "readings"), [(32 << 20, 1), (4096, 2)])
+def test_a_tar_split_is_decoded_once_if_its_lines_may_be_kept(tree, monkeypatch, room, readings):
+    from layerstore.chunked import opening
+
+    made, real, read = make(CURRENT), opening.read_lines, []
+    monkeypatch.setattr(opening, "_KEPT", room)
+    monkeypatch.setattr(opening, "read_lines", lambda pieces: (read.append(1), real(pieces))[1])
+    same(tree.apply(partial(made)[0]), tree.apply(TarDiffer(made.tar, diff_id=made.diff_id)))
+    assert len(read) == readings
+
+
+def test_metadata_is_held_once_as_it_was_sent():
+    from layerstore.differs.chunked import _Reader
+
+    mib = 1 << 20
+    reader = _Reader(Counted(bytes(24 * mib)), lambda _n: None)
+    tracemalloc.start()
+    try:
+        assert [len(each) for each in reader.read([(0, 12 * mib), (12 * mib + 8, 8 * mib)])] == [12 * mib, 8 * mib]
+        assert tracemalloc.get_traced_memory()[1] < 30 * mib
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -24,9 +24,11 @@ from layerstore.model import Descriptor, Limits
 
 __all__ = ["Opened", "open_chunked"]
 
-Read = Callable[[list[tuple[int, int]]], list[bytes]]
-"""The bytes of (start, length) ranges of the blob, in ascending order, each range's together."""
+Buffer = bytes | memoryview
+Read = Callable[[list[tuple[int, int]]], list[Buffer]]
+"""The bytes of (start, length) ranges of the blob, in ascending order, each range's together: copies of nothing."""
 
+_PIECE = 1 << 20
 _INDEX = b"stargz.index.json"
 _LEAST_ENTRY = 128                       # bytes of a TOC, for each of so many entries at most
 _LINES = 8                               # times a TOC's size that the lines of a tar-split may have; they are not held
@@ -70,7 +72,7 @@ def _open_zstd(told: Announced, descriptor: Descriptor, read: Read, limits: Limi
     toc, split = told.toc, told.tar_split
     if toc is None:
         least = min(descriptor.size, footers.ZSTD_MOST)
-        toc, split = footers.zstd(read([(descriptor.size - least, least)])[0], descriptor.size)
+        toc, split = footers.zstd(bytes(read([(descriptor.size - least, least)])[0]), descriptor.size)
     if max(toc.length, toc.size) > limits.max_toc:
         raise _too_large(max(toc.length, toc.size), limits)
     if split is not None and (split.length > limits.max_toc or split.size > limits.max_toc * _LINES):
@@ -134,7 +136,7 @@ class _Lines:
             self._kept = kept
 
 
-def _metadata(toc: Position, split: Position | None, read: Read) -> tuple[bytes, bytes | None]:
+def _metadata(toc: Position, split: Position | None, read: Read) -> tuple[Buffer, Buffer | None]:
     """Both by one call: they lie beside each other."""
     if split is None:
         return read([(toc.offset, toc.length)])[0], None
@@ -146,10 +148,10 @@ def _metadata(toc: Position, split: Position | None, read: Read) -> tuple[bytes,
 
 def _open_stargz(told: Announced, descriptor: Descriptor, read: Read, limits: Limits) -> Opened:
     least = min(descriptor.size, footers.STARGZ_MOST)
-    offset, length = footers.stargz(read([(descriptor.size - least, least)])[0], descriptor.size)
+    offset, length = footers.stargz(bytes(read([(descriptor.size - least, least)])[0]), descriptor.size)
     if length > limits.max_toc:
         raise _too_large(length, limits)
-    tail = read([(offset, length)])[0]
+    tail = bytes(read([(offset, length)])[0])
     assert told.plain_digest is not None
     _check_stream(_index(tail, limits), told.plain_digest)
     entries = Toc(_index(tail, limits), most=limits.max_toc // _LEAST_ENTRY)
@@ -213,10 +215,10 @@ def _index(tail: bytes, limits: Limits) -> Iterator[bytes]:
     raise TocError(f"the layer's footer points to something else than the file {_INDEX.decode()}")
 
 
-def _plain(data: bytes, size: int, what: str) -> Iterator[bytes]:
+def _plain(data: Buffer, size: int, what: str) -> Iterator[bytes]:
     """What *data* decompresses to, which the layer says are *size* bytes."""
     left = size
-    for piece in decompressed([data], limits=_UNLIMITED, compression="zstd"):
+    for piece in decompressed(_in_pieces(data), limits=_UNLIMITED, compression="zstd"):
         left -= len(piece)
         if left < 0:
             break
@@ -225,11 +227,16 @@ def _plain(data: bytes, size: int, what: str) -> Iterator[bytes]:
         raise TocError(f"the layer's {what} does not decompress to the {size} bytes that it shall have")
 
 
+def _in_pieces(data: Buffer) -> Iterator[bytes]:
+    for start in range(0, len(data), _PIECE):
+        yield bytes(data[start : start + _PIECE])
+
+
 def _too_large(size: int, limits: Limits) -> Unsuitable:
     return Unsuitable(f"its table of contents has {size} bytes: more than {limits.max_toc} (max_toc)")
 
 
-def _check(data: bytes, digest: str | None, what: str) -> None:
+def _check(data: Buffer, digest: str | None, what: str) -> None:
     actual = "sha256:" + hashlib.sha256(data).hexdigest()
     if digest is not None and actual != digest:
         raise DigestMismatchError(f"{what} is another than promised", expected=digest, actual=actual)

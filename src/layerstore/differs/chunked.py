@@ -113,7 +113,7 @@ class ChunkedDiffer:
 
         def again(start: int, length: int) -> Iterator[bytes]:
             target.spared(-length)
-            return iter(reader.read([(start, length)]))
+            return map(bytes, reader.read([(start, length)]))
 
         def damaged(error: DamagedError) -> None:
             self._tell(f"content that is here is damaged, and fetched instead: {error}")
@@ -179,7 +179,7 @@ class _Reader:
         self.bytes = 0
         self._blob, self._progress = blob, progress
 
-    def read(self, ranges: list[tuple[int, int]]) -> list[bytes]:
+    def read(self, ranges: list[tuple[int, int]]) -> list[bytes | memoryview]:
         """The bytes of *ranges*: (start, length), ascending and apart; near ones are fetched as one."""
         found: list[tuple[int, bytearray]] = []
         for start, _length in (asked := merged(ranges)):
@@ -196,7 +196,7 @@ class _Reader:
         if any(len(data) != length for (_, data), (_, length) in zip(found, asked, strict=True)):
             raise SourceError(f"{self._blob.label} gave fewer bytes than were asked for")
         return [
-            bytes(data[start - begin : start - begin + length])
+            memoryview(data)[start - begin : start - begin + length]
             for start, length in ranges for begin, data in found if begin <= start < begin + len(data)
         ]
 
