@@ -19,7 +19,7 @@ from layerstore.lifecycle.machine import fire
 from layerstore.recovery.planner import Action, Do, Probe, Subjects, TreeFacts, plan, possibilities
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.testing import violations
-from layerstore.trees import overlay
+from layerstore.trees import mounted as mount_table
 from storekit import add, differ, image, killed_at, states, tree_names
 
 
@@ -393,7 +393,7 @@ def test_opening_reads_the_table_of_mounts_once_however_many_there_are(root, mon
         reads.append(path)
         return open(path, *arguments, **keywords)
 
-    monkeypatch.setattr(overlay, "open", opening, raising=False)
+    monkeypatch.setattr(mount_table, "open", opening, raising=False)
     with layerstore.open(root, readonly=readonly) as store:
         assert store.recovery.clean and len(store.mounts()) == mounts
     assert reads == ["/proc/self/mountinfo"] * min(mounts, 1)
