@@ -33,7 +33,7 @@ VERBS: dict[str, tuple[str, ...]] = {   # what a user does: the workloads, scena
     "take content that is there": ("take", "take-delete", "partial", "partial-delete"),
     "delete layers and images": (
         "delete", "image-delete", "rm", "drop", "delete-parent", "delete-pull", "open-delete", "repair-delete",
-        "check-delete", "everything"),
+        "check-delete", "delete-lost", "everything"),
     "names and leases": ("names", "apply"),
     "checkpoint and archive": ("checkpoint", "everything"),
     "gc": (
@@ -43,7 +43,7 @@ VERBS: dict[str, tuple[str, ...]] = {   # what a user does: the workloads, scena
     "repair": (
         "repair", "repair-source", "repair-parts", "repair-rest", "repair-whole", "check-repair", "repair-delete",
         "repair-open", "repair-twice", "repair-gc"),
-    "rebuild": ("rebuild", "rebuild-log", "rebuild-from", "rebuild-open", "rebuild-twice"),
+    "rebuild": ("rebuild", "rebuild-log", "rebuild-from", "rebuild-open", "rebuild-twice", "delete-lost"),
     "snapshot": ("snapshot",),
     "stand on a store beneath": ("beneath",),
     "view": ("view", "view-first", "view-killed", "view-removed"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from crash.workloads import Images, Workload, drop, pull, put
 from layerjournal import pages
 from layerstore.errors import InvalidArgumentError
 from layerstore.store import Store
-from layerstore.testing import Ledger, still_clock
+from layerstore.testing import Ledger, image, layer, name, still_clock
 
 SNAPSHOT = "snapshot"
 WRONG = b"born_nomed"
@@ -39,6 +39,40 @@ def build(images: Images) -> dict[str, Workload]:
     return {each.name: each for each in made}
 
 
+def deleted(images: Images) -> dict[str, Workload]:
+    """``delete-lost``: layers and an image are deleted, and what loses the power loses the database as well.
+
+    Nothing settles the deletions: a move that was not on disk when they were told of brings a layer back. The image has
+    one layer: of a chain of which a loss of power undid some moves the rebuild says that a part was lost.
+    """
+    def prepare(root: str, ledger: Ledger) -> None:
+        with layerstore.open(root) as store:
+            put(store, ledger, w.BASE, w.BASE_ID, names=("base",))
+            put(store, ledger, w.DOOMED, w.DOOMED_ID, names=("doomed",))
+            pull(store, ledger, images.large, "app")
+            store.checkpoint(archive=True)       # so that the archive knows of them, and the log alone of their end
+        w.settle(root)
+
+    def run(root: str, ledger: Ledger) -> None:
+        what = images.large
+        gone = [image(what.id, None), name("app", "image", None), *(layer(each, None) for each in what.layer_ids())]
+        with layerstore.open(root) as store:
+            drop(store, ledger, w.DOOMED_ID, "doomed")
+            with ExitStack() as each_alone:      # with the log goes what made them one
+                for fact in gone:
+                    each_alone.enter_context(ledger.asking(fact))
+                store.delete_image(what.id)
+
+    def lose_and_mend(root: str) -> None:
+        """Once: what was rebuilt is not lost again."""
+        if not any(each.startswith("journal-data") for each in os.listdir(os.path.join(root, "quarantine"))):
+            with open(os.path.join(root, "journal", "data.mdb"), "r+b") as file:
+                file.write(bytes(os.fstat(file.fileno()).st_size))
+        mend(root)
+
+    return {"delete-lost": Workload("delete-lost", prepare, run, w._ensure((w.BASE, w.BASE_ID, None)), lose_and_mend)}
+
+
 def telling(made: dict[str, Workload]) -> dict[str, Workload]:
     """The same, for rigs that look before the store is opened: whoever was told that it is rebuilt finds it so."""
     def told_of(workload: Workload) -> Workload:
@@ -48,7 +82,7 @@ def telling(made: dict[str, Workload]) -> dict[str, Workload]:
 
         return replace(workload, run=run, look=_look)
 
-    return {name: told_of(each) for name, each in made.items()}
+    return {each: told_of(workload) for each, workload in made.items()}
 
 
 def _look(root: str, lines: list[bytes]) -> list[str]:
@@ -80,8 +114,8 @@ def work(images: Images, root: str, ledger: Ledger) -> None:
 
 def _lost(images: Images, root: str, ledger: Ledger) -> None:
     work(images, root, ledger)
-    for name in ("f" * 64, "e" * 64):   # what no record and no side file tells of
-        os.mkdir(os.path.join(root, "layers", name))
+    for stray in ("f" * 64, "e" * 64):   # what no record and no side file tells of
+        os.mkdir(os.path.join(root, "layers", stray))
     with open(os.path.join(root, "images", "f" * 64), "wb") as file:
         file.write(b"torn")
     os.unlink(os.path.join(root, "journal", "data.mdb"))

@@ -192,3 +192,14 @@ def test_what_fails_after_garbage_was_collected_says_that_it_was(store):
     with failing_at("checkpoint.sync", "ENOSPC"), pytest.raises(errors.LayerstoreError) as raised:
         store.collect_garbage(retention=0, grace=0)
     assert not isinstance(raised.value, errors.PendingError), "nothing was collected that time"
+
+
+def test_a_deletion_whose_directories_cannot_be_synced_is_pending_and_poisons(store, root):
+    layer = add(store)
+    with failing_at("delete.sync", "EIO"), pytest.raises(errors.PendingError):
+        store.delete_layer(layer.id)
+    with pytest.raises(errors.PoisonedError):
+        store.checkpoint()
+    store.close()
+    with layerstore.open(root) as again:
+        assert again.layers() == []

@@ -99,6 +99,22 @@ def test_big_data_of_the_callers_costs_its_own_syncs_and_one_commit_more(root, t
     assert done == {"syncfs": 1, "fdatasync": 4, "meta": 4, "fsync": 2 + 2}, "two files, their directory, the tree"
 
 
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_deletion_syncs_its_two_directories_once_for_all_layers(store, tmp_path, number):
+    pulled = store.pull(of_layers(tmp_path, number))
+    with observed([]) as passed:
+        store.delete_image(pulled.id)
+    assert barriers(passed) == ["txn.delete", *["txn.delete.gone"] * number, "delete.sync", "delete.sync"]
+
+
+def test_gc_leaves_that_to_its_checkpoint(store):
+    add(store)
+    with observed([]) as passed:
+        store.collect_garbage(grace=0)
+    assert "delete.sync" not in passed
+    assert passed.index("delete.rename") < passed.index("checkpoint.sync")
+
+
 def test_what_is_there_already_costs_nothing(root, tmp_path):
     reference = of_layers(tmp_path, 3)
     with layerstore.open(root) as store:

@@ -110,7 +110,7 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
 def recorded(options: argparse.Namespace) -> Iterator[Scene]:
     """A scene of the making of a store, of each workload, and of some recoveries."""
     images = Images(os.path.join(options.work, "images"))
-    rebuilding = lost.telling(lost.build(images))
+    rebuilding = lost.telling(lost.build(images)) | lost.deleted(images)
     made = workloads.build(images) | repairing.build() | rebuilding | beside.build(images, options.work)
     creating = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
     for workload in (creating, *made.values()):

@@ -63,7 +63,7 @@ def all_workloads(work: str) -> dict[str, Workload]:
     create = Workload("create", lambda _root, _ledger: None, made["pull"].prepare, lambda _store: None)
     rebuilding = lost.telling(lost.build(images))
     del rebuilding["rebuild-from"]       # after a loss of power nobody goes by the snapshot again
-    return {"create": create, **made, **rebuilding}
+    return {"create": create, **made, **rebuilding, **lost.deleted(images)}
 
 
 def record_all(work: str, options: argparse.Namespace) -> list[Scene]:

@@ -107,6 +107,7 @@ MISTAKES = {
     "no-staging-sync": _without_sync("pull", "stage.sync"),
     "taken-before-it-is-on-disk": _without_sync("partial", "stage.sync"),
     "image-file-told-before-it-is-on-disk": _without_sync("repair-rest", "repair.image.settle"),
+    "deleted-before-it-is-on-disk": _without_sync("delete-lost", "delete.sync"),
     "repaired-before-it-is-on-disk": _without_sync("repair", "repair.sync"),
     "repair-told-before-it-is-on-disk": _without_sync("repair", "repair.settle"),
     "put-back-before-it-is-on-disk": _without_sync("repair-whole", "repair.put-back.sync"),

@@ -553,7 +553,8 @@ class Store:
         """Delete a layer that no child, image, lease or mount uses (InUseError). BeneathError if it is beneath.
 
         It is hidden at once; readers that hold its tree are waited for *wait* seconds, then the rest is deferred
-        to whoever can do it. Durability: the deletion is promised on disk before anything moves.
+        to whoever can do it. Durability: the deletion is promised on disk before anything moves. When this returns, what
+        was not deferred is out of its place on disk: not even a lost database brings it back.
         """
         return delete.delete_layer(self._handle, layer_id, wait=wait)
 

@@ -187,6 +187,13 @@ def test_no_power_loss_in_a_partial_pull_costs_a_layer_that_was_taken_from_or_wh
     assert tally.states == 25
 
 
+def test_no_power_loss_that_takes_the_database_brings_back_a_layer_whose_deletion_was_told(record_property):
+    tally = collect(posix.states(options(states=25, workload=["delete-lost"])))
+    record_property("states", tally.states)
+    assert [(s.fault, s.violations, s.reproduce) for s in tally.bad] == []
+    assert tally.states == 25
+
+
 def test_no_power_loss_in_a_check_a_gc_of_segments_or_any_kind_of_repair_breaks_a_promise(record_property):
     names = {"check", "gc-segments", "repair-source", "repair-parts", "repair-rest"}
     tally = collect(posix.states(options(states=40, workload=sorted(names))))

@@ -5,8 +5,9 @@ Layer, in order, and what a crash after each step leaves:
 1. txn ``delete``: hidden; children, images, leases, mounts were checked in the same transaction – finished at open
 2. exclusive lock of the tree (readers hold it shared), looked at again                          – the same
 3. rename (NOREPLACE) into ``trash/<txid>``                                                       – the same
-4. txn ``gone``: acknowledged, the ID is free                                                     – redone if 3 was lost
-5. unlinked once a checkpoint covers it
+4. txn ``gone``: the ID is free                                                                   – redone if 3 was lost
+5. ``delete.sync``: both directories of 3, once for all: acknowledged (ADR 0032)                  – on disk, also unrecorded
+6. unlinked once a checkpoint covers it
 
 An image: txn ``delete`` hides it and, in the same transaction, promises the deletion of every layer that nothing
 else uses; then each of those layers as above, children first.
@@ -18,14 +19,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from layerstore.errors import InUseError, UnknownImageError, UnknownLayerError
+from layerstore.errors import InUseError, PendingError, UnknownImageError, UnknownLayerError
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.machine import fire
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.model import check_id
+from layerstore.observe import barrier
 from layerstore.opening.beneath import only_own
 from layerstore.opening.handle import Handle
 from layerstore.recovery import executor
+from layerstore.system import fs
 from layerstore.verbs.checkpoint import checkpoint_if_due
 
 
@@ -45,6 +48,7 @@ def delete_layer(handle: Handle, layer_id: str, *, wait: float) -> DeleteReport:
     only_own(handle, "layer", layer_id)
     txid = handle.update("delete", lambda txn: _promise_layer(txn, layer_id))
     report = _finish(handle, [(txid, layer_id)], wait=wait, image=None)
+    _settle(handle, report)
     checkpoint_if_due(handle)
     return report
 
@@ -64,6 +68,7 @@ def delete_image(handle: Handle, image_id: str, *, wait: float, keep_layers: boo
 
     promised = handle.update("delete", promise)
     report = _finish(handle, promised, wait=wait, image=image_id)
+    _settle(handle, report)
     checkpoint_if_due(handle)
     return report
 
@@ -107,6 +112,22 @@ def _finish(handle: Handle, promised: list[tuple[str, str]], *, wait: float, ima
         bytes=sum(size.get(each, 0) for each in done),
     )
     return DeleteReport(tuple(done), tuple(deferred), image)
+
+
+def _settle(handle: Handle, report: DeleteReport) -> None:
+    """Have the moves to ``trash/`` on disk: a loss of power that takes the database with them would bring layers back.
+
+    PendingError: they are deleted all the same, and the next open does again what was lost. The handle is poisoned then.
+    """
+    if not report.layers:
+        return
+    try:
+        with barrier(handle.observer, "delete.sync"):
+            for directory in ("layers", "trash"):
+                fs.sync_dir(handle.dirs[directory], point="delete.sync")
+    except OSError as error:
+        handle.set_poison(f"fsync failed: {error}")
+        raise PendingError(f"what was deleted is gone, but was not made durable in its directories: {error}") from error
 
 
 def _bytes(handle: Handle, promised: list[tuple[str, str]]) -> dict[str, int]:
