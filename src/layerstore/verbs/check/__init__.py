@@ -2,9 +2,9 @@
 
     findings   what is asked and what is said        structure   the journal, parts and side files, what nobody owns
     layers     one layer, as closely as was asked     hashing     content, by threads, no faster than is allowed
-    history    when each layer was last found sound   this module the order of things, budget, progress
+    history    the order, from what is noted          this module budget, progress, the report
 
-Reads only, but for the notes of ``history``. Takes no lock that a pull, a mount or a deletion waits for.
+Reads only, but for the notes of ``trees.checked``. Takes no lock that a pull, a mount or a deletion waits for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Layer
 from layerstore.opening.handle import Handle
-from layerstore.recovery.recover import dry_run, gather
+from layerstore.recovery.recover import dry_run
 from layerstore.verbs.check import history, layers, structure
 from layerstore.verbs.check.findings import CheckOptions, CheckReport, Depth, Finding, options
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
@@ -77,12 +77,6 @@ def _pending(handle: Handle) -> Iterator[Finding]:
             yield Finding("pending-recovery", action.key, f"{action.do.value}: {action.why}")
 
 
-def at_risk(handle: Handle) -> frozenset[str]:
-    """The layers that were in flight when the power may have gone: what no checkpoint covers, and what recovery touched."""
-    rows = gather(handle).layers.values()
-    return frozenset(row["layer_id"] for row in rows if row.get("layer_id")) | handle.recovered
-
-
 class _Run:
     def __init__(self, handle: Handle, options: CheckOptions, begun: float) -> None:
         self._handle, self._options = handle, options
@@ -90,7 +84,7 @@ class _Run:
         self._note = (wanted if options.note is None else options.note) and not handle.readonly
         self._deadline = None if options.budget is None else begun + options.budget
         self._pending: deque[layers.Look] = deque()
-        self._total = 0
+        self._total, self._walked = 0, False
         self.findings: list[Finding] = []
         self.unread = self.looked_at = self.recent = self.left = 0
 
@@ -100,13 +94,13 @@ class _Run:
         for each in every:
             if each.state == State.QUARANTINED:
                 self.findings.append(_quarantined(each))
-        ordered, last = history.in_order(
-            self._handle.dirs["layers"], committed, self._options.depth, at_risk(self._handle),
+        ordered, past = history.in_order(
+            self._handle.dirs["layers"], committed, self._options.depth, history.at_risk(self._handle),
         )
         since, self._total = self._options.since_ns, len(ordered)
         for each in ordered:
             depth = self._options.depth
-            if depth is not Depth.STRUCTURE and since is not None and last[each.id] >= max(since, 1):
+            if depth is not Depth.STRUCTURE and since is not None and past[each.id].sound.get(depth, 0) >= max(since, 1):
                 self.recent += 1
                 depth = Depth.STRUCTURE
             elif depth is not Depth.STRUCTURE and self._is_over():
@@ -118,16 +112,16 @@ class _Run:
 
     def _is_over(self) -> bool:
         """Whether the budget is used up. One layer is looked at in any case, so that there is progress."""
-        if self._deadline is None or not self.looked_at + len(self._pending):
-            return False
-        return time.monotonic() >= self._deadline
+        return self._deadline is not None and self._walked and time.monotonic() >= self._deadline
 
     def _begin(self, layer: Layer, row: Mapping[str, Any] | None, depth: Depth, hashers: Hashing) -> None:
         if row is None or "repair" in row:
             row = layers.row_of(self._handle, layer)
         if row is None:
             return                       # deleted meanwhile, or being repaired
-        self._pending.append(layers.begin(self._handle, layer, row, depth, hashers))
+        look = layers.begin(self._handle, layer, row, depth, hashers)
+        self._walked |= look.walked and depth is self._options.depth   # of one that is missing there is nothing to look at
+        self._pending.append(look)
         while len(self._pending) > _AHEAD or (self._pending and all(not b.done.empty() for b in self._pending[0].batches)):
             self._end(hashers)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from layerstore.model import Layer
 from layerstore.opening.handle import Handle
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
+from layerstore.trees import checked
 from layerstore.trees.compare import OURS, Problem
 from layerstore.trees.verify import tree_problems
 from layerstore.verbs.check import history, structure
@@ -48,6 +50,8 @@ class Look:
     looks: int = 1
     most: int = MAX_FILES_NAMED
     begun: float = field(default_factory=time.perf_counter)
+    begun_ns: int = 0
+    walked: bool = False                 # there was something to look at
 
 
 def row_of(handle: Handle, layer: Layer) -> Mapping[str, Any] | None:
@@ -63,7 +67,7 @@ def begin(
     handle: Handle, layer: Layer, row: Mapping[str, Any], depth: Depth, hashing: Hashing, most: int = MAX_FILES_NAMED,
 ) -> Look:
     """Look at everything but content, and hand that out. At most *most* paths are named."""
-    look = Look(layer, row, depth, most=most)
+    look = Look(layer, row, depth, most=most, begun_ns=handle.clock())
     try:
         tree = structure.tree(handle, layer)
         if isinstance(tree, Finding):
@@ -73,6 +77,7 @@ def begin(
             names = frozenset(os.listdir(fd))
             look.findings += structure.layer(handle, fd, names, layer, row)
             if not any(each.code in structure.MISSING and each.path != tarsplit.NAME for each in look.findings):
+                look.walked = True
                 _tree(handle, fd, names, look, hashing)
     except LayerstoreError as error:
         look.findings.append(Finding("manifest-damaged", layer.id, str(error), "manifest"))
@@ -150,11 +155,14 @@ def end(handle: Handle, look: Look, hashing: Hashing, *, note: bool) -> Look | N
         again = begin(handle, look.layer, row, look.depth, hashing)
         again.looks = look.looks + 1
         return end(handle, again, hashing, note=note)
-    if note and not look.findings and not look.unread and look.depth is not Depth.STRUCTURE:
-        try:
-            with fs.open_dir(look.layer.id, handle.dirs["layers"]) as fd:
-                if fs.read_txid(fd) == look.layer.txid:
-                    history.note(fd, look.depth, handle.clock())
-        except OSError:
-            pass                         # deleted just now
+    if note and look.depth is not Depth.STRUCTURE:
+        _note(handle, look)
     return look
+
+
+def _note(handle: Handle, look: Look) -> None:
+    """That it was looked at, in the tree that was: its place may have another by now."""
+    damaged = any(each.code == "txid-damaged" for each in look.findings)
+    with suppress(OSError), fs.open_dir(look.layer.id, handle.dirs["layers"]) as fd:   # deleted just now
+        if damaged or fs.read_txid(fd) == look.layer.txid:
+            checked.note_looked(fd, history.counted(look.depth), look.begun_ns, sound=not look.findings and not look.unread)

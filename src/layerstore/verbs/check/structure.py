@@ -26,8 +26,8 @@ from layerstore.opening.journaling import journal_errors
 from layerstore.recovery import mending
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
+from layerstore.trees import checked
 from layerstore.trees.compare import OURS
-from layerstore.verbs.check import history
 from layerstore.verbs.check.findings import Finding
 
 __all__ = ["MISSING", "beneath", "image", "journal", "layer", "ownerless", "tree"]
@@ -37,7 +37,7 @@ MISSING = frozenset({"layer-missing", "part-missing"})
 
 _KNOWN = frozenset({
     fs.TXID_FILE, "diff", MANIFEST, tarsplit.NAME, tarsplit.KEPT, DIGESTS, records.OUTPUT_FILE, records.LAYER_FILE,
-    "big-data", suspects.NAME, history.NAME, mending.NAME,
+    "big-data", suspects.NAME, checked.NAME, mending.NAME,
 })
 
 

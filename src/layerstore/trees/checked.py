@@ -1,0 +1,70 @@
+"""When a layer was looked at, when found sound, and since when it is at risk: ``layers/<id>/checked``.
+
+It is advice: it may be lost, old or wrong, is never synced, and decides only what is looked at first, and what need not be
+looked at again by who asks for that. It goes where its tree goes, so that nobody has to sweep it. When to note what is
+``check``'s and ``recovery``'s; nothing here knows why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from layerstore.system import fs
+
+__all__ = ["NAME", "Checked", "note_at_risk", "note_looked", "read"]
+
+NAME = "checked"
+_MOST_BYTES = 4_096
+_LOOKED, _AT_RISK = "looked", "at-risk"  # beside them, by depth, when it was found sound
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Times in ns since 1970, by depth (0, or none: never). ``looked``: whatever was found. ``sound``: nothing was."""
+
+    sound: Mapping[str, int] = field(default_factory=dict)
+    looked: Mapping[str, int] = field(default_factory=dict)
+    at_risk: int = 0
+
+
+def read(tree_fd: int) -> Checked:
+    """What is noted in the layer's directory *tree_fd*; nothing, if that cannot be read or understood."""
+    try:
+        said = json.loads(fs.read_file(tree_fd, NAME, maximum=_MOST_BYTES) or b"{}")
+        sound, looked = _times(said), _times(said.get(_LOOKED, {}))
+        return Checked(sound, sound | looked, int(said.get(_AT_RISK, 0)))
+    except (OSError, ValueError, TypeError, ArithmeticError, AttributeError, RecursionError):
+        return Checked()
+
+
+def note_looked(tree_fd: int, depths: Iterable[str], when_ns: int, *, sound: bool) -> None:
+    """Say that a look that began then has ended, at these *depths*, and whether all was right; never an error.
+
+    Durability: none; what is lost is looked at again.
+    """
+    now, times = read(tree_fd), dict.fromkeys(depths, when_ns)
+    # what is damaged was sound once: that is no reason any more to leave it out
+    found_sound = {**now.sound, **times} if sound else {}
+    _write(tree_fd, replace(now, looked={**now.looked, **times}, sound=found_sound), "check.note")
+
+
+def note_at_risk(tree_fd: int, when_ns: int) -> None:
+    """Say that something happened to it then, so that it is to be looked at soon; never an error.
+
+    Durability: none; what is lost is looked at in its turn.
+    """
+    _write(tree_fd, replace(read(tree_fd), at_risk=when_ns), "recovery.note")
+
+
+def _times(said: Mapping[str, Any]) -> dict[str, int]:
+    return {depth: int(when) for depth, when in said.items() if depth not in (_LOOKED, _AT_RISK)}
+
+
+def _write(tree_fd: int, what: Checked, point: str) -> None:
+    said = {**what.sound, _LOOKED: dict(what.looked), **({_AT_RISK: what.at_risk} if what.at_risk else {})}
+    with suppress(OSError):
+        fs.replace_file(tree_fd, NAME, json.dumps(said, sort_keys=True).encode(), point=point)
