@@ -2,7 +2,8 @@
 
     findings   what is asked and what is said        structure   the journal, parts and side files, what nobody owns
     layers     one layer, as closely as was asked     hashing     content, by threads, no faster than is allowed
-    history    the order, from what is noted          this module budget, progress, the report
+    history    the order, from what is noted          pending     what recovery has to do
+    this module    budget, progress, the report
 
 Reads only, but for the notes of ``trees.checked``. Takes no lock that a pull, a mount or a deletion waits for.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +21,10 @@ from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Layer
 from layerstore.opening.handle import Handle
-from layerstore.recovery.recover import dry_run
 from layerstore.verbs.check import history, layers, structure
 from layerstore.verbs.check.findings import CheckOptions, CheckReport, Depth, Finding, options
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
+from layerstore.verbs.check.pending import Pending
 
 __all__ = ["CheckOptions", "CheckReport", "Depth", "Finding", "check", "options"]
 
@@ -48,6 +49,7 @@ def check(handle: Handle, options: CheckOptions, *, beneath: bool = False) -> Ch
 def _check(handle: Handle, options: CheckOptions, *, own: bool = True) -> CheckReport:
     """One store. What is in flight, or lies about, in one that is not our *own* is nothing that we see."""
     begun = time.monotonic()
+    pending = Pending(handle) if own else None
     found = list(structure.journal(handle))
     with handle.read() as view:
         rows = dict(view.scan("layers"))   # as they are now: who finds anything looks again
@@ -62,19 +64,13 @@ def _check(handle: Handle, options: CheckOptions, *, own: bool = True) -> CheckR
     if own:
         found += [finding for layer in every for finding in structure.beneath(handle, layer)]
         found += [finding for image in images for finding in structure.beneath(handle, image)]
-    if own:
+    if pending is not None:
         found += structure.ownerless(handle)
-        found += _pending(handle)
+        found += pending.findings()
     return CheckReport(
         tuple(found), len(every), len(images), options.depth, unread=run.unread, looked_at=run.looked_at,
         recent=run.recent, left=run.left, bytes=pace.bytes, seconds=time.monotonic() - begun,
     )
-
-
-def _pending(handle: Handle) -> Iterator[Finding]:
-    for action in dry_run(handle).actions:
-        if action.do.value != "wait":
-            yield Finding("pending-recovery", action.key, f"{action.do.value}: {action.why}")
 
 
 class _Run:
