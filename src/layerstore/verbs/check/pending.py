@@ -38,15 +38,17 @@ class Pending:
 
 def _seen(handle: Handle) -> list[tuple[Action, Any]]:
     """What recovery would do now, each with its row (None: it has none)."""
-    mounting = flock.is_locked(handle.root_fd, "uppers")   # before rows are read: who is at it may end in between
     subjects = gather(handle)
-    seen = []
-    for action in plan(subjects, probe(handle, subjects)):
-        rows = subjects.mounts if action.do is Do.DETACH else subjects.layers | subjects.images
-        if action.do not in _NOT_OURS and not (mounting and _of_a_mount(action)):
-            seen.append((action, rows.get(action.key)))
-    return seen
+    rows: dict[str, Any] = {**subjects.layers, **subjects.images, **subjects.mounts}
+    actions = [each for each in plan(subjects, probe(handle, subjects)) if each.do not in _NOT_OURS]
+    if any(_is_of_a_mount(each) for each in actions) and flock.is_locked(handle.root_fd, "uppers"):
+        actions = [each for each in actions if not _is_of_a_mount(each)]
+    with handle.read() as view:          # who had that lock until just now has changed the row
+        return [
+            (each, rows.get(each.key)) for each in actions
+            if not _is_of_a_mount(each) or view.get("mounts", each.key.removeprefix("uppers/")) == rows.get(each.key)
+        ]
 
 
-def _of_a_mount(action: Action) -> bool:
+def _is_of_a_mount(action: Action) -> bool:
     return action.do is Do.DETACH or action.key.startswith("uppers/")
