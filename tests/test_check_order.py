@@ -1,13 +1,15 @@
 """``check`` by and by: what is looked at first, what a budget leaves for the next time, what is remembered between."""
 
+import itertools
 import os
 import sys
+import time
 
 import pytest
 
 import layerstore
 from layerstore.dedup import suspects
-from storekit import add
+from storekit import add, killed_at
 from test_check import PATHS, flip, tree
 
 
@@ -111,3 +113,47 @@ def test_damage_is_not_left_out_because_the_layer_was_sound_before_it(store):
     assert not store.check(depth="content", note=True).sound
     report = store.check(depth="content", since_ns=begun)
     assert (report.recent, [f.code for f in report.findings]) == (0, ["path-content"])
+
+
+def first_looked_at(root, **options):
+    """The layer that a check with no time looks at, after all was covered by a checkpoint."""
+    with layerstore.open(root, **options) as store:
+        store.checkpoint()
+    with layerstore.open(root, **options) as store:
+        (seen,) = one_at_a_time(store, 1)
+    return seen
+
+
+def test_a_layer_that_recovery_finished_is_looked_at_first_though_a_checkpoint_covers_it_since(tmp_path):
+    root, last = str(tmp_path / "store"), "f" * 64
+    with layerstore.open(root) as store:
+        four(store)
+
+    def apply():
+        with layerstore.open(root) as store:
+            add(store, {"new": b"1"}, id=last)
+
+    killed_at("publish.rename", "after", apply)
+    assert first_looked_at(root) == last
+    assert first_looked_at(root) != last
+
+
+def test_what_was_not_covered_when_the_machine_went_down_is_looked_at_first_though_it_was_looked_at_before(tmp_path):
+    root, last, now = str(tmp_path / "store"), "f" * 64, time.time_ns()
+    before = now - 400 * 86_400 * 10**9   # longer than the machine that runs this is up
+    clock = itertools.count(before)
+    with layerstore.open(root, clock=lambda: next(clock)) as store:
+        covered(store)
+        store.check(depth="content", note=True)
+        add(store, {"new": b"1"}, id=last)
+        assert store.check(depth="content", since_ns=1).looked_at == 1
+    assert first_looked_at(root) == last
+    assert first_looked_at(root) != last
+
+
+def test_what_is_not_covered_is_noted_by_no_open_of_the_same_boot(tmp_path):
+    root = str(tmp_path / "store")
+    with layerstore.open(root) as store:
+        layer = add(store)
+    with layerstore.open(root) as store:
+        assert not os.path.exists(tree(store, layer, "checked"))

@@ -57,7 +57,7 @@ def note_at_risk(tree_fd: int, when_ns: int) -> None:
 
     Durability: none; what is lost is looked at in its turn.
     """
-    _write(tree_fd, replace(read(tree_fd), at_risk=when_ns), "recovery.note")
+    _write(tree_fd, replace(read(tree_fd), at_risk=when_ns), "recover.note")
 
 
 def _times(said: Mapping[str, Any]) -> dict[str, int]:

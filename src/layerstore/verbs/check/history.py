@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from layerstore.dedup import suspects
-from layerstore.lifecycle.states import Kind, State
 from layerstore.model import Layer
 from layerstore.opening.handle import Handle
+from layerstore.recovery.at_risk import committed_above_the_mark
 from layerstore.system import fs
 from layerstore.trees import checked
 from layerstore.trees.checked import Checked
@@ -29,13 +29,8 @@ def at_risk(handle: Handle) -> Mapping[str, int]:
     What no checkpoint covers, since it was committed; and what the recovery of this opening touched.
     """
     since = dict(handle.recovered)
-    with handle.read() as view:
-        for record in view.records(after=view.low_water()):
-            kind, _, txid = record.entity.partition(":")
-            if kind == Kind.LAYER and record.to_state == State.COMMITTED:
-                row = view.get("layers", txid)
-                if row is not None and row.get("layer_id"):
-                    since[row["layer_id"]] = max(since.get(row["layer_id"], 0), record.time_ns)
+    for layer_id, committed in committed_above_the_mark(handle):
+        since[layer_id] = max(since.get(layer_id, 0), committed)
     return since
 
 
