@@ -287,3 +287,18 @@ def test_the_command_checks_says_so_in_json_and_ends_with_3(root):
     done = run.invoke(cli, ["--root", root, "check", "--content", "--since", "1h", "--budget", "30s", "--rate", "1000"])
     assert done.exit_code == 3 and "1 findings" in done.output
     assert run.invoke(cli, ["--root", root, "check", "--since", "yesterday"]).exit_code == 2
+
+
+def test_the_snapshots_of_older_segments_are_compared_at_content_alone(store, monkeypatch):
+    from layerjournal import segment
+
+    for number in range(3):
+        add(store, {"f": bytes([number])})
+        store.checkpoint(archive=True)
+    segments, read = sorted(os.listdir(os.path.join(store.root, "journal", "segments"))), set()
+    real = segment.Segment._row
+    monkeypatch.setattr(segment.Segment, "_row", lambda own, *rest: (read.add(own.name), real(own, *rest))[1])
+    for depth, compared in (("structure", segments[-1:]), ("metadata", segments[-1:]), ("content", segments)):
+        read.clear()
+        assert store.check(depth=depth).sound
+        assert sorted(read) == compared

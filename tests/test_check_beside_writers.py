@@ -29,9 +29,9 @@ def meanwhile(monkeypatch):
     def at(act):
         real = structure.journal
 
-        def journal(handle):
+        def journal(handle, **options):
             act()
-            return real(handle)
+            return real(handle, **options)
 
         monkeypatch.setattr(structure, "journal", journal)
 

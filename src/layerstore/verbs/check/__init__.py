@@ -50,7 +50,7 @@ def _check(handle: Handle, options: CheckOptions, *, own: bool = True) -> CheckR
     """One store. What is in flight, or lies about, in one that is not our *own* is nothing that we see."""
     begun = time.monotonic()
     pending = Pending(handle) if own else None
-    found = list(structure.journal(handle))
+    found = list(structure.journal(handle, content=options.depth is Depth.CONTENT))
     with handle.read() as view:
         rows = dict(view.scan("layers"))   # as they are now: who finds anything looks again
         every, images = list(catalog.layers(view, rows=rows)), list(catalog.images(view))

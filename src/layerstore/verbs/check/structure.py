@@ -41,10 +41,10 @@ _KNOWN = frozenset({
 })
 
 
-def journal(handle: Handle) -> Iterator[Finding]:
-    """Catalog = fold(log), the chain, every row, the archive."""
+def journal(handle: Handle, *, content: bool) -> Iterator[Finding]:
+    """Catalog = fold(log), the chain, every row, the archive; with *content* every segment's snapshot, too."""
     with journal_errors(handle.set_poison):
-        report = handle.journal.verify()
+        report = handle.journal.verify(every_snapshot=content)
     for finding in report.findings:
         yield Finding(f"journal-{finding.code}", f"record {finding.seq}", finding.message)
 
