@@ -586,7 +586,7 @@ class Store:
             since_ns: leave out layers found sound at that depth since then (nanoseconds since 1970).
             budget: seconds after which no further layer is begun; the next check goes on, the oldest first.
             workers: threads that hash; None: one a CPU, at most 8.
-            rate: bytes of content read in a second, at most.
+            rate: bytes read in a second to be hashed, at most.
             note: keep with each layer when it was found sound (None: if *since_ns* or *budget* is given). Not in a store
                 that is open read-only.
             beneath: look at the stores beneath, too; what is found there names its store.

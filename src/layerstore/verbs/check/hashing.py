@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
 
-from layerstore.formats.manifest import ManifestEntry
 from layerstore.system.descriptors import Descriptor
 from layerstore.system.rate import Rate
 from layerstore.system.threads import Channel, Worker, running
-from layerstore.trees.compare import Problem, content_problem
+from layerstore.trees.compare import Hashed, Problem, content_problem
 from layerstore.trees.dirfds import DirFds
 
-__all__ = ["Batch", "Hashing", "Pace"]
+__all__ = ["Batch", "Blob", "Hashing", "Pace"]
 
 _FULL = 8 << 20                          # bytes of one batch, where …
 _FILE_COST = 16 << 10                    # … a file counts as so many more
@@ -29,7 +29,7 @@ _DIRECTORIES = 4                         # kept open for one batch
 
 
 class Pace(Rate):
-    """How fast content may be read, in bytes a second, and how much was."""
+    """How fast may be read what is hashed, in bytes a second; and how much content was (``take`` counts nothing)."""
 
     bytes = 0
 
@@ -40,31 +40,42 @@ class Pace(Rate):
         self.take(n)
 
 
-class Batch:
-    """Files of one layer that are hashed together. ``problems`` is good once ``done`` gives."""
+class Blob(NamedTuple):
+    """A file that is in no manifest, and what it is to hold."""
 
-    def __init__(self, diff: Descriptor) -> None:
-        self._diff = diff                # kept open as long as a batch needs it
-        self._entries: list[ManifestEntry] = []
+    path: bytes
+    size: int
+    sha256: bytes
+
+
+class Batch:
+    """Files in one directory of a layer that are hashed together. ``problems`` is good once ``done`` gives.
+
+    *told* makes of a problem what is to be said of it.
+    """
+
+    def __init__(self, directory: Descriptor, told: Callable[[Problem], Problem] = lambda problem: problem) -> None:
+        self._directory, self._told = directory, told   # kept open as long as a batch needs it
+        self._entries: list[Hashed] = []
         self.problems: list[Problem] = []
         self.error: BaseException | None = None
         self.cost = 0
         self.given = False               # handed out: nothing more may be added
         self.done: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def add(self, entry: ManifestEntry) -> bool:
+    def add(self, entry: Hashed) -> bool:
         """One more; whether the batch is full."""
         self._entries.append(entry)
         self.cost += entry.size + _FILE_COST
         return self.cost >= _FULL
 
     def run(self, pace: Pace) -> None:
-        fds = DirFds(self._diff.fd, capacity=_DIRECTORIES)
+        fds = DirFds(self._directory.fd, capacity=_DIRECTORIES)
         try:
             for entry in self._entries:
                 problem = content_problem(fds, entry, pace.read)
                 if problem is not None:
-                    self.problems.append(problem)
+                    self.problems.append(self._told(problem))
         except BaseException as error:  # noqa: BLE001 - raised by who waits for the batch
             self.error = error.with_traceback(None)
         finally:

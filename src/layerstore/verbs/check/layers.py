@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +16,6 @@ from typing import Any
 from layerstore.dedup import suspects
 from layerstore.errors import LayerstoreError
 from layerstore.formats import tarsplit
-from layerstore.formats.manifest import ManifestEntry
-from layerstore.formats.packed import file_digest
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Layer
@@ -25,15 +23,16 @@ from layerstore.opening.handle import Handle
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
 from layerstore.trees import checked
-from layerstore.trees.compare import OURS, Problem
+from layerstore.trees.compare import OURS, Hashed, Problem
 from layerstore.trees.verify import tree_problems
 from layerstore.verbs.check import history, structure
 from layerstore.verbs.check.findings import Depth, Finding
-from layerstore.verbs.check.hashing import Batch, Hashing
+from layerstore.verbs.check.hashing import Batch, Blob, Hashing
 
 __all__ = ["Look", "begin", "end", "row_of", "take_hashed"]
 
 MAX_FILES_NAMED = 1_000
+BIG_DATA = "big-data"
 _LOOKS = 3                               # at a layer that is changed under us
 
 
@@ -89,28 +88,54 @@ def begin(
 
 
 def _tree(handle: Handle, fd: int, names: Collection[str], look: Look, hashing: Hashing) -> None:
-    layer, form, ids = look.layer, handle.overlay_form, handle.ids
+    layer, form, ids, read = look.layer, handle.overlay_form, handle.ids, hashing.pace.take
     if look.depth is Depth.STRUCTURE:
         if suspects.NAME in names:
-            _take(look, suspects.problems(fd, layer.manifest_digest, overlay_form=form, ids=ids))
+            _take(look, suspects.problems(fd, layer.manifest_digest, overlay_form=form, ids=ids, read=read))
         return
     if look.depth is Depth.CONTENT:
-        look.findings += _big_data(fd, layer)
+        _big_data(fd, look, hashing)
     missing = any(each.path == tarsplit.NAME for each in look.findings)
     diff = Descriptor("diff", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+    _take(look, tree_problems(
+        fd, layer.manifest_digest, content=look.depth is Depth.CONTENT, overlay_form=form, ids=ids,
+        later=_later(look, hashing, lambda: Batch(diff)), tar_split=None if missing else layer.tar_split_digest, read=read,
+    ))
+    _hand_out_last(look, hashing)
 
-    def later(entry: ManifestEntry) -> None:
+
+def _later(look: Look, hashing: Hashing, make: Callable[[], Batch]) -> Callable[[Hashed], None]:
+    """What puts files into batches that it *make*s, and hands out what is full."""
+    def later(entry: Hashed) -> None:
         if not look.batches or look.batches[-1].given:
-            look.batches.append(Batch(diff))
+            look.batches.append(make())
         if look.batches[-1].add(entry):
             hashing.hand_out(look.batches[-1])
 
-    _take(look, tree_problems(
-        fd, layer.manifest_digest, content=look.depth is Depth.CONTENT, overlay_form=form, ids=ids, later=later,
-        tar_split=None if missing else layer.tar_split_digest,
-    ))
+    return later
+
+
+def _hand_out_last(look: Look, hashing: Hashing) -> None:
     if look.batches and not look.batches[-1].given:
         hashing.hand_out(look.batches[-1])
+
+
+def _big_data(fd: int, look: Look, hashing: Hashing) -> None:
+    """Hashed like any content: it may be a whole blob. What is missing was told by ``structure``."""
+    told = {each.path for each in look.findings}
+    wanted = [key for key in sorted(look.layer.big_data) if f"{BIG_DATA}/{key}" not in told]
+    if not wanted:
+        return
+    directory = Descriptor(BIG_DATA, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+    later = _later(look, hashing, lambda: Batch(directory, _of_big_data))
+    for key in wanted:
+        size = os.stat(key, dir_fd=directory.fd, follow_symlinks=False).st_size
+        later(Blob(os.fsencode(key), size, bytes.fromhex(look.layer.big_data[key].removeprefix("sha256:"))))
+    _hand_out_last(look, hashing)
+
+
+def _of_big_data(problem: Problem) -> Problem:
+    return problem._replace(path=os.fsencode(BIG_DATA) + b"/" + problem.path, code="big-data-damaged")
 
 
 def _take(look: Look, problems: Iterator[Problem]) -> None:
@@ -132,17 +157,6 @@ def take_hashed(look: Look, hashing: Hashing) -> None:
             continue
         _take(look, iter(hashing.problems(batch)))
     look.batches = []
-
-
-def _big_data(fd: int, layer: Layer) -> Iterator[Finding]:
-    for key, expected in sorted(layer.big_data.items()):
-        try:
-            with fs.open_dir("big-data", fd) as directory:
-                found = file_digest(directory, key)   # in pieces: it may be a whole blob
-        except OSError:
-            continue                     # told by ``structure``
-        if found != expected:
-            yield Finding("big-data-damaged", layer.id, f"{key} is not what it was", f"big-data/{key}")
 
 
 def end(handle: Handle, look: Look, hashing: Hashing, *, note: bool) -> Look | None:
