@@ -73,8 +73,8 @@ class CheckReport:
 
     ``unread``: paths that this process may not look at, so that it cannot tell; no damage. Of the ``layers`` there are,
     ``looked_at`` were checked at this depth, ``recent`` left out by ``since_ns``, ``left`` not reached within the budget.
-    Structure is looked at of all. ``bytes``: content, with big data, that was hashed. All of these are of the store itself, not of those
-    beneath.
+    Structure is looked at of all. ``bytes``: content, with big data, that was hashed. All of these are of the store
+    itself, not of those beneath.
     """
 
     findings: tuple[Finding, ...]
