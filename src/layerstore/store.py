@@ -584,7 +584,7 @@ class Store:
                 ``content`` (every digest, too).
             content: short for ``depth="content"``.
             since_ns: leave out layers found sound at that depth since then (nanoseconds since 1970).
-            budget: seconds after which no further layer is begun; the next check goes on, the oldest first.
+            budget: seconds after which nothing further is begun, also of a large layer; the next check goes on there.
             workers: threads that hash; None: one a CPU, at most 8.
             rate: bytes read in a second to be hashed, at most.
             note: keep with each layer when it was found sound (None: if *since_ns* or *budget* is given). Not in a store

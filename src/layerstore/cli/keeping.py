@@ -40,7 +40,7 @@ def since(text: str) -> int:
 @click.option("--since", "since_text", metavar="WHEN",
               help="Leave out what was found sound since then: 7d, 12h, 2026-11-30.")
 @click.option("--budget", metavar="SECONDS",
-              help="Begin no further layer after that time; the next check goes on: 30s, 5m.")
+              help="Begin nothing further after that time; the next check goes on: 30s, 5m.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Threads that hash (default: one a CPU, at most 8).")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="MB/S", help="Read at most so much a second.")
 @click.option("--beneath", is_flag=True, help="Look at the stores beneath, too.")

@@ -1,4 +1,4 @@
-"""When a layer was looked at, when found sound, and since when it is at risk: ``layers/<id>/checked``.
+"""When a layer was looked at, and how far, when found sound, since when it is at risk: ``layers/<id>/checked``.
 
 It is advice: it may be lost, old or wrong, is never synced, and decides only what is looked at first, and what need not be
 looked at again by who asks for that. It goes where its tree goes, so that nobody has to sweep it. When to note what is
@@ -10,25 +10,39 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from layerstore.system import fs
 
-__all__ = ["NAME", "Checked", "note_at_risk", "note_looked", "read"]
+__all__ = ["NAME", "Checked", "Part", "note_at_risk", "note_looked", "note_part", "read"]
 
 NAME = "checked"
 _MOST_BYTES = 4_096
-_LOOKED, _AT_RISK = "looked", "at-risk"  # beside them, by depth, when it was found sound
+_LOOKED, _AT_RISK, _PART = "looked", "at-risk", "part"   # beside them, by depth, when it was found sound
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A look at *depth*, begun at *begun* (ns since 1970), that is done up to *place*; *sound*: nothing was found."""
+
+    depth: str
+    place: int
+    begun: int
+    sound: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Times in ns since 1970, by depth (0, or none: never). ``looked``: whatever was found. ``sound``: nothing was."""
+    """Times in ns since 1970, by depth (0, or none: never). ``looked``: whatever was found. ``sound``: nothing was.
+
+    ``part``: a look that is to be gone on with.
+    """
 
     sound: Mapping[str, int] = field(default_factory=dict)
     looked: Mapping[str, int] = field(default_factory=dict)
     at_risk: int = 0
+    part: Part | None = None
 
 
 def read(tree_fd: int) -> Checked:
@@ -36,8 +50,8 @@ def read(tree_fd: int) -> Checked:
     try:
         said = json.loads(fs.read_file(tree_fd, NAME, maximum=_MOST_BYTES) or b"{}")
         sound, looked = _times(said), _times(said.get(_LOOKED, {}))
-        return Checked(sound, sound | looked, int(said.get(_AT_RISK, 0)))
-    except (OSError, ValueError, TypeError, ArithmeticError, AttributeError, RecursionError):
+        return Checked(sound, sound | looked, int(said.get(_AT_RISK, 0)), _part(said.get(_PART)))
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError):
         return Checked()
 
 
@@ -49,7 +63,16 @@ def note_looked(tree_fd: int, depths: Iterable[str], when_ns: int, *, sound: boo
     now, times = read(tree_fd), dict.fromkeys(depths, when_ns)
     # what is damaged was sound once: that is no reason any more to leave it out
     found_sound = {**now.sound, **times} if sound else {}
-    _write(tree_fd, replace(now, looked={**now.looked, **times}, sound=found_sound), "check.note")
+    _write(tree_fd, replace(now, looked={**now.looked, **times}, sound=found_sound, part=None), "check.note")
+
+
+def note_part(tree_fd: int, part: Part) -> None:
+    """Say how far a look has come that is not over; never an error.
+
+    Durability: none; what is lost is looked at again.
+    """
+    now = read(tree_fd)
+    _write(tree_fd, replace(now, part=part, sound=now.sound if part.sound else {}), "check.note")
 
 
 def note_at_risk(tree_fd: int, when_ns: int) -> None:
@@ -61,10 +84,18 @@ def note_at_risk(tree_fd: int, when_ns: int) -> None:
 
 
 def _times(said: Mapping[str, Any]) -> dict[str, int]:
-    return {depth: int(when) for depth, when in said.items() if depth not in (_LOOKED, _AT_RISK)}
+    return {depth: int(when) for depth, when in said.items() if depth not in (_LOOKED, _AT_RISK, _PART)}
+
+
+def _part(said: Mapping[str, Any] | None) -> Part | None:
+    if said is None:
+        return None
+    return Part(str(said["depth"]), int(said["place"]), int(said["begun"]), bool(said["sound"]))
 
 
 def _write(tree_fd: int, what: Checked, point: str) -> None:
-    said = {**what.sound, _LOOKED: dict(what.looked), **({_AT_RISK: what.at_risk} if what.at_risk else {})}
+    said: dict[str, Any] = {**what.sound, _LOOKED: dict(what.looked)}
+    said |= {_AT_RISK: what.at_risk} if what.at_risk else {}
+    said |= {_PART: asdict(what.part)} if what.part is not None else {}
     with suppress(OSError):
         fs.replace_file(tree_fd, NAME, json.dumps(said, sort_keys=True).encode(), point=point)

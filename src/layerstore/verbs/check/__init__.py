@@ -1,9 +1,10 @@
 """Is it still good? Structure always; metadata and content of every path on request. Online, in parallel, by and by.
 
     findings   what is asked and what is said        structure   the journal, parts and side files, what nobody owns
-    layers     one layer, as closely as was asked     hashing     content, by threads, no faster than is allowed
+    layers     one layer, as closely as was asked     course      how far that has come
+    hashing    content, by threads, at a rate         budget      until when
     history    the order, from what is noted          pending     what recovery has to do
-    this module    budget, progress, the report
+    this module: all layers, and the report
 
 Reads only, but for the notes of ``trees.checked``. Takes no lock that a pull, a mount or a deletion waits for.
 """
@@ -21,7 +22,9 @@ from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Layer
 from layerstore.opening.handle import Handle
+from layerstore.trees.checked import Checked, Part
 from layerstore.verbs.check import history, layers, structure
+from layerstore.verbs.check.budget import Budget
 from layerstore.verbs.check.findings import CheckOptions, CheckReport, Depth, Finding, options
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.check.pending import Pending
@@ -36,17 +39,20 @@ def check(handle: Handle, options: CheckOptions, *, beneath: bool = False) -> Ch
 
     Files that were found rotten while content was taken from them are compared at any depth.
     """
-    report = _check(handle, options)
+    budget = Budget(options.budget)
+    report = _check(handle, options, budget)
     if not beneath:
         return report
+    left = report.left
     found = [Finding("beneath-missing", each.path, str(each.missing), store=each.uuid) for each in handle.absent]
     for each in handle.beneath:
-        below = _check(each, options, own=False).findings
-        found += [replace(finding, store=each.config["uuid"]) for finding in below]
-    return replace(report, findings=(*report.findings, *found))
+        below = _check(each, options, budget, own=False)
+        found += [replace(finding, store=each.config["uuid"]) for finding in below.findings]
+        left += below.left
+    return replace(report, findings=(*report.findings, *found), left=left)
 
 
-def _check(handle: Handle, options: CheckOptions, *, own: bool = True) -> CheckReport:
+def _check(handle: Handle, options: CheckOptions, budget: Budget, *, own: bool = True) -> CheckReport:
     """One store. What is in flight, or lies about, in one that is not our *own* is nothing that we see."""
     begun = time.monotonic()
     pending = Pending(handle) if own else None
@@ -54,9 +60,9 @@ def _check(handle: Handle, options: CheckOptions, *, own: bool = True) -> CheckR
     with handle.read() as view:
         rows = dict(view.scan("layers"))   # as they are now: who finds anything looks again
         every, images = list(catalog.layers(view, rows=rows)), list(catalog.images(view))
-    run = _Run(handle, options, begun)
+    run = _Run(handle, options)
     pace = Pace(options.rate)
-    with hashing(options.workers or min(8, os.cpu_count() or 1), pace) as hashers:
+    with hashing(options.workers or min(8, os.cpu_count() or 1), pace, budget) as hashers:
         run.layers(every, rows, hashers)
     found += run.findings
     for each in images:
@@ -74,13 +80,12 @@ def _check(handle: Handle, options: CheckOptions, *, own: bool = True) -> CheckR
 
 
 class _Run:
-    def __init__(self, handle: Handle, options: CheckOptions, begun: float) -> None:
+    def __init__(self, handle: Handle, options: CheckOptions) -> None:
         self._handle, self._options = handle, options
         wanted = options.since_ns is not None or options.budget is not None
         self._note = (wanted if options.note is None else options.note) and not handle.readonly
-        self._deadline = None if options.budget is None else begun + options.budget
         self._pending: deque[layers.Look] = deque()
-        self._total, self._walked = 0, False
+        self._total = 0
         self.findings: list[Finding] = []
         self.unread = self.looked_at = self.recent = self.left = 0
 
@@ -99,35 +104,41 @@ class _Run:
             if depth is not Depth.STRUCTURE and since is not None and past[each.id].sound.get(depth, 0) >= max(since, 1):
                 self.recent += 1
                 depth = Depth.STRUCTURE
-            elif depth is not Depth.STRUCTURE and self._is_over():
+            elif depth is not Depth.STRUCTURE and hashers.budget.is_over():
                 self.left += 1
                 depth = Depth.STRUCTURE
-            self._begin(each, rows.get(each.txid), depth, hashers)
+            self._begin(each, rows.get(each.txid), depth, hashers, past[each.id])
         while self._pending:
             self._end(hashers)
 
-    def _is_over(self) -> bool:
-        """Whether the budget is used up. One layer is looked at in any case, so that there is progress."""
-        return self._deadline is not None and self._walked and time.monotonic() >= self._deadline
-
-    def _begin(self, layer: Layer, row: Mapping[str, Any] | None, depth: Depth, hashers: Hashing) -> None:
+    def _begin(
+        self, layer: Layer, row: Mapping[str, Any] | None, depth: Depth, hashers: Hashing, past: Checked,
+    ) -> None:
         if row is None or "repair" in row:
             row = layers.row_of(self._handle, layer)
         if row is None:
             return                       # deleted meanwhile, or being repaired
-        look = layers.begin(self._handle, layer, row, depth, hashers)
-        self._walked |= look.walked and depth is self._options.depth   # of one that is missing there is nothing to look at
+        memory = layers.Memory(self._note, past.part if self._goes_on(past.part) else None)
+        look = layers.begin(self._handle, layer, row, depth, hashers, layers.MAX_FILES_NAMED, memory)
+        if look.course is not None and look.is_done:
+            hashers.budget.progress = True   # perhaps there was nothing to be hashed
         self._pending.append(look)
-        while len(self._pending) > _AHEAD or (self._pending and all(not b.done.empty() for b in self._pending[0].batches)):
+        while len(self._pending) > _AHEAD or (self._pending and self._pending[0].is_done):
             self._end(hashers)
 
+    def _goes_on(self, part: Part | None) -> bool:
+        """Whether this check goes on with a look that an earlier one did not end."""
+        return self._note and part is not None and part.begun >= (self._options.since_ns or 0)
+
     def _end(self, hashers: Hashing) -> None:
-        look = layers.end(self._handle, self._pending.popleft(), hashers, note=self._note)
+        look = layers.end(self._handle, self._pending.popleft(), hashers)
         if look is None:
             return
         self.findings += look.findings
         self.unread += look.unread
-        if look.depth is self._options.depth:
+        if not look.is_whole:
+            self.left += 1
+        elif look.depth is self._options.depth:
             self.looked_at += 1
             self._handle.observer.event(
                 "checked", layer_id=look.layer.id, depth=look.depth.value, findings=len(look.findings),

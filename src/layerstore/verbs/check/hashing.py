@@ -18,6 +18,7 @@ from layerstore.system.rate import Rate
 from layerstore.system.threads import Channel, Worker, running
 from layerstore.trees.compare import Hashed, Problem, content_problem
 from layerstore.trees.dirfds import DirFds
+from layerstore.verbs.check.budget import Budget
 
 __all__ = ["Batch", "Blob", "Hashing", "Pace"]
 
@@ -51,16 +52,20 @@ class Blob(NamedTuple):
 class Batch:
     """Files in one directory of a layer that are hashed together. ``problems`` is good once ``done`` gives.
 
-    *told* makes of a problem what is to be said of it.
+    *first* is the place of its first one; *told* makes of a problem what is to be said of it.
     """
 
-    def __init__(self, directory: Descriptor, told: Callable[[Problem], Problem] = lambda problem: problem) -> None:
+    def __init__(
+        self, directory: Descriptor, first: int, told: Callable[[Problem], Problem] = lambda problem: problem,
+    ) -> None:
         self._directory, self._told = directory, told   # kept open as long as a batch needs it
+        self.first = first
         self._entries: list[Hashed] = []
         self.problems: list[Problem] = []
         self.error: BaseException | None = None
         self.cost = 0
         self.given = False               # handed out: nothing more may be added
+        self.left = False                # the budget was used up before it was begun
         self.done: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def add(self, entry: Hashed) -> bool:
@@ -69,7 +74,11 @@ class Batch:
         self.cost += entry.size + _FILE_COST
         return self.cost >= _FULL
 
-    def run(self, pace: Pace) -> None:
+    def run(self, pace: Pace, budget: Budget) -> None:
+        if budget.is_over():
+            self.left = True
+            self.done.put(None)
+            return
         fds = DirFds(self._directory.fd, capacity=_DIRECTORIES)
         try:
             for entry in self._entries:
@@ -80,13 +89,14 @@ class Batch:
             self.error = error.with_traceback(None)
         finally:
             fds.close()
+            budget.progress = True
             self.done.put(None)
 
 
 class _Hasher(Worker):
-    def __init__(self, batches: Channel[Batch], pace: Pace) -> None:
+    def __init__(self, batches: Channel[Batch], pace: Pace, budget: Budget) -> None:
         super().__init__("layerstore-check")
-        self._batches, self._pace = batches, pace
+        self._batches, self._pace, self._budget = batches, pace, budget
         self._stopped = False
 
     def is_alive(self) -> bool:
@@ -95,7 +105,7 @@ class _Hasher(Worker):
     def _work(self) -> None:
         _yield_to_others()
         while (batch := self._batches.get(lambda: not self._stopped)) is not None:
-            batch.run(self._pace)
+            batch.run(self._pace, self._budget)
             if self._stopped:
                 break
         self._batches.end()              # passed on: whoever takes the end may not be whom it was meant for
@@ -117,8 +127,8 @@ def _yield_to_others() -> None:
 class Hashing:
     """Batches being hashed. Make it by ``hashing``; for one thread."""
 
-    def __init__(self, stack: ExitStack, workers: int, pace: Pace) -> None:
-        self._stack, self._workers, self.pace = stack, workers, pace
+    def __init__(self, stack: ExitStack, workers: int, pace: Pace, budget: Budget) -> None:
+        self._stack, self._workers, self.pace, self.budget = stack, workers, pace, budget
         self._batches: Channel[Batch] = Channel(2 * workers)
         self._threads: list[_Hasher] = []
         self._cost = 0
@@ -129,11 +139,11 @@ class Hashing:
         self._cost += batch.cost
         if self._workers > 1 and not self._threads and self._cost >= _THREADS_FROM:
             for _ in range(self._workers):
-                thread = _Hasher(self._batches, self.pace)
+                thread = _Hasher(self._batches, self.pace, self.budget)
                 self._stack.enter_context(running(thread))
                 self._threads.append(thread)
         if not self._threads or not self._batches.put(batch, self._alive):
-            batch.run(self.pace)
+            batch.run(self.pace, self.budget)
 
     def problems(self, batch: Batch) -> list[Problem]:
         """What is wrong with its files; waits for it."""
@@ -142,7 +152,7 @@ class Hashing:
                 batch.done.get(timeout=0.5)
             except queue.Empty:
                 if not self._alive():    # one that died may have had it
-                    batch.run(self.pace)
+                    batch.run(self.pace, self.budget)
             else:
                 break
         if batch.error is not None:
@@ -163,7 +173,7 @@ def _taken(batch: Batch) -> BaseException:
 
 
 @contextmanager
-def hashing(workers: int, pace: Pace) -> Iterator[Hashing]:
+def hashing(workers: int, pace: Pace, budget: Budget) -> Iterator[Hashing]:
     """The threads live as long as this lasts, and no longer."""
     with ExitStack() as stack:
-        yield Hashing(stack, workers, pace)
+        yield Hashing(stack, workers, pace, budget)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from layerstore.dedup import suspects
 from layerstore.model import Layer
@@ -50,9 +51,11 @@ def in_order(
         if depth is not Depth.STRUCTURE:
             with suppress(OSError), fs.open_dir(layer.id, dir_fd) as fd:
                 here = checked.read(fd)
-        past[layer.id], looked = here, here.looked.get(depth, 0)
-        risk = max(here.at_risk, risks.get(layer.id, 0))
-        rank[layer.id] = (_noted(dir_fd, layer.id) <= looked, risk <= looked, looked, layer.id)
+        noted, risk, looked = _noted(dir_fd, layer.id), max(here.at_risk, risks.get(layer.id, 0)), here.looked.get(depth, 0)
+        rank[layer.id] = (noted <= looked, risk <= looked, looked, layer.id)
+        if here.part is not None and (here.part.depth != depth or here.part.begun < max(noted, risk)):
+            here = replace(here, part=None)   # what was looked at then may have been hit since
+        past[layer.id] = here
     found.sort(key=lambda layer: rank[layer.id])
     return found, past
 

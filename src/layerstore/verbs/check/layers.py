@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,17 +23,47 @@ from layerstore.opening.handle import Handle
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
 from layerstore.trees import checked
-from layerstore.trees.compare import OURS, Hashed, Problem
-from layerstore.trees.verify import tree_problems
+from layerstore.trees.checked import Part
+from layerstore.trees.compare import OURS, Problem
+from layerstore.trees.verify import Walk, tree_problems
 from layerstore.verbs.check import history, structure
+from layerstore.verbs.check.course import Course
 from layerstore.verbs.check.findings import Depth, Finding
 from layerstore.verbs.check.hashing import Batch, Blob, Hashing
 
-__all__ = ["Look", "begin", "end", "row_of", "take_hashed"]
+__all__ = ["Look", "Memory", "begin", "end", "row_of"]
 
 MAX_FILES_NAMED = 1_000
 BIG_DATA = "big-data"
 _LOOKS = 3                               # at a layer that is changed under us
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is remembered of a layer: whether it is to be (``note``), and where a look at it is to be gone on with."""
+
+    note: bool = False
+    part: Part | None = None
+
+
+@dataclass(slots=True)
+class Found:
+    """What was found of one layer so far; at most *most* paths are named."""
+
+    layer_id: str
+    most: int
+    findings: list[Finding] = field(default_factory=list)
+    unread: int = 0
+
+    def take(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            if problem.unreadable:       # what this process may not look at is only counted
+                self.unread += 1
+            elif len(self.findings) < self.most:
+                path = os.fsdecode(problem.path)
+                self.findings.append(Finding(problem.code, self.layer_id, f"{path}: {problem.what}", path))
+            elif self.findings[-1].code != "more":
+                self.findings.append(Finding("more", self.layer_id, "… and more"))
 
 
 @dataclass(slots=True)
@@ -43,14 +73,44 @@ class Look:
     layer: Layer
     row: Mapping[str, Any]
     depth: Depth
-    findings: list[Finding] = field(default_factory=list)
-    batches: list[Batch] = field(default_factory=list)
-    unread: int = 0
+    found: Found
+    memory: Memory
+    begun_ns: int
+    course: Course | None = None         # None: of its structure only, or there is nothing to be looked at more closely
     looks: int = 1
-    most: int = MAX_FILES_NAMED
     begun: float = field(default_factory=time.perf_counter)
-    begun_ns: int = 0
-    walked: bool = False                 # there was something to look at
+
+    @property
+    def findings(self) -> list[Finding]:
+        return self.found.findings
+
+    @property
+    def unread(self) -> int:
+        return self.found.unread
+
+    @property
+    def is_sound(self) -> bool:
+        before = self.memory.part is None or self.memory.part.sound
+        return before and not self.findings and not self.unread
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to be waited for."""
+        return self.course is None or self.course.is_done
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was looked at to its end: no budget ended it."""
+        return self.course is None or self.course.ended_at is None
+
+    def wait(self) -> None:
+        """For what was handed out."""
+        if self.course is not None:
+            self.course.wait()
+
+    def up_to(self, place: int) -> Part:
+        """What is to be remembered of it, when all before *place* is looked at."""
+        return Part(self.depth.value, place, self.begun_ns, self.is_sound)
 
 
 def row_of(handle: Handle, layer: Layer) -> Mapping[str, Any] | None:
@@ -64,9 +124,11 @@ def row_of(handle: Handle, layer: Layer) -> Mapping[str, Any] | None:
 
 def begin(
     handle: Handle, layer: Layer, row: Mapping[str, Any], depth: Depth, hashing: Hashing, most: int = MAX_FILES_NAMED,
+    memory: Memory = Memory(),
 ) -> Look:
     """Look at everything but content, and hand that out. At most *most* paths are named."""
-    look = Look(layer, row, depth, most=most, begun_ns=handle.clock())
+    begun = memory.part.begun if memory.part is not None else handle.clock()
+    look = Look(layer, row, depth, Found(layer.id, most), memory, begun)
     try:
         tree = structure.tree(handle, layer)
         if isinstance(tree, Finding):
@@ -74,9 +136,8 @@ def begin(
             return look
         with tree as fd:
             names = frozenset(os.listdir(fd))
-            look.findings += structure.layer(handle, fd, names, layer, row)
+            look.findings.extend(structure.layer(handle, fd, names, layer, row))
             if not any(each.code in structure.MISSING and each.path != tarsplit.NAME for each in look.findings):
-                look.walked = True
                 _tree(handle, fd, names, look, hashing)
     except LayerstoreError as error:
         look.findings.append(Finding("manifest-damaged", layer.id, str(error), "manifest"))
@@ -91,85 +152,67 @@ def _tree(handle: Handle, fd: int, names: Collection[str], look: Look, hashing: 
     layer, form, ids, read = look.layer, handle.overlay_form, handle.ids, hashing.pace.take
     if look.depth is Depth.STRUCTURE:
         if suspects.NAME in names:
-            _take(look, suspects.problems(fd, layer.manifest_digest, overlay_form=form, ids=ids, read=read))
+            look.found.take(suspects.problems(fd, layer.manifest_digest, overlay_form=form, ids=ids, read=read))
         return
-    if look.depth is Depth.CONTENT:
-        _big_data(fd, look, hashing)
-    missing = any(each.path == tarsplit.NAME for each in look.findings)
+    start = 0 if look.memory.part is None else look.memory.part.place
+    look.course = course = Course(hashing, start, look.found.take)
+    before = len(layer.big_data) if look.depth is Depth.CONTENT else 0   # places of what is in no manifest
+    if before and not _big_data(fd, look, course):
+        return
+    split = None if start > before or any(each.path == tarsplit.NAME for each in look.findings) else layer.tar_split_digest
     diff = Descriptor("diff", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-    _take(look, tree_problems(
+    later = course.later(lambda place: Batch(diff, place))
+
+    def go_on(number: int) -> bool:
+        place = before + number
+        goes_on = course.go_on(place)
+        if look.memory.note and (done := course.to_note(place)) is not None:
+            checked.note_part(fd, look.up_to(done))
+        return goes_on
+
+    look.found.take(tree_problems(
         fd, layer.manifest_digest, content=look.depth is Depth.CONTENT, overlay_form=form, ids=ids,
-        later=_later(look, hashing, lambda: Batch(diff)), tar_split=None if missing else layer.tar_split_digest, read=read,
+        later=lambda entry, number: later(entry, before + number), tar_split=split, read=read,
+        walk=Walk(start - before, look.is_sound, go_on),
     ))
-    _hand_out_last(look, hashing)
+    course.hand_out()
 
 
-def _later(look: Look, hashing: Hashing, make: Callable[[], Batch]) -> Callable[[Hashed], None]:
-    """What puts files into batches that it *make*s, and hands out what is full."""
-    def later(entry: Hashed) -> None:
-        if not look.batches or look.batches[-1].given:
-            look.batches.append(make())
-        if look.batches[-1].add(entry):
-            hashing.hand_out(look.batches[-1])
-
-    return later
-
-
-def _hand_out_last(look: Look, hashing: Hashing) -> None:
-    if look.batches and not look.batches[-1].given:
-        hashing.hand_out(look.batches[-1])
-
-
-def _big_data(fd: int, look: Look, hashing: Hashing) -> None:
-    """Hashed like any content: it may be a whole blob. What is missing was told by ``structure``."""
+def _big_data(fd: int, look: Look, course: Course) -> bool:
+    """Hashed like any content: it may be a whole blob. Whether the look goes on. What is missing ``structure`` told."""
     told = {each.path for each in look.findings}
-    wanted = [key for key in sorted(look.layer.big_data) if f"{BIG_DATA}/{key}" not in told]
+    wanted = [
+        (place, key) for place, key in enumerate(sorted(look.layer.big_data))
+        if place >= course.start and f"{BIG_DATA}/{key}" not in told
+    ]
     if not wanted:
-        return
+        return True
     directory = Descriptor(BIG_DATA, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-    later = _later(look, hashing, lambda: Batch(directory, _of_big_data))
-    for key in wanted:
+    later = course.later(lambda place: Batch(directory, place, _of_big_data))
+    for place, key in wanted:
+        if not course.go_on(place):
+            return False
         size = os.stat(key, dir_fd=directory.fd, follow_symlinks=False).st_size
-        later(Blob(os.fsencode(key), size, bytes.fromhex(look.layer.big_data[key].removeprefix("sha256:"))))
-    _hand_out_last(look, hashing)
+        later(Blob(os.fsencode(key), size, bytes.fromhex(look.layer.big_data[key].removeprefix("sha256:"))), place)
+    course.hand_out()
+    return True
 
 
 def _of_big_data(problem: Problem) -> Problem:
     return problem._replace(path=os.fsencode(BIG_DATA) + b"/" + problem.path, code="big-data-damaged")
 
 
-def _take(look: Look, problems: Iterator[Problem]) -> None:
-    for problem in problems:
-        if problem.unreadable:           # what this process may not look at is only counted
-            look.unread += 1
-        elif len(look.findings) < look.most:
-            look.findings.append(Finding(
-                problem.code, look.layer.id, f"{os.fsdecode(problem.path)}: {problem.what}", os.fsdecode(problem.path),
-            ))
-        elif look.findings[-1].code != "more":
-            look.findings.append(Finding("more", look.layer.id, "… and more"))
-
-
-def take_hashed(look: Look, hashing: Hashing) -> None:
-    """Wait for what was handed out."""
-    for batch in look.batches:
-        if not batch.given:              # the walk broke off before it was full
-            continue
-        _take(look, iter(hashing.problems(batch)))
-    look.batches = []
-
-
-def end(handle: Handle, look: Look, hashing: Hashing, *, note: bool) -> Look | None:
+def end(handle: Handle, look: Look, hashing: Hashing) -> Look | None:
     """What was found, when all is hashed. None: the layer is not there any more, or is being repaired."""
-    take_hashed(look, hashing)
+    look.wait()
     row = row_of(handle, look.layer) if look.findings else look.row   # where nothing was found nothing is to be doubted
     if row is None:
         return None
     if row != look.row and look.looks < _LOOKS:   # it was repaired meanwhile
-        again = begin(handle, look.layer, row, look.depth, hashing)
+        again = begin(handle, look.layer, row, look.depth, hashing, look.found.most, Memory(look.memory.note))
         again.looks = look.looks + 1
-        return end(handle, again, hashing, note=note)
-    if note and look.depth is not Depth.STRUCTURE:
+        return end(handle, again, hashing)
+    if look.memory.note and look.depth is not Depth.STRUCTURE:
         _note(handle, look)
     return look
 
@@ -178,5 +221,10 @@ def _note(handle: Handle, look: Look) -> None:
     """That it was looked at, in the tree that was: its place may have another by now."""
     damaged = any(each.code == "txid-damaged" for each in look.findings)
     with suppress(OSError), fs.open_dir(look.layer.id, handle.dirs["layers"]) as fd:   # deleted just now
-        if damaged or fs.read_txid(fd) == look.layer.txid:
-            checked.note_looked(fd, history.counted(look.depth), look.begun_ns, sound=not look.findings and not look.unread)
+        if not damaged and fs.read_txid(fd) != look.layer.txid:
+            return
+        if look.course is not None and look.course.ended_at is not None:
+            if look.course.ended_at > look.course.start:
+                checked.note_part(fd, look.up_to(look.course.ended_at))
+        else:
+            checked.note_looked(fd, history.counted(look.depth), look.begun_ns, sound=look.is_sound)

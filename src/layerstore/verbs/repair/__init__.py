@@ -25,6 +25,7 @@ from layerstore.recovery import executor, mending
 from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
 from layerstore.verbs.check import Depth, Finding, layers, structure
+from layerstore.verbs.check.budget import Budget
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.pull_layers import PullOptions
 from layerstore.verbs.repair import making, promises
@@ -88,7 +89,7 @@ def repair(handle: Handle, options: RepairOptions) -> RepairReport:
         handle.check_writable()
     with ExitStack() as stack:
         source = stack.enter_context(Source(handle, options.source, options.pull)) if options.source else None
-        hashers = stack.enter_context(hashing(1, Pace(None)))
+        hashers = stack.enter_context(hashing(1, Pace(None), Budget(None)))
         run = _Run(handle, options, source, hashers)
         for each in run.every():
             run.layer(each)
@@ -159,7 +160,7 @@ class _Run:
         if row is None or row["state"] not in (State.COMMITTED, State.QUARANTINED):
             return []
         look = layers.begin(self._handle, layer, row, self._options.depth, self._hashers, _ALL)
-        layers.take_hashed(look, self._hashers)
+        look.wait()
         return look.findings
 
     def _known(self, layer: Layer, tree_fd: int, findings: Collection[Finding]) -> tuple[Known, Supply]:
