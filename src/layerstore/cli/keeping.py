@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -55,11 +57,12 @@ def check(
     With --since or --budget the store is opened for writing (and recovered): when each layer was found sound is kept.
     """
     settings: Settings = context.obj
-    with settings.open(write=since_text is not None or budget is not None) as store:
+    with settings.open(write=since_text is not None or budget is not None) as store, _bar(as_json) as bar:
         report = store.check(
             depth=depth or ("content" if content else "structure"), workers=workers,
             since_ns=None if since_text is None else since(since_text),
             budget=None if budget is None else seconds(budget), rate=None if rate is None else rate * 1e6, beneath=beneath,
+            progress=bar,
         )
     if as_json:
         output.as_json({"sound": report.sound, **dataclasses.asdict(report)})
@@ -68,6 +71,15 @@ def check(
         output.lines(f"{f.code} {f.subject}: {f.message}{where[f.store]}" for f in report.findings)
         click.echo(_summary(report))
     context.exit(OK if report.sound else DAMAGE)
+
+
+def _bar(as_json: bool) -> AbstractContextManager[Any]:
+    """Where somebody looks on, what shows how it goes; else None. What draws takes long to import."""
+    if as_json or not sys.stderr.isatty():
+        return nullcontext()
+    from layerstore.cli.terminal import CheckBar  # noqa: PLC0415
+
+    return CheckBar()
 
 
 def _summary(report: Any) -> str:

@@ -22,6 +22,7 @@ from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Layer
 from layerstore.opening.handle import Handle
+from layerstore.progress import CheckProgress
 from layerstore.trees.checked import Checked, Part
 from layerstore.verbs.check import history, layers, structure
 from layerstore.verbs.check.budget import Budget
@@ -34,25 +35,29 @@ __all__ = ["CheckOptions", "CheckReport", "Depth", "Finding", "check", "options"
 _AHEAD = 64                              # layers that are begun and not ended: what is known of them is kept meanwhile
 
 
-def check(handle: Handle, options: CheckOptions, *, beneath: bool = False) -> CheckReport:
+def check(
+    handle: Handle, options: CheckOptions, *, beneath: bool = False, progress: CheckProgress | None = None,
+) -> CheckReport:
     """Check the store, and those *beneath*; the verb behind ``Store.check``.
 
     Files that were found rotten while content was taken from them are compared at any depth.
     """
     budget = Budget(options.budget)
-    report = _check(handle, options, budget)
+    report = _check(handle, options, budget, progress)
     if not beneath:
         return report
     left = report.left
     found = [Finding("beneath-missing", each.path, str(each.missing), store=each.uuid) for each in handle.absent]
     for each in handle.beneath:
-        below = _check(each, options, budget, own=False)
+        below = _check(each, options, budget, progress, own=False)
         found += [replace(finding, store=each.config["uuid"]) for finding in below.findings]
         left += below.left
     return replace(report, findings=(*report.findings, *found), left=left)
 
 
-def _check(handle: Handle, options: CheckOptions, budget: Budget, *, own: bool = True) -> CheckReport:
+def _check(
+    handle: Handle, options: CheckOptions, budget: Budget, progress: CheckProgress | None, *, own: bool = True,
+) -> CheckReport:
     """One store. What is in flight, or lies about, in one that is not our *own* is nothing that we see."""
     begun = time.monotonic()
     pending = Pending(handle) if own else None
@@ -60,9 +65,9 @@ def _check(handle: Handle, options: CheckOptions, budget: Budget, *, own: bool =
     with handle.read() as view:
         rows = dict(view.scan("layers"))   # as they are now: who finds anything looks again
         every, images = list(catalog.layers(view, rows=rows)), list(catalog.images(view))
-    run = _Run(handle, options)
+    run = _Run(handle, options, progress)
     pace = Pace(options.rate)
-    with hashing(options.workers or min(8, os.cpu_count() or 1), pace, budget) as hashers:
+    with hashing(options.workers or min(8, os.cpu_count() or 1), pace, budget, progress) as hashers:
         run.layers(every, rows, hashers)
     found += run.findings
     for each in images:
@@ -80,8 +85,8 @@ def _check(handle: Handle, options: CheckOptions, budget: Budget, *, own: bool =
 
 
 class _Run:
-    def __init__(self, handle: Handle, options: CheckOptions) -> None:
-        self._handle, self._options = handle, options
+    def __init__(self, handle: Handle, options: CheckOptions, progress: CheckProgress | None) -> None:
+        self._handle, self._options, self._progress = handle, options, progress
         wanted = options.since_ns is not None or options.budget is not None
         self._note = (wanted if options.note is None else options.note) and not handle.readonly
         self._pending: deque[layers.Look] = deque()
@@ -100,12 +105,16 @@ class _Run:
         )
         since, self._total = self._options.since_ns, len(ordered)
         for each in ordered:
+            self._tell(each, "waiting")
+        for each in ordered:
             depth = self._options.depth
             if depth is not Depth.STRUCTURE and since is not None and past[each.id].sound.get(depth, 0) >= max(since, 1):
                 self.recent += 1
+                self._tell(each, "recent")
                 depth = Depth.STRUCTURE
             elif depth is not Depth.STRUCTURE and hashers.budget.is_over():
                 self.left += 1
+                self._tell(each, "left")
                 depth = Depth.STRUCTURE
             self._begin(each, rows.get(each.txid), depth, hashers, past[each.id])
         while self._pending:
@@ -118,6 +127,8 @@ class _Run:
             row = layers.row_of(self._handle, layer)
         if row is None:
             return                       # deleted meanwhile, or being repaired
+        if depth is self._options.depth:
+            self._tell(layer, "checking")
         memory = layers.Memory(self._note, past.part if self._goes_on(past.part) else None)
         look = layers.begin(self._handle, layer, row, depth, hashers, layers.MAX_FILES_NAMED, memory)
         if look.course is not None and look.is_done:
@@ -125,6 +136,11 @@ class _Run:
         self._pending.append(look)
         while len(self._pending) > _AHEAD or (self._pending and self._pending[0].is_done):
             self._end(hashers)
+
+    def _tell(self, layer: Layer, state: str) -> None:
+        if self._progress is not None:
+            size = layer.diff_size if self._options.depth is Depth.CONTENT else 0
+            self._progress.layer(layer.id, state=state, size=size)
 
     def _goes_on(self, part: Part | None) -> bool:
         """Whether this check goes on with a look that an earlier one did not end."""
@@ -136,6 +152,8 @@ class _Run:
             return
         self.findings += look.findings
         self.unread += look.unread
+        if look.depth is self._options.depth:
+            self._tell(look.layer, "checked" if look.is_whole else "left")
         if not look.is_whole:
             self.left += 1
         elif look.depth is self._options.depth:

@@ -67,8 +67,8 @@ class Course:
         else:
             self._hashing.budget.progress = True   # paths that have no content were looked at
         self._full = False
-        while self._batches and not self._batches[0].done.empty():
-            self._take_first()
+        while self._batches and not self._batches[0].done.empty() and self._batches[0].error is None:
+            self._take_first()           # an error is not the walk's: ``wait`` raises it
 
     def hand_out(self) -> None:
         """What is gathered, full or not."""

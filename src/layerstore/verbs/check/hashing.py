@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
+from layerstore.progress import CheckProgress
 from layerstore.system.descriptors import Descriptor
 from layerstore.system.rate import Rate
 from layerstore.system.threads import Channel, Worker, running
@@ -52,13 +53,14 @@ class Blob(NamedTuple):
 class Batch:
     """Files in one directory of a layer that are hashed together. ``problems`` is good once ``done`` gives.
 
-    *first* is the place of its first one; *told* makes of a problem what is to be said of it.
+    *first* is the place of its first one; *read* is told of each *n* bytes; *told* makes of a problem what is said of it.
     """
 
     def __init__(
-        self, directory: Descriptor, first: int, told: Callable[[Problem], Problem] = lambda problem: problem,
+        self, directory: Descriptor, first: int, read: Callable[[int], None] | None,
+        told: Callable[[Problem], Problem] = lambda problem: problem,
     ) -> None:
-        self._directory, self._told = directory, told   # kept open as long as a batch needs it
+        self._directory, self._read, self._told = directory, read, told   # kept open as long as a batch needs it
         self.first = first
         self._entries: list[Hashed] = []
         self.problems: list[Problem] = []
@@ -79,18 +81,41 @@ class Batch:
             self.left = True
             self.done.put(None)
             return
+        read = pace.read if self._read is None else _paced(pace, self._read)
         fds = DirFds(self._directory.fd, capacity=_DIRECTORIES)
         try:
             for entry in self._entries:
-                problem = content_problem(fds, entry, pace.read)
+                problem = content_problem(fds, entry, read)
                 if problem is not None:
                     self.problems.append(self._told(problem))
+        except _CallersError as error:
+            self.error = error.error.with_traceback(None)
         except BaseException as error:  # noqa: BLE001 - raised by who waits for the batch
             self.error = error.with_traceback(None)
         finally:
             fds.close()
             budget.progress = True
             self.done.put(None)
+
+
+
+def _paced(pace: Pace, told: Callable[[int], None]) -> Callable[[int], None]:
+    def read(n: int) -> None:
+        try:
+            told(n)
+        except OSError as error:         # of who is told: it says nothing of the file
+            raise _CallersError(error) from error
+        pace.read(n)
+
+    return read
+
+
+class _CallersError(Exception):
+    """What a caller's progress raised."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class _Hasher(Worker):
@@ -127,8 +152,10 @@ def _yield_to_others() -> None:
 class Hashing:
     """Batches being hashed. Make it by ``hashing``; for one thread."""
 
-    def __init__(self, stack: ExitStack, workers: int, pace: Pace, budget: Budget) -> None:
-        self._stack, self._workers, self.pace, self.budget = stack, workers, pace, budget
+    def __init__(
+        self, stack: ExitStack, workers: int, pace: Pace, budget: Budget, progress: CheckProgress | None,
+    ) -> None:
+        self._stack, self._workers, self.pace, self.budget, self.progress = stack, workers, pace, budget, progress
         self._batches: Channel[Batch] = Channel(2 * workers)
         self._threads: list[_Hasher] = []
         self._cost = 0
@@ -173,7 +200,9 @@ def _taken(batch: Batch) -> BaseException:
 
 
 @contextmanager
-def hashing(workers: int, pace: Pace, budget: Budget) -> Iterator[Hashing]:
+def hashing(
+    workers: int, pace: Pace, budget: Budget, progress: CheckProgress | None = None,
+) -> Iterator[Hashing]:
     """The threads live as long as this lasts, and no longer."""
     with ExitStack() as stack:
-        yield Hashing(stack, workers, pace, budget)
+        yield Hashing(stack, workers, pace, budget, progress)

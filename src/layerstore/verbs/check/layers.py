@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from layerstore.dedup import suspects
@@ -157,11 +158,12 @@ def _tree(handle: Handle, fd: int, names: Collection[str], look: Look, hashing: 
     start = 0 if look.memory.part is None else look.memory.part.place
     look.course = course = Course(hashing, start, look.found.take)
     before = len(layer.big_data) if look.depth is Depth.CONTENT else 0   # places of what is in no manifest
-    if before and not _big_data(fd, look, course):
+    if before and not _big_data(fd, look, course, hashing):
         return
     split = None if start > before or any(each.path == tarsplit.NAME for each in look.findings) else layer.tar_split_digest
     diff = Descriptor("diff", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-    later = course.later(lambda place: Batch(diff, place))
+    told = _advance(look, hashing)
+    later = course.later(lambda place: Batch(diff, place, told))
 
     def go_on(number: int) -> bool:
         place = before + number
@@ -178,17 +180,22 @@ def _tree(handle: Handle, fd: int, names: Collection[str], look: Look, hashing: 
     course.hand_out()
 
 
-def _big_data(fd: int, look: Look, course: Course) -> bool:
+def _advance(look: Look, hashing: Hashing) -> Callable[[int], None] | None:
+    return None if hashing.progress is None else partial(hashing.progress.advance, look.layer.id)
+
+
+def _big_data(fd: int, look: Look, course: Course, hashing: Hashing) -> bool:
     """Hashed like any content: it may be a whole blob. Whether the look goes on. What is missing ``structure`` told."""
-    told = {each.path for each in look.findings}
+    missing = {each.path for each in look.findings}
     wanted = [
         (place, key) for place, key in enumerate(sorted(look.layer.big_data))
-        if place >= course.start and f"{BIG_DATA}/{key}" not in told
+        if place >= course.start and f"{BIG_DATA}/{key}" not in missing
     ]
     if not wanted:
         return True
     directory = Descriptor(BIG_DATA, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-    later = course.later(lambda place: Batch(directory, place, _of_big_data))
+    told = _advance(look, hashing)
+    later = course.later(lambda place: Batch(directory, place, told, _of_big_data))
     for place, key in wanted:
         if not course.go_on(place):
             return False
