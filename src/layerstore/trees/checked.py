@@ -48,9 +48,11 @@ class Checked:
 def read(tree_fd: int) -> Checked:
     """What is noted in the layer's directory *tree_fd*; nothing, if that cannot be read or understood."""
     try:
-        said = json.loads(fs.read_file(tree_fd, NAME, maximum=_MOST_BYTES) or b"{}")
+        first, *rest = (fs.read_file(tree_fd, NAME, maximum=_MOST_BYTES) or b"").split(b"\n") or [b""]
+        said = json.loads(first or b"{}")
         sound, looked = _times(said), _times(said.get(_LOOKED, {}))
-        return Checked(sound, sound | looked, int(said.get(_AT_RISK, 0)), _part(said.get(_PART)))
+        at_risk = max(int(each.get(_AT_RISK, 0)) for each in (said, *map(json.loads, filter(None, rest))))
+        return Checked(sound, sound | looked, at_risk, _part(said.get(_PART)))
     except (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError):
         return Checked()
 
@@ -63,7 +65,7 @@ def note_looked(tree_fd: int, depths: Iterable[str], when_ns: int, *, sound: boo
     now, times = read(tree_fd), dict.fromkeys(depths, when_ns)
     # what is damaged was sound once: that is no reason any more to leave it out
     found_sound = {**now.sound, **times} if sound else {}
-    _write(tree_fd, replace(now, looked={**now.looked, **times}, sound=found_sound, part=None), "check.note")
+    _write(tree_fd, replace(now, looked={**now.looked, **times}, sound=found_sound, part=None))
 
 
 def note_part(tree_fd: int, part: Part) -> None:
@@ -72,15 +74,20 @@ def note_part(tree_fd: int, part: Part) -> None:
     Durability: none; what is lost is looked at again.
     """
     now = read(tree_fd)
-    _write(tree_fd, replace(now, part=part, sound=now.sound if part.sound else {}), "check.note")
+    _write(tree_fd, replace(now, part=part, sound=now.sound if part.sound else {}))
 
 
 def note_at_risk(tree_fd: int, when_ns: int) -> None:
     """Say that something happened to it then, so that it is to be looked at soon; never an error.
 
-    Durability: none; what is lost is looked at in its turn.
+    Added as a line of its own, in one step, until the next look puts all into one. Durability: none; what is lost is
+    looked at in its turn.
     """
-    _write(tree_fd, replace(read(tree_fd), at_risk=when_ns), "recover.note")
+    line = b"\n" + json.dumps({_AT_RISK: when_ns}).encode() + b"\n"
+    with suppress(OSError):
+        here = fs.read_file(tree_fd, NAME, maximum=_MOST_BYTES)
+        if here is None or len(here) + len(line) <= _MOST_BYTES:
+            fs.append(tree_fd, NAME, line, point="recover.note")
 
 
 def _times(said: Mapping[str, Any]) -> dict[str, int]:
@@ -93,9 +100,9 @@ def _part(said: Mapping[str, Any] | None) -> Part | None:
     return Part(str(said["depth"]), int(said["place"]), int(said["begun"]), bool(said["sound"]))
 
 
-def _write(tree_fd: int, what: Checked, point: str) -> None:
+def _write(tree_fd: int, what: Checked) -> None:
     said: dict[str, Any] = {**what.sound, _LOOKED: dict(what.looked)}
     said |= {_AT_RISK: what.at_risk} if what.at_risk else {}
     said |= {_PART: asdict(what.part)} if what.part is not None else {}
     with suppress(OSError):
-        fs.replace_file(tree_fd, NAME, json.dumps(said, sort_keys=True).encode(), point=point)
+        fs.replace_file(tree_fd, NAME, json.dumps(said, sort_keys=True).encode(), point="check.note")
