@@ -177,9 +177,7 @@ def test_what_may_have_been_hit_since_a_part_was_looked_at_is_begun_anew(store, 
 
     layer = add(store, FILES)
     store.check(depth="content", budget=0.0)
-    fd = os.open(tree(store, layer), os.O_RDONLY)
-    checked.note_at_risk(fd, store._handle.clock())
-    os.close(fd)
+    checked.note_at_risk(store._handle.dirs["layers"], {layer.id: store._handle.clock()})
     hashed.clear()
     assert store.check(depth="content", budget=1000.0).looked_at == 1
     assert sorted(hashed) == sorted(FILES)

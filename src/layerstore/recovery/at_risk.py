@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 from layerstore.lifecycle.states import Kind, State
 from layerstore.opening.handle import Handle
@@ -39,16 +38,21 @@ def note(handle: Handle, done: list[Action]) -> None:
     Durability: none; a crash before leaves these layers to be looked at in their turn.
     """
     now = handle.clock()
-    for layer_id in sorted({action.layer_id for action in done if action.layer_id is not None}):
-        _note(handle, layer_id, now)
+    hit = {action.layer_id: now for action in done if action.layer_id is not None}
     booted = now - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     for layer_id, committed in committed_above_the_mark(handle):
         if committed >= booted:          # of this boot, and so are those after it
             break
-        _note(handle, layer_id, booted)
+        hit.setdefault(layer_id, booted)
+    new = {layer_id: when for layer_id, when in sorted(hit.items()) if not _is_known(handle, layer_id, when)}
+    if new:
+        checked.note_at_risk(handle.dirs["layers"], new)
 
 
-def _note(handle: Handle, layer_id: str, when_ns: int) -> None:
-    with suppress(OSError), fs.open_dir(layer_id, handle.dirs["layers"]) as fd:
-        if checked.read(fd).at_risk < when_ns - _ADJUSTED_NS:
-            checked.note_at_risk(fd, when_ns)
+def _is_known(handle: Handle, layer_id: str, when_ns: int) -> bool:
+    """Whether that is noted, or cannot be: the layer is not there."""
+    try:
+        with fs.open_dir(layer_id, handle.dirs["layers"]) as fd:
+            return checked.read(fd).at_risk >= when_ns - _ADJUSTED_NS
+    except OSError:
+        return True

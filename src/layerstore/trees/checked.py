@@ -18,7 +18,7 @@ from layerstore.system import fs
 __all__ = ["NAME", "Checked", "Part", "note_at_risk", "note_looked", "note_part", "read"]
 
 NAME = "checked"
-_MOST_BYTES = 4_096
+_MOST_BYTES = 1 << 16
 _LOOKED, _AT_RISK, _PART = "looked", "at-risk", "part"   # beside them, by depth, when it was found sound
 
 
@@ -77,17 +77,15 @@ def note_part(tree_fd: int, part: Part) -> None:
     _write(tree_fd, replace(now, part=part, sound=now.sound if part.sound else {}))
 
 
-def note_at_risk(tree_fd: int, when_ns: int) -> None:
-    """Say that something happened to it then, so that it is to be looked at soon; never an error.
+def note_at_risk(dir_fd: int, layers: Mapping[str, int]) -> None:
+    """Say of *layers*, by their names in *dir_fd*, when something happened that calls for a look; never an error.
 
-    Added as a line of its own, in one step, until the next look puts all into one. Durability: none; what is lost is
-    looked at in its turn.
+    Added as a line of its own, until the next look puts all into one. Durability: none; what is lost is looked at in
+    its turn.
     """
-    line = b"\n" + json.dumps({_AT_RISK: when_ns}).encode() + b"\n"
+    lines = {name: b"\n" + json.dumps({_AT_RISK: when}).encode() + b"\n" for name, when in layers.items()}
     with suppress(OSError):
-        here = fs.read_file(tree_fd, NAME, maximum=_MOST_BYTES)
-        if here is None or len(here) + len(line) <= _MOST_BYTES:
-            fs.append(tree_fd, NAME, line, point="recover.note")
+        fs.append_each(dir_fd, lines, NAME, point="recover.note")
 
 
 def _times(said: Mapping[str, Any]) -> dict[str, int]:
