@@ -65,7 +65,7 @@ def finds(campaign, *words, seeds=150):
 
 
 def test_a_check_that_does_not_hash_is_caught(campaign, monkeypatch):
-    monkeypatch.setattr(layers, "Batch", type("Batch", (layers.Batch,), {"run": lambda self, _pace: self.done.put(None)}))
+    monkeypatch.setattr(layers, "Batch", type("Batch", (layers.Batch,), {"run": lambda self, *_rest: self.done.put(None)}))
     assert finds(campaign, "not found at any depth")
 
 
