@@ -287,3 +287,86 @@ def test_the_command_checks_says_so_in_json_and_ends_with_3(root):
     done = run.invoke(cli, ["--root", root, "check", "--content", "--since", "1h", "--budget", "30s", "--rate", "1000"])
     assert done.exit_code == 3 and "1 findings" in done.output
     assert run.invoke(cli, ["--root", root, "check", "--since", "yesterday"]).exit_code == 2
+
+
+def test_the_snapshots_of_older_segments_are_compared_at_content_alone(store, monkeypatch):
+    from layerjournal import segment
+
+    for number in range(3):
+        add(store, {"f": bytes([number])})
+        store.checkpoint(archive=True)
+    segments, read = sorted(os.listdir(os.path.join(store.root, "journal", "segments"))), set()
+    real = segment.Segment._row
+    monkeypatch.setattr(segment.Segment, "_row", lambda own, *rest: (read.add(own.name), real(own, *rest))[1])
+    for depth, compared in (("structure", segments[-1:]), ("metadata", segments[-1:]), ("content", segments)):
+        read.clear()
+        assert store.check(depth=depth).sound
+        assert sorted(read) == compared
+
+
+@pytest.fixture
+def paced(monkeypatch):
+    """The seconds that checks with a rate wait for, by a clock of their own."""
+    now, module = [0.0], sys.modules["layerstore.verbs.check"]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(module, "Pace", lambda rate: Pace(rate, clock=lambda: now[0], sleep=sleep))
+    return now
+
+
+KEPT = [("file", b"first" * 1000), ("file", b"second")]   # of the first the tar-split keeps the content
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("depth", ["metadata", "content"])
+def test_a_rate_holds_for_all_that_is_hashed(store, paced, depth, workers):
+    import io
+    import tarfile
+
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, content in [*KEPT, ("large", b"x" * 1_000_000)]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with store.stage(layerstore.TarDiffer(archive.getvalue())) as staged:
+        layer = store.apply_staged_layer(staged, big_data={"key": b"value" * 100_000})
+    parts = [os.path.getsize(tree(store, layer, *each)) for each in (("manifest",), ("tar-split",), ("kept", "0"))]
+    content = 6 + 1_000_000 + 500_000 if depth == "content" else 0
+    assert parts[2] == 5_000
+    report = store.check(depth=depth, rate=1_000.0, workers=workers)
+    assert report.sound and report.bytes == content
+    assert paced[0] == pytest.approx((sum(parts) + content) / 1_000)
+
+
+def test_big_data_is_hashed_by_threads_like_any_other_content(store, monkeypatch):
+    add(store, {"f": os.urandom(20 << 20)}, big_data={"blob": os.urandom(9 << 20)})
+    add(store, {"g": b"1"}, big_data={"blob": os.urandom(9 << 20)})
+    hashing, hashed = sys.modules["layerstore.verbs.check.hashing"], []
+    real = hashing.content_problem
+
+    def seen(fds, entry, *rest):
+        hashed.append((entry.path, threading.current_thread() is threading.main_thread()))
+        return real(fds, entry, *rest)
+
+    monkeypatch.setattr(hashing, "content_problem", seen)
+    assert store.check(depth="content", workers=2).sound
+    assert (b"blob", False) in hashed
+
+
+def test_big_data_that_cannot_be_read_is_named(store, monkeypatch):
+    import errno
+
+    layer = add(store, PATHS, big_data={"key": b"value"})
+    compare, real = sys.modules["layerstore.trees.compare"], sys.modules["layerstore.trees.compare"].open_regular
+
+    def failing(name, dir_fd):
+        if name == b"key":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(name, dir_fd)
+
+    monkeypatch.setattr(compare, "open_regular", failing)
+    assert codes(store, "content") == [("big-data-damaged", "big-data/key")]
+    assert layer.id

@@ -76,7 +76,7 @@ def seeds_of(campaign, purpose):
 
 
 def test_a_check_that_does_not_hash_is_caught(campaign, monkeypatch):
-    monkeypatch.setattr(layers, "Batch", type("Batch", (layers.Batch,), {"run": lambda self, _pace: self.done.put(None)}))
+    monkeypatch.setattr(layers, "Batch", type("Batch", (layers.Batch,), {"run": lambda self, *_rest: self.done.put(None)}))
     assert finds(campaign, "not found at any depth")
 
 
@@ -107,7 +107,7 @@ def test_a_repair_that_gives_no_attributes_is_caught(campaign, monkeypatch):
 
 
 def test_a_repair_that_says_it_mended_and_did_not_is_caught(campaign, monkeypatch):
-    monkeypatch.setattr(repair._Run, "_rounds", lambda _self, layer, *_rest: layers.Look(layer, {}, Depth.CONTENT))
+    monkeypatch.setattr(repair._Run, "_rounds", lambda _self, layer, *_rest: layers.blank(layer, Depth.CONTENT))
     assert finds(campaign, "otherwise", "false alarm")
 
 

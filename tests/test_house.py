@@ -22,7 +22,7 @@ INSIDE = {   # the same within a package; what has no entry here is free inside
         usage > holds > apply delete > checkpoint stage > begin > staging > quota
     """,
     "recovery": """
-        rebuilding recover > executor mounting readopt > mending looking > planner > remains
+        rebuilding recover > at_risk executor mounting readopt > mending looking > planner > remains
     """,
     "opening": """
         reading > beneath create > handle > journaling > config reserve > form
@@ -32,7 +32,7 @@ INSIDE = {   # the same within a package; what has no entry here is free inside
     """,
     "trees": """
         overlay extract > spooled > left redress spool > unpack pack verify gotarsplit meant > compare > assemble dress
-        wear > measure > copying dirfds donors mounted whiteouts > override
+        checked wear > measure > copying dirfds donors mounted whiteouts > override
     """,
     "formats": """
         digests manifest records tar tarsplit > packed > containers_storage > compression > crc64 zstdblocks

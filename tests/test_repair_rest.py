@@ -225,18 +225,18 @@ def test_what_fails_after_a_layer_was_mended_does_not_say_that_nothing_happened(
         assert list(report.failed) == [image_id if told == "an image" else told]
 
 
-@pytest.mark.parametrize("name", ["begin", "take_hashed"])
-def test_a_layer_that_cannot_be_looked_at_does_not_hide_that_another_was_mended(root, monkeypatch, name):
+@pytest.mark.parametrize(("place", "name"), [(layers, "begin"), (layers.Look, "wait")])
+def test_a_layer_that_cannot_be_looked_at_does_not_hide_that_another_was_mended(root, monkeypatch, place, name):
     with layerstore.open(root) as store:
         first, second = sorted((add(store, {"a": b"1" * 100}), add(store, {"b": b"2" * 100})), key=lambda each: each.id)
         os.unlink(os.path.join(root, "layers", first.id, "layer"))
-        real = getattr(layers, name)
+        real = getattr(place, name)
 
         def failing(*args, **options):
             if second.id in str(args):
                 raise OSError(24, "Too many open files")
             return real(*args, **options)
 
-        monkeypatch.setattr(layers, name, failing)
+        monkeypatch.setattr(place, name, failing)
         report = store.repair()
         assert (report.mended, list(report.failed)) == ((first.id,), [second.id])

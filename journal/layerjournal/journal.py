@@ -306,17 +306,19 @@ class Journal:
         with self.read() as view, host_errors(f"folding {self.path}"):
             return fold_at(self._whole, archive.base_only(self._segments, view, at), view.records(upto=at), at)
 
-    def verify(self) -> VerifyReport:
+    def verify(self, *, every_snapshot: bool = True) -> VerifyReport:
         """Check everything: pages, segments, chain, gaplessness, groups, every row, and tables = fold(log).
 
-        Reads all there is. Damage is never raised, it is in the report; ``verifying`` lists the codes.
+        Reads all there is; without *every_snapshot* of segments' snapshots the newest alone (of the others their digest),
+        so that the cost is not rows times segments. Damage is never raised, it is in the report; ``verifying`` lists the
+        codes.
         """
         self._check()
         verifier = Verifier(self._whole, self.uuid)
         with self.read() as view:
             # the snapshot keeps its pages from reuse, so that the walk sees them at rest while others write
             problems = structural_problems(os.path.join(self.path, DATA_FILE))
-            check_all(verifier, self._segments, view, problems)
+            check_all(verifier, self._segments, view, problems, every_snapshot=every_snapshot)
         return verifier.report()
 
     def snapshot_to(self, path: str | os.PathLike[str]) -> Segment:
@@ -398,7 +400,9 @@ class Journal:
             raise PoisonedError(f"the journal {self.path} is poisoned by an earlier failure: {self._poison}")
 
 
-def check_all(verifier: Verifier, segments: str, view: ReadTxn, problems: Sequence[str]) -> None:
+def check_all(
+    verifier: Verifier, segments: str, view: ReadTxn, problems: Sequence[str], *, every_snapshot: bool = True,
+) -> None:
     """Have *verifier* look at segments, log and tables; at segments only, if the environment's pages are damaged."""
     for problem in problems:
         verifier.find("structure", problem)
@@ -407,7 +411,8 @@ def check_all(verifier: Verifier, segments: str, view: ReadTxn, problems: Sequen
         verifier.segments([partial(segment.load, os.path.join(segments, name)) for name in names])
         return
     rows = view.segment_rows()
-    verifier.segments([partial(segment.load, os.path.join(segments, row["name"]), row) for row in rows])
+    loaders = [partial(segment.load, os.path.join(segments, row["name"]), row) for row in rows]
+    verifier.segments(loaders, every_snapshot=every_snapshot)
     meta = view.meta()
     verifier.log(view.records(), after=meta["archived"], link=meta["archived_link"])
     verifier.tables(view.stored_rows)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.observe import Observer as Observer
     from layerstore.partial import BlobSource as BlobSource
     from layerstore.partial import Finder as Finder
+    from layerstore.progress import CheckProgress as CheckProgress
     from layerstore.progress import LayerTally as LayerTally
     from layerstore.progress import Progress as Progress
     from layerstore.progress import Quiet as Quiet
@@ -81,7 +82,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "open": "store", "Store": "store", "StagedLayer": "verbs.stage", "LayerSpec": "verbs.apply",
     "PullOptions": "verbs.pull", "CommitOptions": "verbs.commit", "Progress": "progress", "Quiet": "progress",
-    "Tally": "progress", "LayerTally": "progress", "Differ": "model", "DiffOutput": "model", "DiffTarget": "model",
+    "Tally": "progress", "LayerTally": "progress", "CheckProgress": "progress", "Differ": "model", "DiffOutput": "model", "DiffTarget": "model",
     "Descriptor": "model", "Limits": "model", "StageOptions": "model", "Layer": "model", "Image": "model",
     "Lease": "model", "Mount": "model", "Beneath": "model", "StoreBeneath": "model", "default_layer_id": "model",
     "TarDiffer": "differs", "DirectoryDiffer": "differs", "ChunkedDiffer": "differs", "RecoveryReport": "recovery.recover",

@@ -1,4 +1,4 @@
-"""How a pull goes: the protocol by which it is told, and ``Tally``, which keeps it as figures.
+"""How a pull, or a check, goes: the protocols by which it is told, and ``Tally``, which keeps it as figures.
 
 No output and no clock: who shows it, and how often, is the command line's or the caller's.
 """
@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-__all__ = ["LayerTally", "Progress", "Quiet", "Tally"]
+__all__ = ["CheckProgress", "LayerTally", "Progress", "Quiet", "Tally"]
 
 _DONE = frozenset({"present", "adopted", "staged"})
 
@@ -40,6 +40,22 @@ class Progress(Protocol):
 
     def note(self, layer: str, what: str) -> None:
         """*what* is worth knowing, in one line: that all of a layer is fetched after all, and why."""
+
+
+class CheckProgress(Protocol):
+    """Told how a check goes; called from several threads. ``layer`` is the layer's ID. Every ``Progress`` is one.
+
+    What it raises ends the check.
+    """
+
+    def layer(self, layer: str, *, state: str, size: int) -> None:
+        """*state*: ``waiting``, of all at first; ``checking``, ``checked``; ``recent`` and ``left`` as in the report.
+
+        *size*: of the layer's tar, which is a little more than its content; 0 if content is not looked at.
+        """
+
+    def advance(self, layer: str, n: int) -> None:
+        """*n* more bytes of the layer's content were hashed."""
 
 
 class Quiet:

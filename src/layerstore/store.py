@@ -29,7 +29,7 @@ from layerstore.opening import beneath as stores_beneath
 from layerstore.opening.form import Form
 from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
-from layerstore.progress import Progress, Quiet
+from layerstore.progress import CheckProgress, Progress, Quiet
 from layerstore.recovery import recover
 from layerstore.recovery.recover import RecoveryReport
 from layerstore.verbs.open import opened
@@ -596,6 +596,7 @@ class Store:
     def check(
         self, *, depth: str = "structure", content: bool = False, since_ns: int | None = None, budget: float | None = None,
         workers: int | None = None, rate: float | None = None, note: bool | None = None, beneath: bool = False,
+        progress: CheckProgress | None = None,
     ) -> check.CheckReport:
         """Look for damage, beside everything else that goes on: nobody waits for it, and it waits for nobody.
 
@@ -604,12 +605,13 @@ class Store:
                 ``content`` (every digest, too).
             content: short for ``depth="content"``.
             since_ns: leave out layers found sound at that depth since then (nanoseconds since 1970).
-            budget: seconds after which no further layer is begun; the next check goes on, the oldest first.
+            budget: seconds after which nothing further is begun, also of a large layer; the next check goes on there.
             workers: threads that hash; None: one a CPU, at most 8.
-            rate: bytes of content read in a second, at most.
+            rate: bytes read in a second to be hashed, at most.
             note: keep with each layer when it was found sound (None: if *since_ns* or *budget* is given). Not in a store
                 that is open read-only.
             beneath: look at the stores beneath, too; what is found there names its store.
+            progress: told of each layer, and of each *n* bytes that are hashed of it; a ``layerstore.Progress`` is one.
 
         Returns:
             What was found. Codes are stable: docs/check.md.
@@ -623,7 +625,7 @@ class Store:
         self._handle.check_usable()
         return check.check(self._handle, check.options(
             "content" if content else depth, since_ns=since_ns, budget=budget, workers=workers, rate=rate, note=note,
-        ), beneath=beneath)
+        ), beneath=beneath, progress=progress)
 
     @as_verb
     def repair(

@@ -263,11 +263,10 @@ def first_switched(site, name):
 
 def test_a_check_that_does_not_look_again_is_found(site, monkeypatch):
     """What it saw of a layer that was deleted meanwhile is no finding."""
-    def at_once(_handle, look, hashing, *, note):
-        take_hashed(look, hashing)
+    def at_once(_handle, look, _hashing):
+        look.wait()
         return look
 
-    take_hashed = check_layers.take_hashed
     monkeypatch.setattr(check_layers, "end", at_once)
     found = first_switched(site, "check-delete")
     assert found is not None
@@ -277,9 +276,9 @@ def test_a_check_that_does_not_look_again_is_found(site, monkeypatch):
 def test_a_check_that_others_wait_for_is_found(site, monkeypatch):
     journal = structure.journal
 
-    def locked(handle):
+    def locked(handle, *, content):
         with flock.locked_dir(handle.dirs["images"]):
-            yield from journal(handle)
+            yield from journal(handle, content=content)
             fs.exists(handle.dirs["images"], "a step")
 
     monkeypatch.setattr(structure, "journal", locked)

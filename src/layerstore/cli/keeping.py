@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -40,7 +42,7 @@ def since(text: str) -> int:
 @click.option("--since", "since_text", metavar="WHEN",
               help="Leave out what was found sound since then: 7d, 12h, 2026-11-30.")
 @click.option("--budget", metavar="SECONDS",
-              help="Begin no further layer after that time; the next check goes on: 30s, 5m.")
+              help="Begin nothing further after that time; the next check goes on: 30s, 5m.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Threads that hash (default: one a CPU, at most 8).")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="MB/S", help="Read at most so much a second.")
 @click.option("--beneath", is_flag=True, help="Look at the stores beneath, too.")
@@ -55,11 +57,12 @@ def check(
     With --since or --budget the store is opened for writing (and recovered): when each layer was found sound is kept.
     """
     settings: Settings = context.obj
-    with settings.open(write=since_text is not None or budget is not None) as store:
+    with settings.open(write=since_text is not None or budget is not None) as store, _bar(as_json) as bar:
         report = store.check(
             depth=depth or ("content" if content else "structure"), workers=workers,
             since_ns=None if since_text is None else since(since_text),
             budget=None if budget is None else seconds(budget), rate=None if rate is None else rate * 1e6, beneath=beneath,
+            progress=bar,
         )
     if as_json:
         output.as_json({"sound": report.sound, **dataclasses.asdict(report)})
@@ -68,6 +71,15 @@ def check(
         output.lines(f"{f.code} {f.subject}: {f.message}{where[f.store]}" for f in report.findings)
         click.echo(_summary(report))
     context.exit(OK if report.sound else DAMAGE)
+
+
+def _bar(as_json: bool) -> AbstractContextManager[Any]:
+    """Where somebody looks on, what shows how it goes; else None. What draws takes long to import."""
+    if as_json or not sys.stderr.isatty():
+        return nullcontext()
+    from layerstore.cli.terminal import CheckBar  # noqa: PLC0415
+
+    return CheckBar()
 
 
 def _summary(report: Any) -> str:

@@ -96,6 +96,55 @@ class PullProgress:
             sys.stderr.write(total_line(self.tally) + "\n")
 
 
+class CheckBar:
+    """How a check goes, in one line on standard error that is gone when it ends: layers, and bytes if there are any.
+
+    A store has too many layers for a bar each. Only for a terminal.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sizes: dict[str, int] = {}         # of those that are not done, and …
+        self._hashed: dict[str, int] = {}        # … what of them is
+        self._layers = self._size = self._done = 0   # all layers, their bytes, and those of layers that are done
+        self._bar = Progress(
+            TextColumn("{task.fields[layers]}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+            console=Console(stderr=True), transient=True,
+        )
+        self._task = self._bar.add_task("", total=None, layers="journal")
+
+    def layer(self, layer: str, *, state: str, size: int) -> None:
+        """See ``CheckProgress``."""
+        with self._lock:
+            if state == "waiting":
+                self._layers, self._size, self._sizes[layer] = self._layers + 1, self._size + size, size
+            elif state != "checking" and layer in self._sizes:
+                self._hashed.pop(layer, None)
+                self._done += self._sizes.pop(layer)
+            self._draw()
+
+    def advance(self, layer: str, n: int) -> None:
+        """See ``CheckProgress``."""
+        with self._lock:
+            if layer in self._sizes:             # the tar is larger than its content, but big data is not of it
+                self._hashed[layer] = min(self._hashed.get(layer, 0) + n, self._sizes[layer])
+            self._draw()
+
+    def _draw(self) -> None:
+        done = self._layers - len(self._sizes)
+        self._bar.update(
+            self._task, layers=f"{done} of {self._layers} layers", total=self._size or None,
+            completed=self._done + sum(self._hashed.values()),
+        )
+
+    def __enter__(self) -> CheckBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._bar.stop()
+
+
 def transfer(layer: LayerTally) -> str:
     """What of a layer need not be fetched, for the line that says how it is; nothing if nothing."""
     parts = [f"{size(n)} {what}" for n, what in ((layer.resumed, "resumed"), (layer.spared, "found locally")) if n]

@@ -6,7 +6,7 @@ whoever reads it looks for himself. It goes where its tree goes, so that nobody 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from layerstore.system import fs
@@ -40,11 +40,18 @@ def suspects(tree_fd: int) -> frozenset[bytes]:
     return frozenset(path for path in data.split(b"\0")[:-1] if path)   # after the last: nothing, or what was torn
 
 
-def problems(tree_fd: int, manifest_digest: str, *, overlay_form: str, ids: IdMap) -> Iterator[Problem]:
-    """What is wrong now with the files that were noted. DamagedError if the manifest cannot be decoded."""
+def problems(
+    tree_fd: int, manifest_digest: str, *, overlay_form: str, ids: IdMap, read: Callable[[int], None] = lambda _n: None,
+) -> Iterator[Problem]:
+    """What is wrong now with the files that were noted; *read* is told of each *n* bytes that are hashed.
+
+    DamagedError if the manifest cannot be decoded.
+    """
     paths = suspects(tree_fd)
     if paths:
-        yield from tree_problems(tree_fd, manifest_digest, content=True, overlay_form=overlay_form, ids=ids, only=paths)
+        yield from tree_problems(
+            tree_fd, manifest_digest, content=True, overlay_form=overlay_form, ids=ids, only=paths, read=read,
+        )
 
 
 def is_rotten(tree_fd: int, manifest_digest: str, path: bytes, *, overlay_form: str, ids: IdMap) -> bool:

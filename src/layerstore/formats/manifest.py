@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import reprlib
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from layerstore.errors import DamagedError
@@ -124,9 +124,9 @@ class ManifestWriter:
         self._file.abandon()
 
 
-def manifest_digest(dir_fd: int) -> str:
-    """The digest of the file ``manifest`` in *dir_fd*. OSError if it cannot be read."""
-    return file_digest(dir_fd, NAME)
+def manifest_digest(dir_fd: int, read: Callable[[int], None] = lambda _n: None) -> str:
+    """The digest of the file ``manifest`` in *dir_fd*; *read* is told of each *n* bytes. OSError if it cannot be read."""
+    return file_digest(dir_fd, NAME, read)
 
 
 def read_manifest(source: str | bytes | int) -> Iterator[ManifestEntry]:

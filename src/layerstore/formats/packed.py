@@ -116,12 +116,13 @@ def _decode(fd: int, magic: str, version: int, what: str) -> Iterator[Any]:
         raise DamagedError(f"{what} is empty")
 
 
-def file_digest(dir_fd: int, name: str | bytes) -> str:
-    """The digest of a whole file in *dir_fd*. OSError if it cannot be read."""
+def file_digest(dir_fd: int, name: str | bytes, read: Callable[[int], None] = lambda _n: None) -> str:
+    """The digest of a whole file in *dir_fd*; *read* is told of each *n* bytes. OSError if it cannot be read."""
     digest = hashlib.sha256()
     with open_regular(name, dir_fd) as fd:
         for chunk in read_chunks(fd):
             digest.update(chunk)
+            read(len(chunk))
     return "sha256:" + digest.hexdigest()
 
 

@@ -23,7 +23,7 @@ import errno
 import os
 import reprlib
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from layerstore.errors import DamagedError
@@ -211,12 +211,15 @@ def _is_path(path: Any) -> bool:
     return isinstance(path, bytes) and bool(path) and not any(part in (b"", b".", b"..") for part in path.split(b"/"))
 
 
-def kept_problems(tree_fd: int, digest: str) -> Iterator[tuple[bytes, str]]:
+def kept_problems(
+    tree_fd: int, digest: str, read: Callable[[int], None] = lambda _n: None,
+) -> Iterator[tuple[bytes, str]]:
     """What is wrong with ``tar-split`` in a layer's directory, given its *digest*, and with the files it keeps.
 
+    *read* is told of each *n* bytes that are read for a digest.
     Pairs of the kept file's place in the layer's directory (of ``tar-split`` itself: empty) and what is wrong with it.
     """
-    actual = file_digest(tree_fd, NAME)
+    actual = file_digest(tree_fd, NAME, read)
     if actual != digest:
         yield b"", f"the tar-split's digest is {actual}, not {digest}"
         return
@@ -226,7 +229,7 @@ def kept_problems(tree_fd: int, digest: str) -> Iterator[tuple[bytes, str]]:
         where = f"{KEPT}/{each.number}"
         try:
             with fs.open_dir(KEPT, tree_fd) as kept_fd:
-                right = file_digest(kept_fd, str(each.number)) == f"sha256:{each.sha256.hex()}"
+                right = file_digest(kept_fd, str(each.number), read) == f"sha256:{each.sha256.hex()}"
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM):
                 raise

@@ -17,7 +17,7 @@ from layerstore.errors import DamagedError, JournalDamagedError, PrivilegeError
 from layerstore.formats import records
 from layerstore.lifecycle.states import State, Trigger
 from layerstore.opening.handle import Handle
-from layerstore.recovery import executor, looking, mounting
+from layerstore.recovery import at_risk, executor, looking, mounting
 from layerstore.recovery.planner import Action, Do, Probe, Subjects, plan
 from layerstore.system import flock, fs
 
@@ -165,6 +165,7 @@ def recover(handle: Handle) -> RecoveryReport:
         actions = plan(subjects, probe(handle, subjects))
         todo = [a for a in actions if a.do is not Do.DEFER and a.key not in left]
         if not todo:
+            at_risk.note(handle, done)
             rest = (left.get(a.key, a) for a in actions)
             return _report(subjects, (*done, *rest), begun)
         for action in todo:

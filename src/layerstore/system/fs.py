@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from layerstore.errors import BusyError, HostError, IoError, NoSpaceError, PrivilegeError, ReadOnlyError
@@ -119,11 +119,21 @@ def replace_file(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool 
         os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
 
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
 def append(dir_fd: int, name: str, data: bytes, *, point: str) -> None:
     """Add *data* to the end of *name*, which is made if it is missing. Never synced; a crash may tear it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-    with faults.point(point), Descriptor(name, flags, dir_fd=dir_fd) as fd:
+    with faults.point(point), Descriptor(name, _APPEND, dir_fd=dir_fd) as fd:
         write_all(fd, data)
+
+
+def append_each(dir_fd: int, what: Mapping[str, bytes], name: str, *, point: str) -> None:
+    """The same in several directories in *dir_fd*, as one effect. Those in which it cannot be done are passed over."""
+    with faults.point(point):
+        for directory, data in what.items():
+            with suppress(OSError), open_dir(directory, dir_fd) as own, Descriptor(name, _APPEND, dir_fd=own) as fd:
+                write_all(fd, data)
 
 
 def size(fd: int) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from layerstore.formats.manifest import KINDS, MODE, NODE, OVERRIDE, OWNER, TIME, XATTR, ManifestEntry, storable_xattr
 from layerstore.formats.packed import open_regular
@@ -19,13 +19,24 @@ from layerstore.system.idmap import IdMap
 from layerstore.trees import dirfds, override
 from layerstore.trees.whiteouts import is_whiteout
 
-__all__ = ["OURS", "Problem", "compare", "content_problem", "unlooked"]
+__all__ = ["OURS", "Hashed", "Problem", "compare", "content_problem", "unlooked"]
 
 _NAMES = {kind: name for name, kind in KINDS.items()} | {stat.S_IFSOCK: "socket"}
 _OPAQUE_XATTRS = (b"trusted.overlay.opaque", b"user.overlay.opaque")
 OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 """Errors of this process: they say nothing of what was to be looked at."""
 _PIECE = 1 << 18                         # read at once: large enough for the calls not to count, and it stays in the cache
+
+
+class Hashed(Protocol):
+    """What a file is to hold. An entry of a manifest is one."""
+
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> bytes | None: ...
 
 
 class Problem(NamedTuple):
@@ -96,7 +107,7 @@ def compare(
 
 
 def content_problem(
-    fds: dirfds.DirFds, entry: ManifestEntry, read: Callable[[int], None] = lambda _n: None,
+    fds: dirfds.DirFds, entry: Hashed, read: Callable[[int], None] = lambda _n: None,
 ) -> Problem | None:
     """What is wrong with the content of the file of *entry*; *read* is told of each *n* bytes."""
     parent, _, name = entry.path.rpartition(b"/")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
 from layerstore.formats.manifest import NAME, NODE, OVERRIDE, ManifestEntry, final_entries, manifest_digest
 from layerstore.formats.packed import open_regular
@@ -18,25 +19,44 @@ from layerstore.system.idmap import IDENTITY, IdMap
 from layerstore.trees import dirfds
 from layerstore.trees.compare import Problem, compare, content_problem, unlooked
 
-__all__ = ["Problem", "tree_problems", "verify_tree"]
+__all__ = ["Problem", "Walk", "tree_problems", "verify_tree"]
 
-Later = Callable[[ManifestEntry], None]
+Later = Callable[[ManifestEntry, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """A walk over a manifest that may be over before its end, and begin where another one was.
+
+    ``start``: so many entries were compared before; ``sound``: and nothing was wrong with them. ``go_on`` is asked before
+    each further one, by its number: when it says no, the walk is over, and nothing is said of what is too many.
+    """
+
+    start: int = 0
+    sound: bool = True
+    go_on: Callable[[int], bool] = lambda _number: True
+
+
+_WHOLE = Walk()
 
 
 def tree_problems(
     tree_fd: int, digest: str, *, content: bool, overlay_form: str | None = None, tar_split: str | None = None,
     ids: IdMap = IDENTITY, only: Collection[bytes] | None = None, later: Later | None = None,
+    read: Callable[[int], None] = lambda _n: None, walk: Walk = _WHOLE,
 ) -> Iterator[Problem]:
     """What is wrong with a layer's directory (``manifest``, ``diff/``), given its manifest's *digest*.
 
     Reads only. *content* also compares every file's bytes; *only* of these paths (None: of all). *overlay_form* and *ids*
     are the store's. *tar_split* is the digest of ``tar-split``, if it has one. With *later* no content is compared here:
-    that is told of each file whose content is to be. DamagedError if manifest or tar-split cannot be decoded.
+    that is told of each file whose content is to be, and its number in the manifest. *read* is told of each *n* bytes
+    that are hashed here. *walk*: where to begin, and whether to go on.
+    DamagedError if manifest or tar-split cannot be decoded.
     """
     if tar_split is not None:
-        yield from tar_split_problems(tree_fd, tar_split)
+        yield from tar_split_problems(tree_fd, tar_split, read)
     try:
-        actual = manifest_digest(tree_fd)
+        actual = manifest_digest(tree_fd, read)
         if actual != digest:
             yield Problem(NAME.encode(), f"the manifest's digest is {actual}, not {digest}", code="manifest-wrong")
             return
@@ -51,45 +71,53 @@ def tree_problems(
     with diff as diff_fd, open_regular(NAME, tree_fd) as manifest_fd:
         yield from verify_tree(
             diff_fd, manifest_fd, content=content, overlay_form=overlay_form, ids=ids, only=only, later=later,
+            read=read, walk=walk,
         )
 
 
-def tar_split_problems(tree_fd: int, digest: str) -> Iterator[Problem]:
+def tar_split_problems(tree_fd: int, digest: str, read: Callable[[int], None]) -> Iterator[Problem]:
     """What is wrong with ``tar-split`` of that *digest*, and with the files that it keeps. DamagedError as above."""
     name = SPLIT_NAME.encode()
     try:
         yield from (Problem(path or name, what, code="kept-wrong" if path else "tar-split-wrong")
-                    for path, what in kept_problems(tree_fd, digest))
+                    for path, what in kept_problems(tree_fd, digest, read))
     except OSError as error:
         yield unlooked(name, error, missing="tar-split-wrong", failed="tar-split-wrong")
 
 
 def verify_tree(
     diff_fd: int, manifest: str | bytes | int, *, content: bool, overlay_form: str | None = None, ids: IdMap = IDENTITY,
-    only: Collection[bytes] | None = None, later: Later | None = None,
+    only: Collection[bytes] | None = None, later: Later | None = None, read: Callable[[int], None] = lambda _n: None,
+    walk: Walk = _WHOLE,
 ) -> Iterator[Problem]:
     """Compare the tree under *diff_fd* with a manifest.
 
     Compared are type, mode, size, mtime, owner, link target, attributes, what is missing, what is too many
     and, with *content*, every byte. What ``unset`` names is not. With *only*, of those paths, and nothing is too many.
-    *later* as in ``tree_problems``.
+    *later*, *read* and *walk* as in ``tree_problems``.
 
     Reads only, follows nothing. DamagedError if the manifest is malformed.
     """
     fds = dirfds.DirFds(diff_fd)
-    present = listed = 0
-    sound = True
-    look = _looker(fds, later) if content else None
+    present = listed = number = 0
+    sound = walk.sound
+    look = _looker(fds, later, read, lambda: number) if content else None
     try:
-        for entry in final_entries(manifest):
+        for number, entry in enumerate(final_entries(manifest)):
             if not on_disk(entry) or (only is not None and entry.path not in only):
                 continue
             present += 1
-            for problem in _problems(fds, entry, look, overlay_form, ids):
-                sound = False
-                yield problem
+            if number >= walk.start:
+                if not walk.go_on(number):
+                    return
+                for problem in _problems(fds, entry, look, overlay_form, ids):
+                    sound = False
+                    yield problem
             if entry.type == "dir" and sound and only is None:
-                listed += len(os.listdir(fds.get(entry.path)))
+                try:
+                    listed += len(os.listdir(fds.get(entry.path)))
+                except OSError:          # it was sound when it was compared
+                    sound = False
         # else nothing can be too many, and no paths need to be remembered
         if only is None and (not sound or listed + 1 > present):
             yield from _surplus(fds, {entry.path for entry in final_entries(manifest)})
@@ -102,12 +130,14 @@ def on_disk(entry: ManifestEntry) -> bool:
     return not entry.unset & NODE or bool(entry.unset & OVERRIDE)
 
 
-def _looker(fds: dirfds.DirFds, later: Later | None) -> Callable[[ManifestEntry], Problem | None]:
+def _looker(
+    fds: dirfds.DirFds, later: Later | None, read: Callable[[int], None], number: Callable[[], int],
+) -> Callable[[ManifestEntry], Problem | None]:
     if later is None:
-        return lambda entry: content_problem(fds, entry)
+        return lambda entry: content_problem(fds, entry, read)
 
     def tell(entry: ManifestEntry) -> None:
-        later(entry)
+        later(entry, number())
 
     return tell
 

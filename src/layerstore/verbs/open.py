@@ -51,7 +51,7 @@ def opened(
         if isinstance(error, OSError):
             raise host_error(error, f"recovering the store at {path}") from error
         raise
-    handle.recovered = frozenset(action.layer_id for action in report.actions if action.layer_id is not None)
+    handle.recovered = {action.layer_id: handle.clock() for action in report.actions if action.layer_id is not None}
     handle.observer.event(
         "opened", readonly=readonly, actions=len(report.actions), deferred=len(report.deferred), head=report.head,
         low_water=report.low_water, seconds=report.seconds,

@@ -1,10 +1,12 @@
 """Is it still good? Structure always; metadata and content of every path on request. Online, in parallel, by and by.
 
     findings   what is asked and what is said        structure   the journal, parts and side files, what nobody owns
-    layers     one layer, as closely as was asked     hashing     content, by threads, no faster than is allowed
-    history    when each layer was last found sound   this module the order of things, budget, progress
+    layers     one layer, as closely as was asked     course      how far that has come
+    hashing    content, by threads, at a rate         budget      until when
+    history    the order, from what is noted          pending     what recovery has to do
+    this module: all layers, and the report
 
-Reads only, but for the notes of ``history``. Takes no lock that a pull, a mount or a deletion waits for.
+Reads only, but for the notes of ``trees.checked``. Takes no lock that a pull, a mount or a deletion waits for.
 """
 
 from __future__ import annotations
@@ -19,40 +21,51 @@ from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Layer
 from layerstore.opening.handle import Handle
-from layerstore.recovery.recover import dry_run, gather
+from layerstore.progress import CheckProgress
+from layerstore.trees.checked import Checked, Part
 from layerstore.verbs.check import history, layers, structure
+from layerstore.verbs.check.budget import Budget
 from layerstore.verbs.check.findings import CheckOptions, CheckReport, Depth, Finding, options
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.check.layers import Look
+from layerstore.verbs.check.pending import Pending
 
 __all__ = ["CheckOptions", "CheckReport", "Depth", "Finding", "check", "options"]
 
 
-def check(handle: Handle, options: CheckOptions, *, beneath: bool = False) -> CheckReport:
+def check(
+    handle: Handle, options: CheckOptions, *, beneath: bool = False, progress: CheckProgress | None = None,
+) -> CheckReport:
     """Check the store, and those *beneath*; the verb behind ``Store.check``.
 
     Files that were found rotten while content was taken from them are compared at any depth.
     """
-    report = _check(handle, options)
+    budget = Budget(options.budget)
+    report = _check(handle, options, budget, progress)
     if not beneath:
         return report
+    left = report.left
     found = [Finding("beneath-missing", each.path, str(each.missing), store=each.uuid) for each in handle.absent]
     for each in handle.beneath:
-        below = _check(each, options, own=False).findings
-        found += [replace(finding, store=each.config["uuid"]) for finding in below]
-    return replace(report, findings=(*report.findings, *found))
+        below = _check(each, options, budget, progress, own=False)
+        found += [replace(finding, store=each.config["uuid"]) for finding in below.findings]
+        left += below.left
+    return replace(report, findings=(*report.findings, *found), left=left)
 
 
-def _check(handle: Handle, options: CheckOptions, *, own: bool = True) -> CheckReport:
+def _check(
+    handle: Handle, options: CheckOptions, budget: Budget, progress: CheckProgress | None, *, own: bool = True,
+) -> CheckReport:
     """One store. What is in flight, or lies about, in one that is not our *own* is nothing that we see."""
     begun = time.monotonic()
-    found = list(structure.journal(handle))
+    pending = Pending(handle) if own else None
+    found = list(structure.journal(handle, content=options.depth is Depth.CONTENT))
     with handle.read() as view:
         rows = dict(view.scan("layers"))   # as they are now: who finds anything looks again
         every, images = list(catalog.layers(view, rows=rows)), list(catalog.images(view))
-    run = _Run(handle, options, begun)
+    run = _Run(handle, options, progress)
     pace = Pace(options.rate)
-    with hashing(options.workers or min(8, os.cpu_count() or 1), pace) as hashers:
+    with hashing(options.workers or min(8, os.cpu_count() or 1), pace, budget, progress) as hashers:
         run.layers(every, rows, hashers)
     found += run.findings
     for each in images:
@@ -60,35 +73,22 @@ def _check(handle: Handle, options: CheckOptions, *, own: bool = True) -> CheckR
     if own:
         found += [finding for layer in every for finding in structure.beneath(handle, layer)]
         found += [finding for image in images for finding in structure.beneath(handle, image)]
-    if own:
+    if pending is not None:
         found += structure.quota_file(handle)
         found += structure.ownerless(handle)
-        found += _pending(handle)
+        found += pending.findings()
     return CheckReport(
         tuple(found), len(every), len(images), options.depth, unread=run.unread, looked_at=run.looked_at,
         recent=run.recent, left=run.left, bytes=pace.bytes, seconds=time.monotonic() - begun,
     )
 
 
-def _pending(handle: Handle) -> Iterator[Finding]:
-    for action in dry_run(handle).actions:
-        if action.do.value != "wait":
-            yield Finding("pending-recovery", action.key, f"{action.do.value}: {action.why}")
-
-
-def at_risk(handle: Handle) -> frozenset[str]:
-    """The layers that were in flight when the power may have gone: what no checkpoint covers, and what recovery touched."""
-    rows = gather(handle).layers.values()
-    return frozenset(row["layer_id"] for row in rows if row.get("layer_id")) | handle.recovered
-
-
 class _Run:
-    def __init__(self, handle: Handle, options: CheckOptions, begun: float) -> None:
-        self._handle, self._options = handle, options
+    def __init__(self, handle: Handle, options: CheckOptions, progress: CheckProgress | None) -> None:
+        self._handle, self._options, self._progress = handle, options, progress
         wanted = options.since_ns is not None or options.budget is not None
         self._note = (wanted if options.note is None else options.note) and not handle.readonly
-        self._deadline = None if options.budget is None else begun + options.budget
-        self._total = self._begun = 0
+        self._total = 0
         self.findings: list[Finding] = []
         self.unread = self.looked_at = self.recent = self.left = 0
 
@@ -98,45 +98,64 @@ class _Run:
         for each in every:
             if each.state == State.QUARANTINED:
                 self.findings.append(_quarantined(each))
-        ordered, last = history.in_order(
-            self._handle.dirs["layers"], committed, self._options.depth, at_risk(self._handle),
+        ordered, past = history.in_order(
+            self._handle.dirs["layers"], committed, self._options.depth, history.at_risk(self._handle),
         )
         self._total = len(ordered)
-        for look in layers.in_turn(self._looks(ordered, last, rows, hashers)):
+        for each in ordered:
+            self._tell(each, "waiting")
+        for look in layers.in_turn(self._looks(ordered, past, rows, hashers)):
             self._end(look, hashers)
 
     def _looks(
-        self, ordered: list[Layer], last: Mapping[str, int], rows: Mapping[str, Any], hashers: Hashing,
+        self, ordered: list[Layer], past: Mapping[str, Checked], rows: Mapping[str, Any], hashers: Hashing,
     ) -> Iterator[Look]:
         since = self._options.since_ns
         for each in ordered:
             depth = self._options.depth
-            if depth is not Depth.STRUCTURE and since is not None and last[each.id] >= max(since, 1):
+            if depth is not Depth.STRUCTURE and since is not None and past[each.id].sound.get(depth, 0) >= max(since, 1):
                 self.recent += 1
+                self._tell(each, "recent")
                 depth = Depth.STRUCTURE
-            elif depth is not Depth.STRUCTURE and self._is_over():
+            elif depth is not Depth.STRUCTURE and hashers.budget.is_over():
                 self.left += 1
+                self._tell(each, "left")
                 depth = Depth.STRUCTURE
             row = rows.get(each.txid)
             if row is None or "repair" in row:
                 row = layers.row_of(self._handle, each)
             if row is not None:          # else deleted meanwhile, or being repaired
-                self._begun += depth is self._options.depth
-                yield layers.begin(self._handle, each, row, depth, hashers)
+                yield self._begin(each, row, depth, hashers, past[each.id])
 
-    def _is_over(self) -> bool:
-        """Whether the budget is used up. One layer is looked at in any case, so that there is progress."""
-        if self._deadline is None or not self._begun:
-            return False
-        return time.monotonic() >= self._deadline
+    def _begin(self, layer: Layer, row: Mapping[str, Any], depth: Depth, hashers: Hashing, past: Checked) -> Look:
+        if depth is self._options.depth:
+            self._tell(layer, "checking")
+        memory = layers.Memory(self._note, past.part if self._goes_on(past.part) else None)
+        look = layers.begin(self._handle, layer, row, depth, hashers, layers.MAX_FILES_NAMED, memory)
+        if look.course is not None and look.is_done:
+            hashers.budget.progress = True   # perhaps there was nothing to be hashed
+        return look
+
+    def _tell(self, layer: Layer, state: str) -> None:
+        if self._progress is not None:
+            size = layer.diff_size if self._options.depth is Depth.CONTENT else 0
+            self._progress.layer(layer.id, state=state, size=size)
+
+    def _goes_on(self, part: Part | None) -> bool:
+        """Whether this check goes on with a look that an earlier one did not end."""
+        return self._note and part is not None and part.begun >= (self._options.since_ns or 0)
 
     def _end(self, begun: Look, hashers: Hashing) -> None:
-        look = layers.end(self._handle, begun, hashers, note=self._note)
+        look = layers.end(self._handle, begun, hashers)
         if look is None:
             return
         self.findings += look.findings
         self.unread += look.unread
         if look.depth is self._options.depth:
+            self._tell(look.layer, "checked" if look.is_whole else "left")
+        if not look.is_whole:
+            self.left += 1
+        elif look.depth is self._options.depth:
             self.looked_at += 1
             self._handle.observer.event(
                 "checked", layer_id=look.layer.id, depth=look.depth.value, findings=len(look.findings),

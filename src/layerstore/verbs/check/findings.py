@@ -27,10 +27,10 @@ class CheckOptions:
     """How to check.
 
     ``since_ns``: leave out layers that were found sound at this depth, or a greater one, at or after that time (ns since
-    1970). ``budget``: seconds after which no further layer is begun (one is begun in any case); what was looked at least
-    recently comes first, so that the next check goes on. ``workers``: threads that hash (None: one a CPU, at most 8).
-    ``rate``: bytes of content read in a second, at most. ``note``: keep with each layer that it was found sound, and when
-    (None: if ``since_ns`` or ``budget`` is given); never in a store that is open read-only.
+    1970). ``budget``: seconds after which nothing further is begun (a part of a layer is looked at in any case); what was
+    looked at least recently comes first, so that the next check goes on. ``workers``: threads that hash (None: one a CPU,
+    at most 8). ``rate``: bytes read in a second to be hashed, at most. ``note``: keep with each layer when it was looked
+    at, and when found sound (None: if ``since_ns`` or ``budget`` is given); never in a store that is open read-only.
     """
 
     depth: Depth = Depth.STRUCTURE
@@ -72,9 +72,9 @@ class CheckReport:
     """What was found.
 
     ``unread``: paths that this process may not look at, so that it cannot tell; no damage. Of the ``layers`` there are,
-    ``looked_at`` were checked at this depth, ``recent`` left out by ``since_ns``, ``left`` not reached within the budget.
-    Structure is looked at of all. ``bytes``: content that was hashed. All of these are of the store itself, not of those
-    beneath.
+    ``looked_at`` were checked at this depth, ``recent`` left out by ``since_ns``, ``left`` not reached within the budget,
+    or not to their end (those of stores beneath, too). Structure is looked at of all. ``bytes``: content, with big data,
+    that was hashed. All else is of the store itself, not of those beneath.
     """
 
     findings: tuple[Finding, ...]

@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
 
-from layerstore.formats.manifest import ManifestEntry
+from layerstore.progress import CheckProgress
 from layerstore.system.descriptors import Descriptor
 from layerstore.system.rate import Rate
 from layerstore.system.threads import Channel, Worker, running
-from layerstore.trees.compare import Problem, content_problem
+from layerstore.trees.compare import Hashed, Problem, content_problem
 from layerstore.trees.dirfds import DirFds
+from layerstore.verbs.check.budget import Budget
 
-__all__ = ["Batch", "Hashing", "Pace"]
+__all__ = ["Batch", "Blob", "Hashing", "Pace"]
 
 _FULL = 8 << 20                          # bytes of one batch, where …
 _FILE_COST = 16 << 10                    # … a file counts as so many more
@@ -29,7 +31,7 @@ _DIRECTORIES = 4                         # kept open for one batch
 
 
 class Pace(Rate):
-    """How fast content may be read, in bytes a second, and how much was."""
+    """How fast may be read what is hashed, in bytes a second; and how much content was (``take`` counts nothing)."""
 
     bytes = 0
 
@@ -40,42 +42,86 @@ class Pace(Rate):
         self.take(n)
 
 
-class Batch:
-    """Files of one layer that are hashed together. ``problems`` is good once ``done`` gives."""
+class Blob(NamedTuple):
+    """A file that is in no manifest, and what it is to hold."""
 
-    def __init__(self, diff: Descriptor) -> None:
-        self._diff = diff                # kept open as long as a batch needs it
-        self._entries: list[ManifestEntry] = []
+    path: bytes
+    size: int
+    sha256: bytes
+
+
+class Batch:
+    """Files in one directory of a layer that are hashed together. ``problems`` is good once ``done`` gives.
+
+    *first* is the place of its first one; *read* is told of each *n* bytes; *told* makes of a problem what is said of it.
+    """
+
+    def __init__(
+        self, directory: Descriptor, first: int, read: Callable[[int], None] | None,
+        told: Callable[[Problem], Problem] = lambda problem: problem,
+    ) -> None:
+        self._directory, self._read, self._told = directory, read, told   # kept open as long as a batch needs it
+        self.first = first
+        self._entries: list[Hashed] = []
         self.problems: list[Problem] = []
         self.error: BaseException | None = None
         self.cost = 0
         self.given = False               # handed out: nothing more may be added
+        self.left = False                # the budget was used up before it was begun
         self.done: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def add(self, entry: ManifestEntry) -> bool:
+    def add(self, entry: Hashed) -> bool:
         """One more; whether the batch is full."""
         self._entries.append(entry)
         self.cost += entry.size + _FILE_COST
         return self.cost >= _FULL
 
-    def run(self, pace: Pace) -> None:
-        fds = DirFds(self._diff.fd, capacity=_DIRECTORIES)
+    def run(self, pace: Pace, budget: Budget) -> None:
+        if budget.is_over():
+            self.left = True
+            self.done.put(None)
+            return
+        read = pace.read if self._read is None else _paced(pace, self._read)
+        fds = DirFds(self._directory.fd, capacity=_DIRECTORIES)
         try:
             for entry in self._entries:
-                problem = content_problem(fds, entry, pace.read)
+                problem = content_problem(fds, entry, read)
                 if problem is not None:
-                    self.problems.append(problem)
+                    self.problems.append(self._told(problem))
+        except _CallersError as error:
+            self.error = error.error.with_traceback(None)
         except BaseException as error:  # noqa: BLE001 - raised by who waits for the batch
             self.error = error.with_traceback(None)
         finally:
             fds.close()
+            budget.progress = True
             self.done.put(None)
 
 
+
+def _paced(pace: Pace, told: Callable[[int], None]) -> Callable[[int], None]:
+    def read(n: int) -> None:
+        try:
+            told(n)
+        except OSError as error:         # of who is told: it says nothing of the file
+            raise _CallersError(error) from error
+        pace.read(n)
+
+    return read
+
+
+class _CallersError(Exception):
+    """What a caller's progress raised."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class _Hasher(Worker):
-    def __init__(self, batches: Channel[Batch], pace: Pace) -> None:
+    def __init__(self, batches: Channel[Batch], pace: Pace, budget: Budget) -> None:
         super().__init__("layerstore-check")
-        self._batches, self._pace = batches, pace
+        self._batches, self._pace, self._budget = batches, pace, budget
         self._stopped = False
 
     def is_alive(self) -> bool:
@@ -84,7 +130,7 @@ class _Hasher(Worker):
     def _work(self) -> None:
         _yield_to_others()
         while (batch := self._batches.get(lambda: not self._stopped)) is not None:
-            batch.run(self._pace)
+            batch.run(self._pace, self._budget)
             if self._stopped:
                 break
         self._batches.end()              # passed on: whoever takes the end may not be whom it was meant for
@@ -106,8 +152,10 @@ def _yield_to_others() -> None:
 class Hashing:
     """Batches being hashed. Make it by ``hashing``; for one thread."""
 
-    def __init__(self, stack: ExitStack, workers: int, pace: Pace) -> None:
-        self._stack, self._workers, self.pace = stack, workers, pace
+    def __init__(
+        self, stack: ExitStack, workers: int, pace: Pace, budget: Budget, progress: CheckProgress | None,
+    ) -> None:
+        self._stack, self._workers, self.pace, self.budget, self.progress = stack, workers, pace, budget, progress
         self._batches: Channel[Batch] = Channel(2 * workers)
         self._threads: list[_Hasher] = []
         self._cost = 0
@@ -118,11 +166,11 @@ class Hashing:
         self._cost += batch.cost
         if self._workers > 1 and not self._threads and self._cost >= _THREADS_FROM:
             for _ in range(self._workers):
-                thread = _Hasher(self._batches, self.pace)
+                thread = _Hasher(self._batches, self.pace, self.budget)
                 self._stack.enter_context(running(thread))
                 self._threads.append(thread)
         if not self._threads or not self._batches.put(batch, self._alive):
-            batch.run(self.pace)
+            batch.run(self.pace, self.budget)
 
     def problems(self, batch: Batch) -> list[Problem]:
         """What is wrong with its files; waits for it."""
@@ -131,7 +179,7 @@ class Hashing:
                 batch.done.get(timeout=0.5)
             except queue.Empty:
                 if not self._alive():    # one that died may have had it
-                    batch.run(self.pace)
+                    batch.run(self.pace, self.budget)
             else:
                 break
         if batch.error is not None:
@@ -152,7 +200,9 @@ def _taken(batch: Batch) -> BaseException:
 
 
 @contextmanager
-def hashing(workers: int, pace: Pace) -> Iterator[Hashing]:
+def hashing(
+    workers: int, pace: Pace, budget: Budget, progress: CheckProgress | None = None,
+) -> Iterator[Hashing]:
     """The threads live as long as this lasts, and no longer."""
     with ExitStack() as stack:
-        yield Hashing(stack, workers, pace)
+        yield Hashing(stack, workers, pace, budget, progress)

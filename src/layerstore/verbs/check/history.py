@@ -1,63 +1,68 @@
-"""When each layer was last found sound, and at which depth: ``layers/<id>/checked``, and the order that follows from it.
-
-It is advice: it may be lost, old or wrong, is never synced, and decides only what is looked at first. It goes where its
-tree goes, so that nobody has to sweep it, and a check that is killed has lost no layer that it finished.
-"""
+"""The order in which layers are looked at, from what is noted of earlier looks (``trees.checked``). Reads only."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from layerstore.dedup import suspects
 from layerstore.model import Layer
+from layerstore.opening.handle import Handle
+from layerstore.recovery.at_risk import committed_above_the_mark
 from layerstore.system import fs
+from layerstore.trees import checked
+from layerstore.trees.checked import Checked
 from layerstore.verbs.check.findings import Depth
 
-__all__ = ["NAME", "in_order", "note", "read"]
-
-NAME = "checked"
-_MOST_BYTES = 4_096
+__all__ = ["at_risk", "counted", "in_order"]
 
 
-def read(tree_fd: int) -> dict[Depth, int]:
-    """When the tree was last found sound, in ns since 1970, by depth."""
-    try:
-        said = json.loads(fs.read_file(tree_fd, NAME, maximum=_MOST_BYTES) or b"{}")
-        found = {Depth(depth): int(when) for depth, when in said.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return {}
-    return found
+def counted(depth: Depth) -> list[str]:
+    """The depths that a look at *depth* is one of, too: who has looked at all digests has looked at all metadata."""
+    return [each.value for each in Depth if Depth.STRUCTURE.rank < each.rank <= depth.rank]
 
 
-def note(tree_fd: int, depth: Depth, now_ns: int) -> None:
-    """Say that it is sound now; never an error. Who finds all digests right has found all metadata right.
+def at_risk(handle: Handle) -> Mapping[str, int]:
+    """The layers that a loss of power may have hit, and when that was, or could first have been (ns since 1970).
 
-    Durability: none; what is lost is looked at again.
+    What no checkpoint covers, since it was committed; and what the recovery of this opening touched.
     """
-    with suppress(OSError):
-        found = read(tree_fd) | {each: now_ns for each in Depth if Depth.STRUCTURE.rank < each.rank <= depth.rank}
-        fs.replace_file(tree_fd, NAME, json.dumps(found, sort_keys=True).encode(), point="check.note")
+    since = dict(handle.recovered)
+    for layer_id, committed in committed_above_the_mark(handle):
+        since[layer_id] = max(since.get(layer_id, 0), committed)
+    return since
 
 
 def in_order(
-    dir_fd: int, layers: Iterable[Layer], depth: Depth, at_risk: Collection[str],
-) -> tuple[list[Layer], Mapping[str, int]]:
-    """*layers* as they are to be looked at, and when each was last (0: never): the likeliest damage first.
+    dir_fd: int, layers: Iterable[Layer], depth: Depth, risks: Mapping[str, int],
+) -> tuple[list[Layer], Mapping[str, Checked]]:
+    """*layers* as they are to be looked at, the likeliest damage first; and what is noted of each (not at ``structure``).
 
-    That is: with files that others found rotten; *at risk*, in flight when the store was last closed or the power went;
-    then the one that was not looked at for longest. *dir_fd* is ``layers/``.
+    That is: with files that others found rotten; those in *risks* (``at_risk``), and those of which that is noted; both
+    only if they were not looked at since. Then the one that was not looked at for longest, whatever was found:
+    damage that waits for its repair must not keep others from being looked at. *dir_fd* is ``layers/``.
     """
-    last: dict[str, int] = {}
+    found, past = list(layers), dict[str, Checked]()
     rank: dict[str, tuple[bool, bool, int, str]] = {}
-    found = list(layers)
     for layer in found:
-        noted, when = fs.has_entry(dir_fd, layer.id, suspects.NAME), 0
+        here = Checked()
         if depth is not Depth.STRUCTURE:
             with suppress(OSError), fs.open_dir(layer.id, dir_fd) as fd:
-                when = read(fd).get(depth, 0)
-        last[layer.id] = when
-        rank[layer.id] = (not noted, layer.id not in at_risk, when, layer.id)
+                here = checked.read(fd)
+        noted, risk, looked = _noted(dir_fd, layer.id), max(here.at_risk, risks.get(layer.id, 0)), here.looked.get(depth, 0)
+        rank[layer.id] = (noted <= looked, risk <= looked, looked, layer.id)
+        if here.part is not None and (here.part.depth != depth or here.part.begun < max(noted, risk)):
+            here = replace(here, part=None)   # what was looked at then may have been hit since
+        past[layer.id] = here
     found.sort(key=lambda layer: rank[layer.id])
-    return found, last
+    return found, past
+
+
+def _noted(dir_fd: int, layer_id: str) -> int:
+    """When a file of the layer was last found rotten by who took from it, in ns; 0: never, or that cannot be told."""
+    try:
+        return os.stat(f"{layer_id}/{suspects.NAME}", dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns
+    except OSError:
+        return 0

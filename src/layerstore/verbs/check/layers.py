@@ -9,32 +9,64 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from layerstore.dedup import suspects
 from layerstore.errors import LayerstoreError
 from layerstore.formats import tarsplit
-from layerstore.formats.manifest import ManifestEntry
-from layerstore.formats.packed import file_digest
 from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Layer
 from layerstore.opening.handle import Handle
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
+from layerstore.trees import checked
+from layerstore.trees.checked import Part
 from layerstore.trees.compare import OURS, Problem
-from layerstore.trees.verify import tree_problems
+from layerstore.trees.verify import Walk, tree_problems
 from layerstore.verbs.check import history, structure
+from layerstore.verbs.check.course import Course
 from layerstore.verbs.check.findings import Depth, Finding
-from layerstore.verbs.check.hashing import Batch, Hashing
+from layerstore.verbs.check.hashing import Batch, Blob, Hashing
 
-__all__ = ["Look", "begin", "end", "in_turn", "row_of", "take_hashed"]
+__all__ = ["Look", "Memory", "begin", "blank", "end", "in_turn", "row_of"]
 
 MAX_FILES_NAMED = 1_000
 _AHEAD = 64                              # layers that are begun and not ended: what is known of them is kept meanwhile
+BIG_DATA = "big-data"
 _LOOKS = 3                               # at a layer that is changed under us
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is remembered of a layer: whether it is to be (``note``), and where a look at it is to be gone on with."""
+
+    note: bool = False
+    part: Part | None = None
+
+
+@dataclass(slots=True)
+class Found:
+    """What was found of one layer so far; at most *most* paths are named."""
+
+    layer_id: str
+    most: int
+    findings: list[Finding] = field(default_factory=list)
+    unread: int = 0
+
+    def take(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            if problem.unreadable:       # what this process may not look at is only counted
+                self.unread += 1
+            elif len(self.findings) < self.most:
+                path = os.fsdecode(problem.path)
+                self.findings.append(Finding(problem.code, self.layer_id, f"{path}: {problem.what}", path))
+            elif self.findings[-1].code != "more":
+                self.findings.append(Finding("more", self.layer_id, "… and more"))
 
 
 @dataclass(slots=True)
@@ -44,12 +76,49 @@ class Look:
     layer: Layer
     row: Mapping[str, Any]
     depth: Depth
-    findings: list[Finding] = field(default_factory=list)
-    batches: list[Batch] = field(default_factory=list)
-    unread: int = 0
+    found: Found
+    memory: Memory
+    begun_ns: int
+    course: Course | None = None         # None: of its structure only, or there is nothing to be looked at more closely
     looks: int = 1
-    most: int = MAX_FILES_NAMED
     begun: float = field(default_factory=time.perf_counter)
+
+    @property
+    def findings(self) -> list[Finding]:
+        return self.found.findings
+
+    @property
+    def unread(self) -> int:
+        return self.found.unread
+
+    @property
+    def is_sound(self) -> bool:
+        before = self.memory.part is None or self.memory.part.sound
+        return before and not self.findings and not self.unread
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to be waited for."""
+        return self.course is None or self.course.is_done
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was looked at to its end: no budget ended it."""
+        return self.course is None or self.course.ended_at is None
+
+    def wait(self) -> None:
+        """For what was handed out."""
+        if self.course is not None:
+            self.course.wait()
+
+    def up_to(self, place: int) -> Part:
+        """What is to be remembered of it, when all before *place* is looked at."""
+        return Part(self.depth.value, place, self.begun_ns, self.is_sound)
+
+
+def blank(layer: Layer, depth: Depth) -> Look:
+    """Of what could not be looked at, or is no layer any more."""
+    return Look(layer, {}, depth, Found(layer.id, 1), Memory(), 0)
 
 
 def row_of(handle: Handle, layer: Layer) -> Mapping[str, Any] | None:
@@ -63,14 +132,15 @@ def row_of(handle: Handle, layer: Layer) -> Mapping[str, Any] | None:
 
 def begin(
     handle: Handle, layer: Layer, row: Mapping[str, Any], depth: Depth, hashing: Hashing, most: int = MAX_FILES_NAMED,
-    *, only: Collection[bytes] | None = None, parts: bool = True,
+    memory: Memory = Memory(), *, only: Collection[bytes] | None = None, parts: bool = True,
 ) -> Look:
     """Look at everything but content, and hand that out. At most *most* paths are named.
 
     For a second look: *only* at these paths of the tree (then nothing is too many); without *parts* not at the content of
     what is beside it, but for the manifest.
     """
-    look = Look(layer, row, depth, most=most)
+    begun = memory.part.begun if memory.part is not None else handle.clock()
+    look = Look(layer, row, depth, Found(layer.id, most), memory, begun)
     try:
         tree = structure.tree(handle, layer)
         if isinstance(tree, Finding):
@@ -78,7 +148,7 @@ def begin(
             return look
         with tree as fd:
             names = frozenset(os.listdir(fd))
-            look.findings += structure.layer(handle, fd, names, layer, row)
+            look.findings.extend(structure.layer(handle, fd, names, layer, row))
             if not any(each.code in structure.MISSING and each.path != tarsplit.NAME for each in look.findings):
                 _tree(handle, fd, names, look, hashing, only, parts=parts)
     except LayerstoreError as error:
@@ -94,49 +164,64 @@ def _tree(
     handle: Handle, fd: int, names: Collection[str], look: Look, hashing: Hashing, only: Collection[bytes] | None, *,
     parts: bool,
 ) -> None:
-    layer, form, ids = look.layer, handle.overlay_form, handle.ids
+    layer, form, ids, read = look.layer, handle.overlay_form, handle.ids, hashing.pace.take
     if look.depth is Depth.STRUCTURE:
         if suspects.NAME in names:
-            _take(look, suspects.problems(fd, layer.manifest_digest, overlay_form=form, ids=ids))
+            look.found.take(suspects.problems(fd, layer.manifest_digest, overlay_form=form, ids=ids, read=read))
         return
-    if look.depth is Depth.CONTENT and parts:
-        look.findings += _big_data(fd, layer)
-    missing = not parts or any(each.path == tarsplit.NAME for each in look.findings)
+    start = 0 if look.memory.part is None else look.memory.part.place
+    look.course = course = Course(hashing, start, look.found.take)
+    before = len(layer.big_data) if look.depth is Depth.CONTENT else 0   # places of what is in no manifest
+    if before and parts and not _big_data(fd, look, course, hashing):
+        return
+    without = not parts or start > before or any(each.path == tarsplit.NAME for each in look.findings)
+    split = None if without else layer.tar_split_digest
     diff = Descriptor("diff", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+    told = _advance(look, hashing)
+    later = course.later(lambda place: Batch(diff, place, told))
 
-    def later(entry: ManifestEntry) -> None:
-        if not look.batches or look.batches[-1].given:
-            look.batches.append(Batch(diff))
-        if look.batches[-1].add(entry):
-            hashing.hand_out(look.batches[-1])
+    def go_on(number: int) -> bool:
+        place = before + number
+        goes_on = course.go_on(place)
+        if look.memory.note and (done := course.to_note(place)) is not None:
+            checked.note_part(fd, look.up_to(done))
+        return goes_on
 
-    _take(look, tree_problems(
-        fd, layer.manifest_digest, content=look.depth is Depth.CONTENT, overlay_form=form, ids=ids, later=later,
-        tar_split=None if missing else layer.tar_split_digest, only=only,
+    look.found.take(tree_problems(
+        fd, layer.manifest_digest, content=look.depth is Depth.CONTENT, overlay_form=form, ids=ids,
+        later=lambda entry, number: later(entry, before + number), tar_split=split, read=read, only=only,
+        walk=Walk(start - before, look.is_sound, go_on),
     ))
-    if look.batches and not look.batches[-1].given:
-        hashing.hand_out(look.batches[-1])
+    course.hand_out()
 
 
-def _take(look: Look, problems: Iterator[Problem]) -> None:
-    for problem in problems:
-        if problem.unreadable:           # what this process may not look at is only counted
-            look.unread += 1
-        elif len(look.findings) < look.most:
-            look.findings.append(Finding(
-                problem.code, look.layer.id, f"{os.fsdecode(problem.path)}: {problem.what}", os.fsdecode(problem.path),
-            ))
-        elif look.findings[-1].code != "more":
-            look.findings.append(Finding("more", look.layer.id, "… and more"))
+def _advance(look: Look, hashing: Hashing) -> Callable[[int], None] | None:
+    return None if hashing.progress is None else partial(hashing.progress.advance, look.layer.id)
 
 
-def take_hashed(look: Look, hashing: Hashing) -> None:
-    """Wait for what was handed out."""
-    for batch in look.batches:
-        if not batch.given:              # the walk broke off before it was full
-            continue
-        _take(look, iter(hashing.problems(batch)))
-    look.batches = []
+def _big_data(fd: int, look: Look, course: Course, hashing: Hashing) -> bool:
+    """Hashed like any content: it may be a whole blob. Whether the look goes on. What is missing ``structure`` told."""
+    missing = {each.path for each in look.findings}
+    wanted = [
+        (place, key) for place, key in enumerate(sorted(look.layer.big_data))
+        if place >= course.start and f"{BIG_DATA}/{key}" not in missing
+    ]
+    if not wanted:
+        return True
+    directory = Descriptor(BIG_DATA, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+    told = _advance(look, hashing)
+    later = course.later(lambda place: Batch(directory, place, told, _of_big_data))
+    for place, key in wanted:
+        if not course.go_on(place):
+            return False
+        size = os.stat(key, dir_fd=directory.fd, follow_symlinks=False).st_size
+        later(Blob(os.fsencode(key), size, bytes.fromhex(look.layer.big_data[key].removeprefix("sha256:"))), place)
+    course.hand_out()
+    return True
+
+
+def _of_big_data(problem: Problem) -> Problem:
+    return problem._replace(path=os.fsencode(BIG_DATA) + b"/" + problem.path, code="big-data-damaged")
 
 
 def in_turn(begun: Iterable[Look]) -> Iterator[Look]:
@@ -144,38 +229,35 @@ def in_turn(begun: Iterable[Look]) -> Iterator[Look]:
     pending: deque[Look] = deque()
     for look in begun:
         pending.append(look)
-        while len(pending) > _AHEAD or (pending and all(not each.done.empty() for each in pending[0].batches)):
+        while pending and (len(pending) > _AHEAD or pending[0].is_done):
             yield pending.popleft()
     while pending:
         yield pending.popleft()
 
 
-def _big_data(fd: int, layer: Layer) -> Iterator[Finding]:
-    for key, expected in sorted(layer.big_data.items()):
-        try:
-            with fs.open_dir("big-data", fd) as directory:
-                found = file_digest(directory, key)   # in pieces: it may be a whole blob
-        except OSError:
-            continue                     # told by ``structure``
-        if found != expected:
-            yield Finding("big-data-damaged", layer.id, f"{key} is not what it was", f"big-data/{key}")
-
-
-def end(handle: Handle, look: Look, hashing: Hashing, *, note: bool) -> Look | None:
+def end(handle: Handle, look: Look, hashing: Hashing) -> Look | None:
     """What was found, when all is hashed. None: the layer is not there any more, or is being repaired."""
-    take_hashed(look, hashing)
+    look.wait()
     row = row_of(handle, look.layer) if look.findings else look.row   # where nothing was found nothing is to be doubted
     if row is None:
         return None
     if row != look.row and look.looks < _LOOKS:   # it was repaired meanwhile
-        again = begin(handle, look.layer, row, look.depth, hashing)
+        again = begin(handle, look.layer, row, look.depth, hashing, look.found.most, Memory(look.memory.note))
         again.looks = look.looks + 1
-        return end(handle, again, hashing, note=note)
-    if note and not look.findings and not look.unread and look.depth is not Depth.STRUCTURE:
-        try:
-            with fs.open_dir(look.layer.id, handle.dirs["layers"]) as fd:
-                if fs.read_txid(fd) == look.layer.txid:
-                    history.note(fd, look.depth, handle.clock())
-        except OSError:
-            pass                         # deleted just now
+        return end(handle, again, hashing)
+    if look.memory.note and look.depth is not Depth.STRUCTURE:
+        _note(handle, look)
     return look
+
+
+def _note(handle: Handle, look: Look) -> None:
+    """That it was looked at, in the tree that was: its place may have another by now."""
+    damaged = any(each.code == "txid-damaged" for each in look.findings)
+    with suppress(OSError), fs.open_dir(look.layer.id, handle.dirs["layers"]) as fd:   # deleted just now
+        if not damaged and fs.read_txid(fd) != look.layer.txid:
+            return
+        if look.course is not None and look.course.ended_at is not None:
+            if look.course.ended_at > look.course.start:
+                checked.note_part(fd, look.up_to(look.course.ended_at))
+        else:
+            checked.note_looked(fd, history.counted(look.depth), look.begun_ns, sound=look.is_sound)

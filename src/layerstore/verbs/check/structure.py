@@ -26,9 +26,9 @@ from layerstore.opening.journaling import journal_errors
 from layerstore.recovery import mending
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
+from layerstore.trees import checked
 from layerstore.trees.compare import OURS
 from layerstore.verbs import quota
-from layerstore.verbs.check import history
 from layerstore.verbs.check.findings import Finding
 
 __all__ = ["MISSING", "beneath", "image", "journal", "layer", "ownerless", "quota_file", "tree"]
@@ -38,14 +38,14 @@ MISSING = frozenset({"layer-missing", "part-missing"})
 
 _KNOWN = frozenset({
     fs.TXID_FILE, "diff", MANIFEST, tarsplit.NAME, tarsplit.KEPT, DIGESTS, records.OUTPUT_FILE, records.LAYER_FILE,
-    "big-data", suspects.NAME, history.NAME, mending.NAME,
+    "big-data", suspects.NAME, checked.NAME, mending.NAME,
 })
 
 
-def journal(handle: Handle) -> Iterator[Finding]:
-    """Catalog = fold(log), the chain, every row, the archive."""
+def journal(handle: Handle, *, content: bool) -> Iterator[Finding]:
+    """Catalog = fold(log), the chain, every row, the archive; with *content* every segment's snapshot, too."""
     with journal_errors(handle.set_poison):
-        report = handle.journal.verify()
+        report = handle.journal.verify(every_snapshot=content)
     for finding in report.findings:
         yield Finding(f"journal-{finding.code}", f"record {finding.seq}", finding.message)
 

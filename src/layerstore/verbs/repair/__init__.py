@@ -30,6 +30,7 @@ from layerstore.recovery import mending
 from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
 from layerstore.verbs.check import Depth, Finding, layers
+from layerstore.verbs.check.budget import Budget
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.repair import making, relook, remounts, whole
 from layerstore.verbs.repair.plan import Do, Known, Step, path_of, plan, wanted
@@ -54,7 +55,8 @@ def repair(handle: Handle, options: RepairOptions) -> RepairReport:
         handle.check_writable()
     with ExitStack() as stack:
         source = stack.enter_context(Source(handle, options.source, options.pull)) if options.source else None
-        hashers = stack.enter_context(hashing(options.workers or min(8, os.cpu_count() or 1), Pace(options.rate)))
+        workers = options.workers or min(8, os.cpu_count() or 1)
+        hashers = stack.enter_context(hashing(workers, Pace(options.rate), Budget(None)))
         run = _Run(handle, options, source, hashers)
         run.all_layers()
         if not options.layers:
@@ -102,7 +104,7 @@ class _Run:
         """One after the other; while one is repaired, the next are looked at."""
         every = self.every()
         for number, look in enumerate(layers.in_turn(map(self._ahead, every)), 1):
-            tried(self.done, look.layer.id, partial(layers.take_hashed, look, self._hashers))
+            tried(self.done, look.layer.id, look.wait)
             if look.layer.id in self._failed:
                 continue
             self._handle.observer.event(
@@ -135,12 +137,12 @@ class _Run:
 
     def _look(self, layer: Layer) -> layers.Look:
         look = self._begun_look(layer)
-        layers.take_hashed(look, self._hashers)
+        look.wait()
         return look
 
     def _ahead(self, layer: Layer) -> layers.Look:
         """While others are repaired: an error of one says nothing of them."""
-        found = [layers.Look(layer, {}, self._options.depth)]
+        found = [layers.blank(layer, self._options.depth)]
         tried(self.done, layer.id, lambda: found.append(self._begun_look(layer)))
         return found[-1]
 
@@ -148,7 +150,7 @@ class _Run:
         """At the depth that was asked for; at everything of what is quarantined: only so it can be said to be whole."""
         row = self._row(layer)
         if row is None:
-            return layers.Look(layer, {}, self._options.depth)
+            return layers.blank(layer, self._options.depth)
         depth = Depth.CONTENT if row["state"] == State.QUARANTINED else self._options.depth
         return layers.begin(self._handle, layer, row, depth, self._hashers, relook.ALL)
 

@@ -43,14 +43,14 @@ def again(handle: Handle, whole: layers.Look, changed: Collection[bytes], hashin
     layer, row, depth = whole.layer, whole.row, whole.depth
     if depth is Depth.STRUCTURE or any((each.code, each.path) in _NO_TREE for each in whole.findings):
         look = layers.begin(handle, layer, row, depth, hashing, ALL)
-        layers.take_hashed(look, hashing)
+        look.wait()
         return look
     parts = any(not each.code.startswith("path-") and each.code not in _OUTSIDE for each in whole.findings)
     look = layers.begin(handle, layer, row, depth, hashing, ALL, only=_paths(whole, changed), parts=parts)
-    layers.take_hashed(look, hashing)
+    look.wait()
     extra = [each for each in whole.findings if each.code == "path-extra"]
-    look.findings += _still_there(handle, layer.id, extra) if extra else ()
-    look.unread = max(look.unread, whole.unread)
+    look.findings.extend(_still_there(handle, layer.id, extra) if extra else ())
+    look.found.unread = max(look.unread, whole.unread)
     return look
 
 
