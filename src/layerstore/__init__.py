@@ -82,7 +82,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "open": "store", "Store": "store", "StagedLayer": "verbs.stage", "LayerSpec": "verbs.apply",
     "PullOptions": "verbs.pull", "CommitOptions": "verbs.commit", "Progress": "progress", "Quiet": "progress",
-    "Tally": "progress", "LayerTally": "progress", "CheckProgress": "progress", "Differ": "model", "DiffOutput": "model", "DiffTarget": "model",
+    "Tally": "progress", "LayerTally": "progress", "CheckProgress": "progress",
+    "Differ": "model", "DiffOutput": "model", "DiffTarget": "model",
     "Descriptor": "model", "Limits": "model", "StageOptions": "model", "Layer": "model", "Image": "model",
     "Lease": "model", "Mount": "model", "Beneath": "model", "StoreBeneath": "model", "default_layer_id": "model",
     "TarDiffer": "differs", "DirectoryDiffer": "differs", "ChunkedDiffer": "differs", "RecoveryReport": "recovery.recover",
