@@ -18,6 +18,13 @@ from spreading import (  # noqa: E402, F401 - its hooks are found here
 IN_CI = bool(os.environ.get("LAYERSTORE_CI"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def runtime_directory(tmp_path_factory):
+    """An ordinary user's own: without it tools look into /run/containers, which root's podman may have closed to others."""
+    if os.geteuid() != 0:
+        os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("runtime"))
+
+
 @pytest.fixture
 def root(tmp_path):
     return tmp_path / "store"

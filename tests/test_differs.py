@@ -246,7 +246,7 @@ def test_a_directory_comes_back_as_it_was(tree, source):
     assert snapshot(tree.diff) == snapshot(source)
     assert tree.stat(".").st_mtime_ns == 5
     assert os.getxattr(tree.diff / "a.b", "user.a") == b"\0\n"
-    assert os.listxattr(tree.diff / "d") == []
+    assert set(os.listxattr(tree.diff / "d")) <= {"user.containers.override_stat"}     # of an ordinary user's
     assert (out.blob_digest, out.blob_size, out.diff_id) == (None, None, sha(packed(source)))
     tree.sound()
 

@@ -18,7 +18,8 @@ from layerstore.cli.commands import run
 from layerstore.testing import kill_at, passings
 from storekit import failing_at, image, killed_at, observed
 
-TARGETS = ["oci:{}/out:tag", "oci-archive:{}/out.tar:tag", "docker-archive:{}/out.tar:example.test/out:tag"]
+OCI, OCI_ARCHIVE, DOCKER_ARCHIVE = "oci:{}/out:tag", "oci-archive:{}/out.tar:tag", "docker-archive:{}/out.tar:example.test/out:tag"
+TARGETS = [OCI, OCI_ARCHIVE, DOCKER_ARCHIVE]
 
 
 @pytest.fixture
@@ -263,7 +264,9 @@ def call(*command):
 
 
 @pytest.mark.parametrize("compression", ["as-it-came", "gzip", "zstd", "zstd:chunked"])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [   # skopeo 1.9 gives what it unpacks of an archive owners
+    OCI, pytest.param(OCI_ARCHIVE, marks=pytest.mark.root), DOCKER_ARCHIVE,
+])
 def test_skopeo_inspects_and_copies_what_was_pushed(store, pulled, tmp_path, target, compression):
     target = target.format(tmp_path)
     store.push("one:1", target, compression=compression)   # of a Docker archive the layers are plain tars, whatever is said

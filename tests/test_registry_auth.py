@@ -16,7 +16,7 @@ from layerstore.sources.registry.authfiles import auth_files, find_credentials
 from layerstore.sources.registry.challenges import parse_challenges
 from layerstore.sources.registry.names import parse_name
 from registries import Authority, Fake, quick
-from storekit import image
+from storekit import image, in_child
 
 NAME = parse_name("docker://host.test:5000/a/b/c")
 SECRET = "open sesame"   # what must not be seen, in any of its forms
@@ -279,6 +279,26 @@ def test_the_first_file_with_an_entry_counts(tmp_path, monkeypatch):
     assert find_credentials(NAME, None).basic() == basic("config")[0]
     write(tmp_path / "run/containers/auth.json", {"auths": {"host.test:5000": entry("run")}})
     assert find_credentials(NAME, None).basic() == basic("run")[0]
+
+
+def test_a_usual_file_in_a_directory_that_is_closed_to_this_user_is_not_there_and_a_given_one_is_an_error(tmp_path, monkeypatch):
+    """As root's podman leaves /run/containers, where an ordinary user without XDG_RUNTIME_DIR is looked for, too."""
+    write(tmp_path / "run/containers/auth.json", {"auths": {"host.test:5000": entry("run")}})
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    os.chmod(tmp_path / "run", 0)
+
+    def as_ordinary_user():
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setuid(65534)
+        assert find_credentials(NAME, None) is None
+        with pytest.raises(errors.SourceError, match="Permission denied"):
+            find_credentials(NAME, str(tmp_path / "run/containers/auth.json"))
+
+    try:
+        assert in_child(as_ordinary_user) == 0
+    finally:
+        os.chmod(tmp_path / "run", 0o700)
 
 
 def test_the_closest_key_counts(tmp_path):

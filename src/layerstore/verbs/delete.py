@@ -6,7 +6,7 @@ Layer, in order, and what a crash after each step leaves:
 2. exclusive lock of the tree (readers hold it shared), looked at again                          – the same
 3. rename (NOREPLACE) into ``trash/<txid>``                                                       – the same
 4. txn ``gone``: the ID is free                                                                   – redone if 3 was lost
-5. ``delete.sync``: both directories of 3, once for all: acknowledged (ADR 0032)                  – on disk, also unrecorded
+5. ``delete.sync``: both directories of 3, once for all: acknowledged (ADR 0029)                  – on disk, also unrecorded
 6. unlinked once a checkpoint covers it
 
 An image: txn ``delete`` hides it and, in the same transaction, promises the deletion of every layer that nothing

@@ -57,6 +57,8 @@ def _read(path: str, *, required: bool) -> Mapping[str, Any] | None:
             return None
         raise SourceError(f"the file with credentials {path} is not there", hint="correct --authfile") from None
     except OSError as error:
+        if not required and isinstance(error, PermissionError) and not os.access(os.path.dirname(path), os.X_OK):
+            return None                  # in a directory of somebody else's, as root's podman makes /run/containers
         raise SourceError(f"cannot read the file with credentials {path}: {error.strerror}") from None
     try:
         document = json.loads(data) if len(data) <= _MAX_BYTES else None
