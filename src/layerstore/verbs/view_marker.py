@@ -60,7 +60,7 @@ def read(handle: Handle, at: int, path: str, *, moved: bool = True) -> str:
     if _is_anothers(handle, store, root):
         raise InvalidArgumentError(
             f"{path} is a view of {root}, which this store is a copy of",
-            hint=f"make a view elsewhere; what this store holds for that one, layerstore leases --drop {lease!r} lets go of",
+            hint=f"make a view elsewhere; layerstore leases --drop {lease!r} lets go of what this store holds for that one",
         )
     if not moved and root != os.path.realpath(handle.root):
         raise InvalidArgumentError(
