@@ -37,6 +37,14 @@ def chunked():
     return SimpleNamespace(path=CHUNKED, manifest=manifest, layers=[json.loads(manifest)["layers"][0]["digest"][7:]])
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Who is started in the background of a shell ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def over():
     """Set by the test when the pull has ended."""
