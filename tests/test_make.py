@@ -1,5 +1,6 @@
 """The Makefile's targets are those that its first lines tell of, and without variables each is a whole command."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,7 +13,8 @@ TOLD = re.findall(r"^# make ([a-z-]+) ", TEXT, re.MULTILINE)
 
 
 def would_run(*words):
-    done = subprocess.run(["make", "-n", "VENV=/nowhere", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    clean = {key: value for key, value in os.environ.items() if "MAKE" not in key and key not in ("WORKERS", "ARGS")}
+    done = subprocess.run(["make", "-n", "VENV=/nowhere", *words], cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
     return done.stdout
 
 

@@ -20,7 +20,7 @@ from layerstore.model import DiffTarget, Limits
 from layerstore.system import kernel
 from layerstore.system import threads as threads_module
 from layerstore.system.threads import running
-from layerstore.trees.unpack import files, making, records, regular, unpack
+from layerstore.trees.unpack import files, making, process, records, regular, unpack
 from layerstore.trees.unpack import hashing as hashing_module
 
 MANY = b"".join(file(b"d%d/f%d" % (n % 7, n), b"%d" % n * (n % 50)) for n in range(500))
@@ -393,3 +393,16 @@ def test_that_it_is_on_its_way_is_a_hint_and_never_fails(monkeypatch):
     kernel.start_writeback(-1)
     monkeypatch.setattr(kernel, "_sync_file_range", None)   # as of a libc that lacks it
     kernel.start_writeback(-1)
+
+
+@pytest.mark.parametrize("alone", [10**9, 0])
+def test_a_write_that_the_kernel_cuts_short_is_gone_on_with(trees, monkeypatch, alone):
+    """As it does on a full disk, and at 2 GiB."""
+    real = os.write
+    monkeypatch.setattr(process, "_is_possible", lambda _dress: False)
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:1000]))
+    tree = trees(alone)
+    tree.unpack(b"".join(file(b"f%d" % n, bytes([n]) * size) for n, size in enumerate((999, 5_000, 300_000), 1)))
+    monkeypatch.undo()
+    assert [(tree.diff / f"f{n}").read_bytes() for n in (1, 2, 3)] == [b"\1" * 999, b"\2" * 5_000, b"\3" * 300_000]
+    tree.sound()

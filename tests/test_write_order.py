@@ -46,6 +46,16 @@ def test_trash_of_a_deletion_that_ended_while_the_checkpoint_synced_is_kept(stor
     assert tree_names(root, "trash") == [second.txid]
 
 
+def test_the_trash_is_emptied_only_after_the_checkpoint_is_recorded(store, armed):
+    """Until then a loss of power may bring the row of what was deleted back, and its tree must be there."""
+    store.delete_layer(add(store, {"a": b""}).id)
+    passed = []
+    armed(lambda point, when: passed.append(point) if when == "before" else None)
+    store.checkpoint()
+    assert passed.index("checkpoint.sync") < passed.index("txn.checkpoint") < passed.index("checkpoint.empty.unlink")
+    assert passed.count("checkpoint.empty.unlink") == passed[passed.index("txn.checkpoint"):].count("checkpoint.empty.unlink")
+
+
 def test_the_oldest_open_transaction_holds_the_mark():
     class View:
         def scan(self, table):

@@ -195,7 +195,7 @@ def test_a_product_that_leaves_out_a_sync_is_caught(record_property, scratch, fs
 
 
 @pytest.mark.parametrize(("fs", "mistake", "workload"), [
-    ("ext4", "a repair that exchanges before it syncs", "repair"),
+    ("ext4", "a repair that exchanges before it syncs", "repair-source"),
     ("ext4", "a view that is switched before it syncs", "view"),
     ("xfs", "a database that gets its name before it syncs", "rebuild-log"),   # ext4 writes what is renamed over a file
 ])
