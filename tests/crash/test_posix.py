@@ -172,10 +172,10 @@ USUAL = {"create", "pull", "apply", "batch", "delete", "image-delete", "checkpoi
 
 
 def test_no_crash_state_of_any_workload_breaks_a_promise(record_property):
-    tally = collect(posix.states(options(states=3000, workload=sorted(USUAL))))
+    tally = collect(posix.states(options(states=2000, workload=sorted(USUAL))))
     record_property("states", tally.states)
     assert [(s.workload, s.fault, s.violations, s.reproduce) for s in tally.bad] == []
-    assert tally.states == 3000
+    assert tally.states == 2000
     assert set(tally.by_workload) == USUAL
     assert tally.redo >= 0.3 * tally.states, "recovery had too little to do"
 
