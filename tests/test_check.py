@@ -19,17 +19,6 @@ from storekit import add, image, observed
 PATHS = {"d/file": b"content" * 2000, "other": b"x" * 100, "link": imagemaker.Symlink("other")}
 
 
-@pytest.fixture
-def root(tmp_path):
-    return str(tmp_path / "store")
-
-
-@pytest.fixture
-def store(root):
-    with layerstore.open(root) as opened:
-        yield opened
-
-
 def tree(store, layer, *parts):
     return os.path.join(store.root, "layers", layer.id, *parts)
 

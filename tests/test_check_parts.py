@@ -12,17 +12,6 @@ from test_check import flip, tree
 FILES = {f"f{n}": bytes([n]) * 1000 for n in range(6)}
 
 
-@pytest.fixture
-def root(tmp_path):
-    return str(tmp_path / "store")
-
-
-@pytest.fixture
-def store(root):
-    with layerstore.open(root) as opened:
-        yield opened
-
-
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
     """A batch of each file, and a path is as good as a batch."""

@@ -13,17 +13,6 @@ import layerstore
 from storekit import add
 
 
-@pytest.fixture
-def root(tmp_path):
-    return str(tmp_path / "store")
-
-
-@pytest.fixture
-def store(root):
-    with layerstore.open(root) as opened:
-        yield opened
-
-
 class Watch:
     """What a progress is told."""
 

@@ -30,17 +30,6 @@ SPEC = {
 }
 
 
-@pytest.fixture
-def root(tmp_path):
-    return str(tmp_path / "store")
-
-
-@pytest.fixture
-def store(root):
-    with layerstore.open(root) as opened:
-        yield opened
-
-
 def tree(store, layer, *parts):
     return os.path.join(store.root, "layers", layer.id, *parts)
 

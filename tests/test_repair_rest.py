@@ -17,11 +17,6 @@ from storekit import add, failing_at, image, killed_at, observed
 from test_check import flip
 
 
-@pytest.fixture
-def root(tmp_path):
-    return str(tmp_path / "store")
-
-
 def damaged_image(root, tmp_path, damage=flip):
     """A store with an image whose side file is damaged: its ID, what the file was, and what it is."""
     with layerstore.open(root) as store:

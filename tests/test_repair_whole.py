@@ -22,11 +22,6 @@ from test_check import flip
 STEPS = ("txn.repair", "repair.put-back.side-file.rename", "repair.put-back.sync", "repair.put-back.rename", "repair.settle")
 
 
-@pytest.fixture
-def root(tmp_path):
-    return str(tmp_path / "store")
-
-
 def read(path):
     with open(path, "rb") as file:
         return file.read()
