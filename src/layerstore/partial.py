@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from layerstore.system.descriptors import Descriptor
 
-__all__ = ["BlobSource", "Digests", "Donor", "Donors", "Finder", "Place", "until"]
+__all__ = ["BlobSource", "Digests", "Donor", "Donors", "Finder", "Place", "Stoppable", "until"]
 
 
 @runtime_checkable
@@ -39,13 +39,19 @@ class BlobSource(Protocol):
         """
 
 
-def until(blob: BlobSource, *stops: threading.Event) -> BlobSource:
-    """*blob*, of which all reading ends soon, by some error, once one of *stops* is set.
+@runtime_checkable
+class Stoppable(BlobSource, Protocol):
+    """One of which all reading can be made to end."""
 
-    That takes a method ``until(stop) -> BlobSource``; one without it (local ones have none) is read to its end.
-    """
+    def until(self, stop: threading.Event) -> BlobSource:
+        """The same blob, of which all reading ends soon, by some error, once *stop* is set."""
+
+
+def until(blob: BlobSource, *stops: threading.Event) -> BlobSource:
+    """*blob*, made to end by any of *stops*, if it is ``Stoppable``; another (local ones are not) is read to its end."""
     for stop in stops:
-        blob = getattr(blob, "until", lambda _stop, blob=blob: blob)(stop)
+        if isinstance(blob, Stoppable):
+            blob = blob.until(stop)
     return blob
 
 

@@ -82,6 +82,7 @@ def _open_zstd(told: Announced, descriptor: Descriptor, read: Read, limits: Limi
     if told.plain_digest is not None:
         _check_stream(_plain(compressed, toc.size, "table of contents"), told.plain_digest)
     parsed = Toc(_plain(compressed, toc.size, "table of contents"), most=limits.max_toc // _LEAST_ENTRY)
+    split_data = None if split_data is None else bytes(split_data)   # both may be of one piece, which is not kept for it
     del compressed
     assert told.toc_digest is not None
     end = toc.offset - footers.FRAME

@@ -144,6 +144,8 @@ class _Search:
                 return self._source(layer_id)
 
             left = by_path((digest, where) for digest, where in at.items() if digest in self._left)
+            if not left or not budget.left:
+                break
             try:
                 with open_tree(self._handle, layer_id) as tree_fd, Reader(tree_fd) as reader:
                     for found in probe(reader, source, left, budget):

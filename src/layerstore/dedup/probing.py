@@ -12,7 +12,7 @@ from layerstore.dedup.places import Source, digest_of
 from layerstore.errors import DamagedError
 from layerstore.formats.digests import Found, Reader
 
-__all__ = ["Budget", "Wanted", "by_path", "in_common", "probe"]
+__all__ = ["Budget", "Chunks", "Wanted", "by_path", "in_common", "probe"]
 
 Wanted = tuple[bytes, int, int]          # path, offset and length that a digest has in the blob
 Chunks = Mapping[bytes, list[tuple[int, int, bytes]]]   # by path: offset, length, digest

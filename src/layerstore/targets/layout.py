@@ -25,7 +25,7 @@ from layerstore.targets.parts import Part, is_part, sweep, write_document
 
 __all__ = ["LayoutTarget"]
 
-_BEGUN = "oci-layout"                    # all that is there of a layout whose first push was killed at once, or just begins
+_MARKER = "oci-layout"                   # the file that says that it is a layout; written first
 
 
 class LayoutTarget:
@@ -36,7 +36,7 @@ class LayoutTarget:
         if os.path.exists(path) and not os.path.isdir(path):
             raise InvalidArgumentError(f"{path} is not a directory", hint="for one file write oci-archive:")
         others = [each for each in os.listdir(path) if not _begun(each)] if os.path.isdir(path) else []
-        if others and not os.path.isfile(os.path.join(path, "oci-layout")):   # asked last: somebody may just be making it
+        if others and not os.path.isfile(os.path.join(path, _MARKER)):   # asked last: somebody may just be making it
             raise InvalidArgumentError(f"{path} is not an OCI layout, and not empty", hint="choose another directory")
         self._path = path
         self._directories = _up_to_what_is_there(path)
@@ -44,8 +44,8 @@ class LayoutTarget:
     def send(self, image: Outgoing, progress: Callable[[int], None]) -> Sent:
         """As in ``Target``. Blobs that are there already, and are what their names say, are not written again."""
         os.makedirs(self._path, exist_ok=True)
-        if not os.path.exists(os.path.join(self._path, "oci-layout")):   # first: it tells whose the rest is
-            write_document(os.path.join(self._path, "oci-layout"), LAYOUT, point="push.layout")
+        if not os.path.exists(os.path.join(self._path, _MARKER)):   # first: it tells whose the rest is
+            write_document(os.path.join(self._path, _MARKER), LAYOUT, point="push.layout")
         os.makedirs(os.path.join(self._path, "blobs", "sha256"), exist_ok=True)
         sweep(self._path)
         sweep(os.path.join(self._path, "blobs", "sha256"))
@@ -113,7 +113,7 @@ class LayoutTarget:
 
 def _begun(name: str) -> bool:
     """Whether a file of that name is of an ``oci-layout`` that is being written, or was when something crashed."""
-    return name == f"{_BEGUN}.part" or (name.startswith(f"{_BEGUN}.") and is_part(name))   # the first: by earlier versions
+    return name == f"{_MARKER}.part" or is_part(name, _MARKER)   # the first: by earlier versions
 
 
 def _up_to_what_is_there(path: str) -> list[str]:

@@ -16,7 +16,10 @@ from layerstore.errors import InvalidArgumentError, SourceError
 from layerstore.formats.containers_storage.names import image_names
 from layerstore.model import Descriptor
 
-__all__ = ["LAYOUT", "OCI_MANIFEST", "docker_list", "index_with", "layer_type", "manifest_over", "repo_tag"]
+__all__ = [
+    "LAYOUT", "NAMES", "OCI_INDEX", "OCI_MANIFEST", "REF_NAME", "docker_list", "index_with", "layer_type", "manifest_over",
+    "repo_tag",
+]
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"

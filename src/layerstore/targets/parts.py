@@ -18,7 +18,6 @@ from layerstore.system.descriptors import Descriptor
 __all__ = ["Part", "is_part", "replacing", "sweep", "write_document"]
 
 _PART = re.compile(r"\.[0-9a-f]{16}\.part\Z")
-_SUFFIX = len(".0123456789abcdef.part")
 
 
 class Part:
@@ -92,7 +91,7 @@ def sweep(directory: str, name: str = "") -> None:
     with suppress(OSError):   # whether it can be written to, writing tells
         names = os.listdir(directory)
     for each in names:
-        if not is_part(each) or (name and each[: -_SUFFIX] != name):
+        if not is_part(each, name):
             continue
         path = os.path.join(directory, each)
         with (
@@ -104,9 +103,10 @@ def sweep(directory: str, name: str = "") -> None:
                     os.unlink(path)
 
 
-def is_part(name: str) -> bool:
-    """Whether a file of that name is a ``Part``."""
-    return _PART.search(name) is not None
+def is_part(name: str, of: str = "") -> bool:
+    """Whether a file of that name is a ``Part``; of the file *of* only, if one is given."""
+    found = _PART.search(name)
+    return found is not None and of in ("", name[: found.start()])
 
 
 def _locked(fd: int, how: int) -> bool | None:

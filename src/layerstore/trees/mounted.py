@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from layerstore.system.fs import host_error
 
-__all__ = ["Mounted", "decoded", "overlays_over", "table"]
+__all__ = ["Mounted", "overlays_over", "table"]
 
 _LOWERS = (b"lowerdir", b"lowerdir+", b"datadir+")
 _PLAIN = re.compile(rb"[^\s\\#,]+")        # of a path: what stands in the table as it is
@@ -43,10 +43,10 @@ def table(process: str = "self", *, around: bytes = b"") -> Iterator[Mounted]:
             continue
         fields, _, rest = line.partition(b" - ")  # a field cannot hold a space: it is \040 there
         parts, own = fields.split(b" "), rest.split(b" ")
-        yield Mounted(int(parts[0]), int(parts[1]), parts[2], decoded(parts[4]), own[0].decode(), own[-1])
+        yield Mounted(int(parts[0]), int(parts[1]), parts[2], _decoded(parts[4]), own[0].decode(), own[-1])
 
 
-def decoded(field: bytes) -> bytes:
+def _decoded(field: bytes) -> bytes:
     """Undo mountinfo's escapes: space, tab, newline, backslash, comma and # are three octal digits there."""
     return re.sub(rb"\\([0-3][0-7]{2})", lambda m: bytes([int(m[1], 8)]), field)
 
@@ -86,10 +86,8 @@ class _Wanted:
         self._are: set[tuple[int, int]] = set()
         for each in self._paths:
             with suppress(OSError):
-                self._add(os.stat(each))
-
-    def _add(self, status: os.stat_result) -> None:
-        self._are.add((status.st_dev, status.st_ino))
+                status = os.stat(each)
+                self._are.add((status.st_dev, status.st_ino))
 
     def has(self, mounted: Mounted, root: str) -> bool:
         """Whether an overlay has one of them, going by paths from *root*, or from here."""
@@ -115,9 +113,9 @@ def _lowers(options: bytes) -> Iterator[bytes]:
     for option in options.split(b","):   # one within a path is escaped
         key, _, value = option.partition(b"=")
         if key == b"lowerdir":
-            yield from (re.sub(rb"\\(.)", rb"\1", each) for each in _PART.findall(decoded(value)))
+            yield from (re.sub(rb"\\(.)", rb"\1", each) for each in _PART.findall(_decoded(value)))
         elif key in _LOWERS:
-            yield decoded(value)
+            yield _decoded(value)
 
 
 def _of_other_namespaces() -> Iterator[str]:

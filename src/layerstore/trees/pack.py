@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
 
 from layerstore.errors import LimitExceededError, SourceError
 from layerstore.formats.manifest import meaningful_xattr
-from layerstore.formats.tar.writing import BLOCK, encoded
+from layerstore.formats.tar import BLOCK
+from layerstore.formats.tar.writing import encoded
 from layerstore.system.descriptors import DIRECTORY, Descriptor
 from layerstore.trees.whiteouts import is_whiteout
 
@@ -70,15 +70,16 @@ class _Packer:
 
     def tree(self, root_fd: int) -> Iterator[bytes]:
         """All of it. Not recursive: how deep it is was the choice of whoever made it."""
-        with ExitStack() as stack:
-            # directories from the root down: path, descriptor, and what of it is still to come
-            way: list[tuple[bytes, Descriptor, Iterator[bytes]]] = []
+        # directories from the root down, which are open: path, descriptor, and what of it is still to come
+        way: list[tuple[bytes, Descriptor, Iterator[bytes]]] = []
 
-            def enter(path: bytes, name: str | bytes, dir_fd: int) -> Iterator[bytes]:
-                directory = stack.enter_context(closing(Descriptor(name, DIRECTORY, dir_fd=dir_fd)))
-                way.append((path, directory, iter(sorted(map(os.fsencode, os.listdir(directory.fd))))))
-                return self._directory(path, directory.fd)
+        def enter(path: bytes, name: str | bytes, dir_fd: int) -> Iterator[bytes]:
+            directory = Descriptor(name, DIRECTORY, dir_fd=dir_fd)
+            way.append((path, directory, iter(())))
+            way[-1] = path, directory, iter(sorted(map(os.fsencode, os.listdir(directory.fd))))
+            return self._directory(path, directory.fd)
 
+        try:
             yield from enter(b"", ".", root_fd)
             while way:
                 path, directory, names = way[-1]
@@ -96,6 +97,9 @@ class _Packer:
                     yield from enter(_join(path, name), name, directory.fd)
                 elif not stat.S_ISSOCK(found.st_mode):
                     yield from self._other(path, name, directory.fd, found)
+        finally:
+            for _, directory, _ in way:
+                directory.close()
 
     @staticmethod
     def _directory(path: bytes, fd: int) -> Iterator[bytes]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["BLOCK", "encoded"]
+from layerstore.formats.tar.header import BLOCK
 
-BLOCK = 512
+__all__ = ["encoded"]
 
 
 def encoded(

@@ -33,6 +33,7 @@ class Terms(NamedTuple):
 
 TERMS: ContextVar[Terms] = ContextVar("TERMS", default=Terms())  # noqa: B039 - immutable; of the request that is being made
 
+
 class Paced(io.RawIOBase):
     """The raw stream of a socket. ``idle`` is seconds of waiting; the time that the reader takes does not count.
 

@@ -12,14 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Hasher"]
 
-_DEPTH = 4
 _LOOK_SECONDS = 0.5
 
 
 class Hasher(Worker):
     """For one thread that gives it pieces, and settles or closes it before it asks a digest. *depth* pieces wait."""
 
-    def __init__(self, name: str = "layerstore-digest", depth: int = _DEPTH) -> None:
+    def __init__(self, name: str = "layerstore-digest", depth: int = 4) -> None:
         super().__init__(name)
         self._pieces: Channel[tuple[Any, Buffer]] = Channel(depth)
         self._hashed: queue.SimpleQueue[None] = queue.SimpleQueue()

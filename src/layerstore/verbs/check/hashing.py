@@ -98,7 +98,6 @@ class Batch:
             self.done.put(None)
 
 
-
 def _paced(pace: Pace, told: Callable[[int], None]) -> Callable[[int], None]:
     def read(n: int) -> None:
         try:
