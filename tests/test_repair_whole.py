@@ -1,5 +1,6 @@
 """A tree that is gone from ``layers/`` is put back from its source, whole; what cannot be is quarantined."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import layerstore
 from layerstore.model import DiffOutput
 from layerstore.system import faults
 from layerstore.testing import read_tree, violations
+from layerstore.verbs.check import layers
 from layerstore.verbs.repair import whole
 from layerstore.verbs.repair.plan import Do
 from storekit import add, failing_at, image, killed_at, observed
@@ -144,6 +146,33 @@ def test_a_full_disk_leaves_the_layer_in_its_state_and_nothing_behind(root, tmp_
         assert state_of(store, layer) == "committed"
         assert os.listdir(os.path.join(root, "staging")) == []
         assert store.repair(source=made.reference).mended == (layer.id,)
+    assert violations(root) == []
+
+
+@pytest.mark.parametrize("before", ["committed", "quarantined"])
+def test_what_keeps_it_from_being_looked_at_in_its_place_leaves_no_mark(root, tmp_path, monkeypatch, before):
+    """A layer with one is looked at by no check until the next recovery."""
+    with layerstore.open(root) as store:
+        layer, made, was = pulled(store, tmp_path)
+        gone(root, layer)
+        if before == "quarantined":
+            store.repair()
+        real = layers.begin
+
+        def failing(handle, which, row, *rest, **more):
+            if "repair" in row:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return real(handle, which, row, *rest, **more)
+
+        monkeypatch.setattr(layers, "begin", failing)
+        report = store.repair(source=made.reference)
+        assert list(report.failed) == [layer.id]
+        with store._handle.read() as view:
+            assert "repair" not in view.get("layers", layer.txid)
+        monkeypatch.undo()
+        assert files_of(root, layer) == was
+        store.repair()
+        assert store.check(content=True).sound
     assert violations(root) == []
 
 

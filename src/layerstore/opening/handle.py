@@ -73,7 +73,7 @@ class Handle:
         self._numbers = count()
         self._gate = Gate()                        # who is inside a verb
         self._given_back = False
-        self.recovered: dict[str, int] = {}        # layers that this opening's recovery touched, and when: looked at first
+        self.recovered: dict[str, int] = {}        # layers that this opening's recovery acted on, or would have, and when
         self.checkpointed_at = 0                   # the head at this handle's last checkpoint
         self._descriptors: list[Descriptor] = []
         self.dirs: dict[str, int] = {}

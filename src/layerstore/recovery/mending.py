@@ -145,6 +145,12 @@ def end(handle: Handle, txid: str, damage: Mapping[str, Any] | None, *, label: s
     handle.update(label, change)
 
 
+def end_as_it_was(handle: Handle, txid: str, row: Mapping[str, Any], *, label: str) -> None:
+    """Take the mark away; the layer is in the state that it was in before, by its *row*."""
+    damage = row.get("damage")
+    end(handle, txid, None if damage is None else {"why": damage["why"], "files": damage["files"]}, label=label)
+
+
 # -- after a crash ---------------------------------------------------------------------------------------------------
 
 
@@ -161,8 +167,7 @@ def settle(handle: Handle, txid: str, row: Mapping[str, Any]) -> None:
         pass                             # a whole tree was to be put back, and is not there yet
     else:
         _settle_tree(handle, tree, txid, row)
-    damage = row.get("damage")
-    end(handle, txid, None if damage is None else {"why": damage["why"], "files": damage["files"]}, label="recover.mend")
+    end_as_it_was(handle, txid, row, label="recover.mend")
 
 
 def _settle_tree(handle: Handle, tree: Descriptor, txid: str, row: Mapping[str, Any]) -> None:
@@ -174,6 +179,7 @@ def _settle_tree(handle: Handle, tree: Descriptor, txid: str, row: Mapping[str, 
 
 
 def _give_txid(tree_fd: int, txid: str, files: Collection[bytes]) -> None:
-    missing = fs.read_txid(tree_fd) != txid and not fs.has_entry(tree_fd, fs.TXID_FILE, ".")
-    if missing and os.fsencode(fs.TXID_FILE) in files:
+    # txid/.: a directory in its place cannot be replaced by a file, and is left
+    wrong = fs.read_txid(tree_fd) != txid and not fs.has_entry(tree_fd, fs.TXID_FILE, ".")
+    if wrong and os.fsencode(fs.TXID_FILE) in files:
         fs.replace_file(tree_fd, fs.TXID_FILE, txid.encode(), point="repair.txid")

@@ -11,7 +11,6 @@ Reads only, but for the notes of ``trees.checked``. Takes no lock that a pull, a
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -65,15 +64,14 @@ def _check(
         every, images = list(catalog.layers(view, rows=rows)), list(catalog.images(view))
     run = _Run(handle, options, progress)
     pace = Pace(options.rate)
-    with hashing(options.workers or min(8, os.cpu_count() or 1), pace, budget, progress) as hashers:
+    with hashing(options.workers, pace, budget, progress) as hashers:
         run.layers(every, rows, hashers)
     found += run.findings
     for each in images:
         found += structure.image(handle, each)
-    if own:
+    if pending is not None:
         found += [finding for layer in every for finding in structure.beneath(handle, layer)]
         found += [finding for image in images for finding in structure.beneath(handle, image)]
-    if pending is not None:
         found += structure.quota_file(handle)
         found += structure.ownerless(handle)
         found += pending.findings()
@@ -112,6 +110,11 @@ class _Run:
     ) -> Iterator[Look]:
         since = self._options.since_ns
         for each in ordered:
+            row = rows.get(each.txid)
+            if row is None or "repair" in row:
+                row = layers.row_of(self._handle, each)
+            if row is None:              # deleted meanwhile, or being repaired
+                continue
             depth = self._options.depth
             if depth is not Depth.STRUCTURE and since is not None and past[each.id].sound.get(depth, 0) >= max(since, 1):
                 self.recent += 1
@@ -121,11 +124,7 @@ class _Run:
                 self.left += 1
                 self._tell(each, "left")
                 depth = Depth.STRUCTURE
-            row = rows.get(each.txid)
-            if row is None or "repair" in row:
-                row = layers.row_of(self._handle, each)
-            if row is not None:          # else deleted meanwhile, or being repaired
-                yield self._begin(each, row, depth, hashers, past[each.id])
+            yield self._begin(each, row, depth, hashers, past[each.id])
 
     def _begin(self, layer: Layer, row: Mapping[str, Any], depth: Depth, hashers: Hashing, past: Checked) -> Look:
         if depth is self._options.depth:

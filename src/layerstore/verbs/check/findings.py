@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from layerstore.errors import InvalidArgumentError
 
-__all__ = ["CheckOptions", "CheckReport", "Depth", "Finding", "options"]
+__all__ = ["CheckOptions", "CheckReport", "Depth", "Finding", "depth_of", "options"]
 
 
 class Depth(StrEnum):
@@ -45,11 +45,18 @@ def options(
     depth: str, *, since_ns: int | None, budget: float | None, workers: int | None, rate: float | None, note: bool | None,
 ) -> CheckOptions:
     """The options, looked at. InvalidArgumentError."""
+    if budget is not None and not budget >= 0:
+        raise InvalidArgumentError("a budget is 0 or more seconds")
+    return CheckOptions(depth_of(depth, workers, rate), since_ns, budget, workers, rate, note)
+
+
+def depth_of(depth: str, workers: int | None, rate: float | None) -> Depth:
+    """How closely to look, where with these *workers* and at this *rate* that can be. InvalidArgumentError."""
     if depth not in list(Depth):
         raise InvalidArgumentError(f"there is no depth {depth!r}", hint=f"one of {', '.join(Depth)}")
-    if (budget is not None and budget < 0) or (workers is not None and workers < 1) or (rate is not None and rate <= 0):
-        raise InvalidArgumentError("a budget is 0 or more seconds, workers are 1 or more, a rate is more than 0 bytes")
-    return CheckOptions(Depth(depth), since_ns, budget, workers, rate, note)
+    if (workers is not None and workers < 1) or (rate is not None and not rate > 0):
+        raise InvalidArgumentError("workers are 1 or more, a rate is more than 0 bytes")
+    return Depth(depth)
 
 
 @dataclass(frozen=True, slots=True)

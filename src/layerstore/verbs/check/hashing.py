@@ -200,8 +200,8 @@ def _taken(batch: Batch) -> BaseException:
 
 @contextmanager
 def hashing(
-    workers: int, pace: Pace, budget: Budget, progress: CheckProgress | None = None,
+    workers: int | None, pace: Pace, budget: Budget, progress: CheckProgress | None = None,
 ) -> Iterator[Hashing]:
-    """The threads live as long as this lasts, and no longer."""
+    """The threads (None: one a CPU, at most 8) live as long as this lasts, and no longer."""
     with ExitStack() as stack:
-        yield Hashing(stack, workers, pace, budget, progress)
+        yield Hashing(stack, workers or min(8, os.cpu_count() or 1), pace, budget, progress)

@@ -27,7 +27,8 @@ def counted(depth: Depth) -> list[str]:
 def at_risk(handle: Handle) -> Mapping[str, int]:
     """The layers that a loss of power may have hit, and when that was, or could first have been (ns since 1970).
 
-    What no checkpoint covers, since it was committed; and what the recovery of this opening touched.
+    What no checkpoint covers, since it was committed; and on what the recovery of this opening acted, or would have: in a
+    store that is written to, that is noted with the layers, too, for the next ones (``recovery.at_risk``).
     """
     since = dict(handle.recovered)
     for layer_id, committed in committed_above_the_mark(handle):

@@ -1,11 +1,11 @@
 """Repair: what ``check`` finds is put right from the nearest good copy; what cannot be is quarantined. Nothing is deleted.
 
     plan      what is done about each finding, and with what: pure     supply    where content is to be had
-    making    the steps, carried out in ``mending``'s order            places    it in this store
-    relook    the look under the lock                                  remounts  who shows what was changed
-    promises  what an image's side file is made of                     rest      those, and what nobody owns
-    whole     a tree that is gone, from its source                     report    what is asked, and what is said
-    this module   one layer after the other
+    making    the steps, carried out in ``mending``'s order            places    it in this store, for all digests at once
+    relook    the look under the lock                                  listed    it by the manifests of other layers
+    promises  what an image's side file is made of                     remounts  who shows what was changed
+    whole     a tree that is gone, from its source                     rest      images' side files, and what nobody owns
+    report    what is asked, and what is said                          this module   one layer after the other
 
 Each layer by itself, under its own lock: everything else stays available meanwhile.
 """
@@ -55,8 +55,7 @@ def repair(handle: Handle, options: RepairOptions) -> RepairReport:
         handle.check_writable()
     with ExitStack() as stack:
         source = stack.enter_context(Source(handle, options.source, options.pull)) if options.source else None
-        workers = options.workers or min(8, os.cpu_count() or 1)
-        hashers = stack.enter_context(hashing(workers, Pace(options.rate), Budget(None)))
+        hashers = stack.enter_context(hashing(options.workers, Pace(options.rate), Budget(None)))
         run = _Run(handle, options, source, hashers)
         run.all_layers()
         if not options.layers:
@@ -198,7 +197,7 @@ class _Run:
                 return None
             self._touched.add(layer.id)
             self._carried_out += 1
-            return self._go_on(layer, tree_fd, self._look(layer), supply)
+            return self._go_on(layer, tree_fd, None, supply)
 
     def _under_lock(self, layer: Layer, look: layers.Look, supply: Supply) -> bool:
         try:
@@ -216,8 +215,10 @@ class _Run:
                 return True              # another repair was quicker, or was killed
             return self._go_on(layer, tree_fd, look, supply)
 
-    def _go_on(self, layer: Layer, tree_fd: int, look: layers.Look, supply: Supply) -> bool:
+    def _go_on(self, layer: Layer, tree_fd: int, look: layers.Look | None, supply: Supply) -> bool:
+        """Under the lock; without a *look* at the whole of it that is first. Whatever is raised, no mark is left."""
         try:
+            look = look or self._look(layer)
             return self._close(layer, look, self._rounds(layer, tree_fd, look, supply))
         except BaseException:
             self._take_back(layer)
@@ -255,7 +256,8 @@ class _Run:
 
     def _touches(self, layer: Layer, steps: Collection[Step]) -> None:
         """Note a layer of which something changes that a mount of it shows."""
-        if any(step.path == "diff" or step.path.startswith("diff/") for step in steps if step.do in making.CHANGES):
+        changes = (step for step in steps if step.do in making.CHANGES)
+        if any(step.do is Do.PUT_BACK for step in steps) or any(f"{each.path}/".startswith("diff/") for each in changes):
             self._touched.add(layer.id)
 
     def _close(self, layer: Layer, whole: layers.Look, last: layers.Look) -> bool:
@@ -290,9 +292,7 @@ class _Run:
         if "repair" not in row:
             return
         self._begun.add(layer.id)
-        damage = row.get("damage")
-        left = None if damage is None else {"why": damage["why"], "files": damage["files"]}
-        mending.end(self._handle, layer.txid, left, label="mend" if left is None else "quarantine")
+        mending.end_as_it_was(self._handle, layer.txid, row, label="mend" if row.get("damage") is None else "quarantine")
 
     def _give_up(self, layer: Layer, left: list[Finding]) -> None:
         with self._handle.read() as view:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from layerstore.errors import InvalidArgumentError
-from layerstore.verbs.check import Depth
+from layerstore.verbs.check.findings import Depth, depth_of
 from layerstore.verbs.pull_layers import PullOptions
 from layerstore.verbs.repair.plan import Do, Step
 
@@ -38,13 +38,10 @@ def options(
     set_aside: bool, workers: int | None, rate: float | None,
 ) -> RepairOptions:
     """The options, looked at. InvalidArgumentError."""
-    if depth not in list(Depth):
-        raise InvalidArgumentError(f"there is no depth {depth!r}", hint=f"one of {', '.join(Depth)}")
     if not wait >= 0:
         raise InvalidArgumentError("to wait is for 0 or more seconds")
-    if (workers is not None and workers < 1) or (rate is not None and not rate > 0):
-        raise InvalidArgumentError("workers are 1 or more, a rate is more than 0 bytes")
-    return RepairOptions(Depth(depth), tuple(layers), source, pull, wait, dry_run, set_aside, workers, rate)
+    look = depth_of(depth, workers, rate)
+    return RepairOptions(look, tuple(layers), source, pull, wait, dry_run, set_aside, workers, rate)
 
 
 @dataclass(frozen=True, slots=True)

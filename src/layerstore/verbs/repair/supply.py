@@ -37,7 +37,7 @@ from layerstore.verbs.repair.places import Nearby, Place, by_digest, pieces, rea
 from layerstore.verbs.stage import StagedLayer, stage
 from layerstore.verbs.staging import Staging
 
-__all__ = ["NotFetchedError", "Pieces", "Source", "Supply", "entries_of", "kept_of", "parts_of"]
+__all__ = ["NotFetchedError", "Source", "Supply", "kept_of"]
 
 Pieces = Callable[[], Iterator[bytes]]
 _VERDICTS = (ArchiveError, CompressionError, DigestMismatchError, SizeMismatchError, TocError)
@@ -85,8 +85,7 @@ class Source:
             self._stack.close()
             raise
         self._layers: dict[str, LayerSource] = {each.diff_id: each for each in self.image.layers}
-        self._trees: dict[str, Descriptor] = {}
-        self._staged: dict[str, StagedLayer] = {}
+        self._staged: dict[str, tuple[StagedLayer, Descriptor]] = {}   # by diffID, each with its directory
         self._unfetched: dict[str, str] = {}
         self.refused: dict[str, str] = {}   # diffID -> why what the source has is not that content
 
@@ -106,32 +105,31 @@ class Source:
         wanted = layer.diff_id
         if wanted in self._unfetched:
             raise NotFetchedError(self._unfetched[wanted])
-        if wanted not in self._trees and self.has(layer):
+        if wanted not in self._staged and self.has(layer):
             try:
-                self._trees[wanted] = self._stage(layer)
+                self._staged[wanted] = self._stage(layer)
             except _VERDICTS as error:
                 self.refused[wanted] = str(error)
             except (InputError, HostError, DamagedError, OSError) as error:
                 said = host_error(error, "staging a layer of the source") if isinstance(error, OSError) else error
                 self._unfetched[wanted] = str(said)
                 raise NotFetchedError(str(said)) from error
-        return self._trees.get(wanted)
+        return self._staged[wanted][1] if wanted in self._staged else None
 
     def give(self, layer: Layer, fits: Callable[[DiffOutput], bool]) -> Staging | None:
         """The staged tree itself, for good, if it *fits*; None if not, or as ``tree``. The next who asks gets another."""
-        if self.tree(layer) is None or not fits(self._staged[layer.diff_id].output):
+        if self.tree(layer) is None or not fits(self._staged[layer.diff_id][0].output):
             return None
-        del self._trees[layer.diff_id]
-        return self._staged.pop(layer.diff_id).take(self._handle)
+        staged, _ = self._staged.pop(layer.diff_id)
+        return staged.take(self._handle)
 
-    def _stage(self, layer: Layer) -> Descriptor:
+    def _stage(self, layer: Layer) -> tuple[StagedLayer, Descriptor]:
         source = self._layers[layer.diff_id]
         differ = differ_of(self._handle, source, names=(), parent=layer.parent, partial=self._options.partial)
         staged: StagedLayer = self._stack.enter_context(stage(self._handle, differ, StageOptions(self._options.limits)))
-        self._staged[layer.diff_id] = staged
         tree = fs.open_dir(staged.txid, self._handle.dirs["staging"])
         self._stack.callback(tree.close)
-        return tree
+        return staged, tree
 
     def __enter__(self) -> Source:
         return self
@@ -139,13 +137,6 @@ class Source:
     def __exit__(self, *_exc: object) -> None:
         with suppress(LayerstoreError, OSError):   # no error of the repair, which was done: the next open sweeps the rest
             self._stack.close()
-
-
-def parts_of(source: Source | None, layer: Layer) -> dict[str, str]:
-    """What *source* may have of the layer's directory: "" is all of it; all that is in ``kept/``; as ``Known.parts``."""
-    if source is None or not source.has(layer):
-        return {}
-    return dict.fromkeys(("", MANIFEST, SPLIT, KEPT), f"source {source.reference}")
 
 
 class Supply:
@@ -184,8 +175,9 @@ class Supply:
         return found
 
     def parts(self) -> dict[str, str]:
-        """Parts of the layer's directory that the source may have; as ``Known.parts``."""
-        return parts_of(self._source, self._layer)
+        """What the source may have of the layer's directory: "" is all of it; all in ``kept/``; as ``Known.parts``."""
+        source = self._source
+        return {} if source is None else dict.fromkeys(("", MANIFEST, SPLIT, KEPT), f"source {source.reference}")
 
     def contents(self, digest: bytes) -> Iterator[Pieces]:
         """Content that is said to have *digest*, the nearest first; to be compared."""

@@ -88,9 +88,7 @@ def _mark(txn: Any, layer: Layer, tree: Staging) -> bool:
 def _take_back(handle: Handle, layer: Layer) -> None:
     row = looking.row_of(handle, layer.txid)
     if row is not None and "repair" in row:
-        damage = row.get("damage")
-        known = None if damage is None else {"why": damage["why"], "files": damage["files"]}
-        mending.end(handle, layer.txid, known, label="recover.mend")
+        mending.end_as_it_was(handle, layer.txid, row, label="recover.mend")
 
 
 def _dress(handle: Handle, layer: Layer, fd: int) -> None:
