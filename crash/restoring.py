@@ -157,7 +157,3 @@ def _looked(root: str, what: Picture) -> list[str]:
         if text_of(_path(root, layer_id, f"diff/{path}")) not in (good, flipped(good)):
             wrong.append(f"{path} is neither mended nor as it was")
     return wrong
-
-
-def _nothing_seen(_root: str, _lines: list[bytes]) -> list[str]:
-    return []

@@ -24,18 +24,19 @@ def store(tmp_path):
 @pytest.fixture
 def meanwhile(monkeypatch):
     """Have something done between the beginning of the next check and its end."""
-    structure = sys.modules["layerstore.verbs.check.structure"]
+    structure, acted = sys.modules["layerstore.verbs.check.structure"], []
 
     def at(act):
         real = structure.journal
 
         def journal(handle, **options):
-            act()
+            acted.append(act())
             return real(handle, **options)
 
         monkeypatch.setattr(structure, "journal", journal)
 
-    return at
+    yield at
+    assert acted
 
 
 def pending(store):

@@ -101,7 +101,7 @@ def test_a_layer_is_held_only_while_the_search_is_used(store):
 
 def test_a_layer_that_is_being_deleted_is_passed_over(store, root):
     layer, other = add(store, {"f": DATA}), add(store, {"g": DATA, "x": b"x"})
-    from layerstore.system import fs, flock
+    from layerstore.system import flock
 
     with flock.lock_tree(store._handle.dirs["layers"], layer.id):
         with LayerFinder(store._handle).find([sha(DATA)]) as places:

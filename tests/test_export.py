@@ -182,7 +182,7 @@ def test_a_name_that_comes_50_000_times_costs_few_steps_for_each_member(tmp_path
         for number in (0, 1, 25_000, 49_999):
             Counting.compared = 0
             assert content.is_kept(Member(b"a", b"a"), Counting(2 * number)) == number
-            assert Counting.compared <= 17
+            assert 1 <= Counting.compared <= 17
         assert content.is_kept(Member(b"a", b"a"), 100_000) is None
         assert content.is_kept(Member(b"b", b"b"), 0) is None
     os.close(fd)

@@ -166,11 +166,10 @@ def small_files_bomb():
 @pytest.mark.parametrize("bomb", [pattern_bomb, small_files_bomb])
 def test_a_bomb_within_all_limits_leaves_the_disk_what_is_to_stay_free(tmp_path, monkeypatch, bomb):
     (tmp_path / "diff").mkdir()
-    keep, size, least = 4 << 20, 20 << 20, []
+    keep, size = 4 << 20, 20 << 20
 
     def statvfs(fd):
-        least.append(size - disk(tmp_path))
-        return types.SimpleNamespace(f_bavail=least[-1] // 4096, f_frsize=4096)
+        return types.SimpleNamespace(f_bavail=(size - disk(tmp_path)) // 4096, f_frsize=4096)
 
     monkeypatch.setattr(os, "fstatvfs", statvfs)
     fds = [os.open(path, os.O_RDONLY) for path in (tmp_path, tmp_path / "diff")]
@@ -179,7 +178,7 @@ def test_a_bomb_within_all_limits_leaves_the_disk_what_is_to_stay_free(tmp_path,
     for fd in fds:
         os.close(fd)
     assert caught.value.free < keep
-    assert size - disk(tmp_path) > -MARGIN, "what was on its way when it was looked"
+    assert size - disk(tmp_path) > keep - MARGIN, "but for what was on its way when it was looked"
 
 
 def test_zeros_within_all_limits_take_no_disk(tmp_path):

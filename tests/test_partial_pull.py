@@ -157,4 +157,3 @@ def test_the_command_line_says_what_was_fetched_and_what_was_here(root, registry
     told = json.loads(capsys.readouterr().out.split("\n}\n")[1] + "\n}")["transfer"]
     assert told["fetched"] + told["found_locally"] <= told["size"]
     assert told["found_locally"] > 0.3 * told["size"]
-

@@ -106,6 +106,7 @@ def test_two_that_write_one_archive_leave_one_of_both_whole(store, pulled, tmp_p
 
     armed(hook)
     store.push("one:1", target.format(out), compression="none")
+    assert told
     with layerstore.open(tmp_path / "elsewhere") as other:
         assert other.pull(f"{target.split(':')[0]}:{out}", names=["x"]).config_digest == pulled.config_digest
     assert [each for each in os.listdir(tmp_path) if each.startswith("out")] == ["out.tar"]

@@ -71,10 +71,10 @@ def to_ranges(answer, layer=None):
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 def test_a_chunked_layer_is_pulled_as_a_whole(store, chunked, answer):
-    tally = Tally()
     with Fake(chunked) as fake:
         fake.hook = to_ranges(answer)
-        pulled = store.pull(fake.reference, options=PullOptions(registry=quick()), progress=tally)
+        pulled = store.pull(fake.reference, options=PullOptions(registry=quick()))
+        assert any("range" in each for each in fake.asked(chunked.layer))
     assert store.check(content=True).sound
     assert store.layer(pulled.layers[0]).toc_digest is None   # the diffID came from all of it
     store.delete_image(pulled.id)
@@ -106,7 +106,7 @@ def test_a_plain_pull_that_broke_in_the_middle_is_finished(store, made, answer):
 
 @pytest.mark.parametrize("status", [403, 416])
 def test_a_chunked_pull_that_broke_is_finished_where_ranges_are_refused_since(store, chunked, status):
-    """The table of contents came in ranges, and some of the content: the rest comes with the whole."""
+    """The table of contents came in ranges: all else comes with the whole."""
     with Fake(chunked) as fake:
         served = []
 
@@ -118,8 +118,9 @@ def test_a_chunked_pull_that_broke_is_finished_where_ranges_are_refused_since(st
         fake.hook = breaking
         with pytest.raises(errors.RegistryUnavailableError):
             store.pull(fake.reference, options=PullOptions(registry=quick(retries=0)))
-        fake.hook = to_ranges(refusing(status))
+        fake.hook, before = to_ranges(refusing(status)), len(fake.asked(chunked.layer))
         pulled = store.pull(fake.reference, options=PullOptions(registry=quick(retries=0)))
+        assert any("range" in each for each in fake.asked(chunked.layer)[before:])
     assert store.check(content=True).sound
     store.delete_image(pulled.id)
 

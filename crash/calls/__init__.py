@@ -31,7 +31,7 @@ from layerstore.testing.oracle import Verdict
 FAULTS = {"kill": Fault.KILL, "tear": Fault.TEAR, "short": Fault.SHORT}
 ONE_PROCESS = (
     "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "partial",
-    "everything",    "rebuild", "rebuild-log", "repair", "quota", *restoring.NAMES, *keeping.NAMES,
+    "everything", "rebuild", "rebuild-log", "repair", "quota", *restoring.NAMES, *keeping.NAMES,
 )
 
 

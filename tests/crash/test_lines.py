@@ -12,7 +12,7 @@ from crash.lines import Bench, Case, judge, plan, state_of, states
 from crash.lines.points import NotReachedError, Point
 from crash.state import collect
 from layerjournal import engine, gate, verifying
-from layerstore.system import fs, flock
+from layerstore.system import flock
 from layerstore.verbs import delete
 
 EVERY, SEED = 20, 1
