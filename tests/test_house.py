@@ -32,7 +32,7 @@ INSIDE = {   # the same within a package; what has no entry here is free inside
     """,
     "trees": """
         overlay extract > spooled > left redress spool > unpack pack verify gotarsplit meant > compare > assemble dress
-        checked wear > measure > copying dirfds donors mounted whiteouts > override
+        checked wear > measure > attach copying dirfds donors mounted whiteouts > override
     """,
     "formats": """
         digests manifest records tar tarsplit > packed > containers_storage > compression > crc64 zstdblocks
