@@ -19,7 +19,7 @@ ORDER = """
 INSIDE = {   # the same within a package; what has no entry here is free inside
     "verbs": """
         open pull repair > pull_layers > commit mount push view > view_files view_marker > check explain export gc space
-        usage > holds > apply delete > checkpoint stage > begin > staging > quota
+        usage > holds > apply > delete claiming > batch > checkpoint stage names > begin > staging > quota
     """,
     "recovery": """
         rebuilding recover > at_risk executor mounting readopt > mending looking > planner > remains
