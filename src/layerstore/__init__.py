@@ -6,7 +6,7 @@ Layout, top to bottom; a module imports only from below it (a test checks, and h
 - ``store``, the face: one method a verb · ``calling``, around every call of one
 - ``verbs``, one module each, and ``batch`` ``claiming`` ``begin`` ``staging`` ``holds`` ``names`` ``quota`` that they
   share
-- ``dedup``, what is here already · ``recovery``, what a crash left: planner, executor, rebuilding
+- ``dedup``, what is here already · ``recovery``, what a crash left: planner, executor and its steps, rebuilding
 - ``opening``, an open store and a new one · ``lifecycle``, the states and the catalog: pure
 - ``targets``, images out · ``differs`` ``chunked``, layers in · ``sources``, images in
 - ``trees``, a layer as files on disk · ``formats``, files' formats, without a store

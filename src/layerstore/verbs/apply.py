@@ -28,7 +28,7 @@ from layerstore.model import Image, Layer, SourceImage
 from layerstore.observe import barrier
 from layerstore.opening.beneath import looking
 from layerstore.opening.handle import Handle, new_txid
-from layerstore.recovery import executor
+from layerstore.recovery import batches
 from layerstore.system import fs
 from layerstore.verbs.batch import Batch, LayerSpec, check_arguments, take
 from layerstore.verbs.checkpoint import checkpoint_if_due
@@ -147,7 +147,7 @@ def _roll_back(handle: Handle, batch: Batch) -> bool:
 
 
 def _finish(handle: Handle, batch: Batch) -> None:
-    executor.finish_batch(handle, batch.id, own=frozenset(each.txid for each in batch.fresh()))
+    batches.finish_batch(handle, batch.id, own=frozenset(each.txid for each in batch.fresh()))
     for member in batch.fresh():
         handle.let_go(member.txid)   # readers wait for no longer than this
     with suppress(LayerstoreError):

@@ -25,7 +25,7 @@ from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.model import SourceImage
 from layerstore.opening.beneath import over
 from layerstore.opening.handle import Handle, new_txid
-from layerstore.recovery import executor
+from layerstore.recovery import batches, executor
 from layerstore.verbs import quota
 from layerstore.verbs.batch import Batch, Member
 from layerstore.verbs.names import check_name_free
@@ -212,7 +212,7 @@ def _wait_for(handle: Handle, conflict: _ConflictError, deadline: float) -> None
         raise BusyError(f"{conflict} is still being created or deleted by another process")
     with suppress(BusyError):
         if conflict.batch is not None:
-            executor.finish_batch(handle, conflict.batch, wait=remaining)
+            batches.finish_batch(handle, conflict.batch, wait=remaining)
         elif conflict.txid is not None:
             executor.resolve(handle, conflict.txid, wait=remaining)
     time.sleep(0.01)
