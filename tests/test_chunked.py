@@ -130,7 +130,7 @@ def contents(made):
     """All that a layer that is here has: its files and its chunks, out of the blob itself."""
     from layerstore.chunked.layout import File
     from layerstore.chunked.opening import open_chunked
-    from layerstore.formats.compression import Units
+    from layerstore.formats.compression.units import Units
 
     opened = open_chunked(made.descriptor, lambda asked: [made.blob[s : s + n] for s, n in asked], Limits())
     units = Units(opened.codec)

@@ -10,9 +10,9 @@ import zlib
 import pytest
 import zstandard
 
-from layerstore.formats import compression
-from layerstore.formats.compression import ZstdWriter, decompressed, detect
 from layerstore.errors import CompressionError, LimitExceededError
+from layerstore.formats.compression import decoders, decompressed, detect
+from layerstore.formats.compression.writing import ZstdWriter
 from layerstore.model import Limits
 
 TEXT = b"".join(b"line %d of a text that compresses\n" % n for n in range(20_000))
@@ -44,12 +44,12 @@ def inflate(request, monkeypatch):
         from isal import isal_zlib as module
     else:
         module = zlib
-    monkeypatch.setattr(compression, "inflate", module)
+    monkeypatch.setattr(decoders, "inflate", module)
 
 
 def test_isal_is_used_where_it_is_installed():
     pytest.importorskip("isal")
-    assert compression.inflate.__name__ == "isal.isal_zlib"
+    assert decoders.inflate.__name__ == "isal.isal_zlib"
 
 
 @pytest.mark.parametrize("head, kind", [
@@ -126,7 +126,7 @@ def test_where_python_lacks_a_codec_the_error_says_so(monkeypatch):
 
 def test_no_memory_for_decoding_is_not_blamed_on_the_content(inflate, monkeypatch):
     class Starved:
-        error = compression.inflate.error
+        error = decoders.inflate.error
 
         @staticmethod
         def decompressobj(_bits):
@@ -136,7 +136,7 @@ def test_no_memory_for_decoding_is_not_blamed_on_the_content(inflate, monkeypatc
 
             return Decoder()
 
-    monkeypatch.setattr(compression, "inflate", Starved)
+    monkeypatch.setattr(decoders, "inflate", Starved)
     with pytest.raises(MemoryError):
         run(gzip.compress(b"x"))
 
@@ -270,10 +270,10 @@ def test_zlib_takes_over_where_isal_is_missing(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "isal", None)
     try:
-        assert importlib.reload(compression).inflate is zlib
+        assert importlib.reload(decoders).inflate is zlib
     finally:
         monkeypatch.undo()
-        importlib.reload(compression)
+        importlib.reload(decoders)
 
 
 @pytest.mark.parametrize("chunk", [1 << 20, 7, 1])

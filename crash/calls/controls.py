@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from layerstore.recovery import executor, rebuilding
+from layerstore.recovery import moving, rebuilding
 from layerstore.store import Store
 from layerstore.system import faults, fs
 
@@ -37,7 +37,7 @@ def deletes_in_place() -> None:
     def unlink(handle: Any, _txid: str, row: Any, _facts: Any) -> None:
         fs.remove_tree(handle.dirs["layers"], row["layer_id"], point="delete.rename")
 
-    executor._move_to_trash = unlink  # type: ignore[assignment]
+    moving.to_trash = unlink  # type: ignore[assignment]
 
 
 def mends_in_place() -> None:

@@ -11,11 +11,7 @@ from layerstore.lifecycle.machine import fire, state_of
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.opening.handle import Handle
 from layerstore.system import fs
-from layerstore.trees import overlay
-
-
-def is_mounted(target: str) -> bool:
-    return overlay.is_overlay_mounted(target)
+from layerstore.trees.mounted import overlay_targets
 
 
 def boot_id() -> str:
@@ -46,7 +42,7 @@ class Seen:
 
 
 def look(handle: Handle) -> Seen:
-    return Seen(boot_id(), namespace(), uppers_of(handle), overlay.overlay_targets())
+    return Seen(boot_id(), namespace(), uppers_of(handle), overlay_targets())
 
 
 def is_anothers(seen: Seen, row: Mapping[str, Any]) -> bool:
