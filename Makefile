@@ -4,7 +4,7 @@
 # make crash   the crash rigs: RIG=name (default: all) STATES=n SECONDS=s SEED=n OUT=dir
 # make crash-report   one page of all that is in OUT; SUMMARY=file.json: its figures, to be kept (make figures)
 # make coverage   branches of journal, lifecycle and recovery: 100 %, or it fails
-# make site    the documentation as a site: build/site; a warning is a failure
+# make site    the documentation as a site: build/site; a warning is a failure, and so is what a reader's browser would fetch elsewhere
 # make figures   the pages of what was measured and shown from bench/results and crash/results, and the README's tables from those
 # make man     the man pages, from the commands: contrib/man
 # make dist    wheel and sdist, into dist/
@@ -57,7 +57,9 @@ docs: $(VENV)/ready
 site: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python tools/sitepages.py build/site-pages
+	$(BIN)/python tools/diagrams.py build/site-pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python tools/sitecheck.py build/site
 
 figures: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'

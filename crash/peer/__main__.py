@@ -1,4 +1,4 @@
-"""``python -m crash.peer DIR [--every N] [--work DIR]``: writes DIR/peer.json. With ``--page FILE``: the page, from what is there.
+"""``python -m crash.peer DIR [--every N] [--work DIR]``: writes DIR/peer.json; ``--page FILE``: the page of what is there.
 
 The same layer, imported on the same parent, on the same file system, by two command lines; each killed whole before
 every change that it makes to the disk. Needs root, and Debian's package containers-storage; the page needs neither.

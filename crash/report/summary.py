@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from crash.report.gather import OUTCOMES, RigReport, Report
+from crash.report.gather import OUTCOMES, Report, RigReport
 
 _OF = {   # of the rows of the other tools, what the page shows
     "models": ("scope", "broken", "states", "closed", "violation"),
