@@ -167,16 +167,29 @@ def test_where_a_tool_is_missing_a_generated_tree_stands_in_and_says_so(tmp_path
 
 def test_a_streamed_layer_has_the_files_and_bytes_that_it_was_asked_for(tmp_path):
     with open(tmp_path / "tar", "wb") as file:
-        stream.write(file.fileno(), 2500, 700)
+        stream.write(file.fileno(), "files", 2500, 700)
     with tarfile.open(tmp_path / "tar") as archive:
         members = archive.getmembers()
         assert [m.size for m in members if m.isreg()] == [700] * 2500
         assert sum(m.isdir() for m in members) == 3
         assert archive.extractfile(members[-1]).read() == stream._PIECE[:700]
     with open(tmp_path / "tar", "wb") as file:
-        stream.write(file.fileno(), 1, (3 << 20) + 5)
+        stream.write(file.fileno(), "files", 1, (3 << 20) + 5)
     with tarfile.open(tmp_path / "tar") as archive:
         assert archive.extractfile("d00000/f0000000").read() == stream._PIECE * 3 + stream._PIECE[:5]
+
+
+@pytest.mark.parametrize("kind", stream.KINDS)
+def test_a_streamed_layer_of_any_kind_has_as_many_paths_as_it_was_asked_for(kind, tmp_path):
+    with open(tmp_path / "tar", "wb") as file:
+        stream.write(file.fileno(), kind, 2_000, 3)
+    with tarfile.open(tmp_path / "tar") as archive:
+        members = [member.name for member in archive]
+    paths = {path for name in members for path in (name, *map(str, Path(name).parents))} - {"."}
+    files = {"files": 2_002, "one directory": 2_001, "implied directories": 2_001, "symbolic links": 2_002, "attributes": 2_002,
+             "replaced": 2_001, "deep": 2_008}
+    assert len(paths) == files.get(kind, 2_000)
+    assert (len(members) > len(set(members))) == (kind == "replaced")
 
 
 def test_trees_that_differ_in_anything_but_attributes_are_told_apart(tmp_path):
@@ -281,11 +294,16 @@ def test_every_measure_says_what_it_is_and_has_the_three_functions(name):
 def test_memory_and_image_are_told_beside_their_targets():
     from bench import image, memory
 
-    runs = [{"kind": "files", "files": n, "size": 20, "rss": rss, "wall": 1.0}
+    runs = [{"kind": "files", "verb": "apply", "files": n, "size": 20, "rss": rss, "wall": 1.0}
             for n, rss in ((1000, 30.0), (10_000, 50.0), (100_000, 151.0))]
-    runs += [{"kind": "one file", "files": 1, "size": n << 20, "rss": rss, "wall": 1.0} for n, rss in ((8, 30.0), (16, 40.0), (32, 44.0))]
+    runs += [{"kind": "one file", "verb": "apply", "files": 1, "size": n << 20, "rss": rss, "wall": 1.0}
+             for n, rss in ((8, 30.0), (16, 40.0), (32, 44.0))]
+    runs += [{"kind": "deep", "verb": verb, "files": 1000, "size": 20, "rss": rss, "wall": 1.0}
+             for verb, rss in (("apply", 60), ("check", 61.4))]
     text = memory.page({"runs": runs}, None)
-    assert "| peak memory of any layer | ≤ 150 MiB | 151 MiB | **not reached** |" in text
+    assert "| 1,000: deep | 60 | 61 | 1.00 |" in text
+    assert "| peak memory of any layer, apply (files) | ≤ 150 MiB | 151 MiB | **not reached** |" in text
+    assert "| peak memory of any layer, check (deep) | ≤ 150 MiB | 61 MiB | reached |" in text
     assert "| peak memory, with 10 times the files | ≤ 1.25 times | 3.02 times | **not reached** |" in text
     assert "| peak memory, with a file 2 times as large | ≤ 1.25 times | 1.10 times | reached |" in text
     ways = {"pull": {"label": "at once", "missing": None}, "one by one": {"label": "apart", "missing": None},

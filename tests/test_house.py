@@ -35,7 +35,7 @@ INSIDE = {   # the same within a package; what has no entry here is free inside
         checked wear > measure > attach copying dirfds donors mounted whiteouts > override
     """,
     "formats": """
-        digests manifest records tar tarsplit > packed > containers_storage > compression > crc64 zstdblocks
+        digests manifest records tar tarsplit > folding > packed > containers_storage > compression > crc64 zstdblocks
     """,
     "system": """
         threads > filesystem flock fs > filecaps namespace privilege > rate > kernel faults descriptors idmap
