@@ -18,8 +18,8 @@ ORDER = """
 """
 INSIDE = {   # the same within a package; what has no entry here is free inside
     "verbs": """
-        open pull repair > pull_layers > commit mount push view > view_files view_marker > check explain export gc space
-        usage > holds > apply delete > checkpoint stage > begin > staging > quota
+        open pull repair > pull_layers > commit mount push view > view_files view_marker > check explain export gauges gc
+        space usage > holds > apply delete > checkpoint stage > begin > staging > quota
     """,
     "recovery": """
         rebuilding recover > at_risk executor mounting readopt > mending looking > planner > remains

@@ -15,7 +15,7 @@ from contextlib import suppress
 from layerstore.errors import HostError, NoSpaceError
 from layerstore.system import fs
 
-__all__ = ["NAME", "ensure", "free_bytes", "margin", "open_up", "renew", "size_for"]
+__all__ = ["NAME", "ensure", "free_bytes", "free_inodes", "margin", "open_up", "renew", "size_for"]
 
 NAME = "reserve"
 SIZE = 4 << 20
@@ -30,6 +30,12 @@ def free_bytes(fd: int) -> int:
     """What an ordinary process may still write on *fd*'s file system."""
     status = os.fstatvfs(fd)
     return status.f_bavail * status.f_frsize
+
+
+def free_inodes(fd: int) -> int | None:
+    """How many files an ordinary process may still make there; None where the file system makes inodes as it needs them."""
+    status = os.fstatvfs(fd)
+    return status.f_favail if status.f_files else None
 
 
 def size_for(root_fd: int) -> int:
