@@ -15,7 +15,7 @@ from contextlib import suppress
 from layerstore.errors import HostError, NoSpaceError
 from layerstore.system import fs
 
-__all__ = ["NAME", "ensure", "free_bytes", "free_inodes", "margin", "open_up", "renew", "size_for"]
+__all__ = ["NAME", "ensure", "free_bytes", "margin", "open_up", "renew", "size_for"]
 
 NAME = "reserve"
 SIZE = 4 << 20
@@ -30,12 +30,6 @@ def free_bytes(fd: int) -> int:
     """What an ordinary process may still write on *fd*'s file system."""
     status = os.fstatvfs(fd)
     return status.f_bavail * status.f_frsize
-
-
-def free_inodes(fd: int) -> int | None:
-    """How many files an ordinary process may still make there; None where the file system makes inodes as it needs them."""
-    status = os.fstatvfs(fd)
-    return status.f_favail if status.f_files else None
 
 
 def size_for(root_fd: int) -> int:
@@ -74,8 +68,8 @@ def ensure(root_fd: int) -> None:
         fs.allocate(root_fd, NAME, wanted, point="reserve.make")
     except OSError as error:
         fs.unlink(root_fd, NAME, point="reserve.give-back")   # a part of it would only be in the way
-        failure = fs.host_error(error, "making the reserve that deletions need on a full disk")
-        if isinstance(failure, NoSpaceError):
+        failure = fs.host_error(error, "making the reserve that deletions need on a full disk", at=root_fd)
+        if type(failure) is NoSpaceError:
             raise NoSpaceError(str(failure), needed=wanted, free=free_bytes(root_fd)) from error
         raise failure from error
 
