@@ -18,8 +18,8 @@ ORDER = """
 """
 INSIDE = {   # the same within a package; what has no entry here is free inside
     "verbs": """
-        open pull repair > pull_layers > commit mount push view > view_files view_marker > check explain export gc space
-        usage > holds > apply > delete claiming > batch > checkpoint stage names > begin > staging > quota
+        open pull repair > pull_layers > commit mount push view > view_files view_marker > check explain export gauges gc
+        space usage > holds > apply > delete claiming > batch > checkpoint stage names > begin > staging > quota
     """,
     "recovery": """
         rebuilding recover > at_risk executor mounting readopt > batches > acting > mending moving > looking > planner > remains
