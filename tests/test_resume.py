@@ -4,6 +4,8 @@ import hashlib
 import io
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -502,6 +504,9 @@ def test_a_pull_waits_for_another_no_longer_than_it_is_told_to(root, image, arme
         try:
             with pytest.raises(errors.BusyError):
                 store.pull(image.reference, options=PullOptions(workers=workers, wait=0.1))
+            command = [sys.executable, "-m", "layerstore", "--root", root, "pull", "--wait", "0", "-q", image.reference]
+            ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            assert (ran.returncode, "still being staged" in ran.stderr) == (1, True)
         finally:
             over.set()
             other.join()
