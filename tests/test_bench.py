@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import bound, clock, family, flushes, layers, machine, ratios, recipes, stream, tables, targets, trees, unpack_page
+from bench import bound, clock, family, flushes, layers, machine, profile, ratios, recipes, stream, tables, targets, trees, unpack_page
 from bench.__main__ import MEASURES, main
 from bench.compiled import compiled
 from bench.page import write_page
@@ -434,3 +434,50 @@ def test_sandboxes_are_measured_and_their_mounts_are_gone_with_the_child(tmp_pat
     assert text.count(" ms | ") >= 10
     assert re.search(r"a sandbox with that file [1-9][\d,]+ bytes, a copy [1-9]", text)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+# -- where the time goes -----------------------------------------------------------------------------------------------
+
+
+def test_what_a_process_says_of_itself_adds_up_to_all_that_was_measured_of_it():
+    report = {"watched_from": 100.0, "begun": 100.25, "ended": 101.0, "start": 0.25, "pipeline": 0.25, "end": 0.125,
+              "threads": {"layerstore-read": 0.5}, "children": 0.25}
+    found = profile.told(report, clock.Run(1.5, 1.5, 40.0, 0.0))
+    assert found["phases"] == {"start": 0.25, "pipeline": 0.75, "end": 0.5}
+    assert found["cpu"] == {"main: start": 0.25, "main: parse, make what is large": 0.25, "main: end": 0.125,
+                            "read and decompress": 0.5, "hash blob and tar": 0.0, "hash large files": 0.0,
+                            "feed processes": 0.0, "processes that make small files": 0.25, "exit": 0.125}
+
+
+def test_shares_are_by_what_a_shared_object_is_for_and_no_module_of_c_counts_as_python():
+    said = (" 40.00% ;[kernel.kallsyms]   \n 30.00% ;libpython3.11.so.1.0\n 20.00% ;isal_zlib.cpython-311-x86_64-linux-gnu.so\n"
+            "  5.00% ;python3.12\n  4.00% ;libc.so.6\n  1.00% ;something.cpython-311-x86_64-linux-gnu.so\n")
+    assert profile.shares_of(said) == {"kernel": 0.4, "Python": 0.35, "ISA-L": 0.2, "libc": 0.04, "other": 0.01}
+
+
+def test_a_profile_without_perf_says_so_and_tells_the_rest():
+    cpu = dict.fromkeys(profile._ROWS, 0.125)
+    run = {"layer": "base", "compression": "zstd", "wall": 2.0, "total": 1.0, "cpu": cpu, "marked": True,
+           "phases": dict.fromkeys(profile._PHASES, 0.5)}
+    text = profile.page({"rounds": 1, "hertz": 9, "runs": [run], "objects": [], "no_perf": "perf is not installed"}, None)
+    assert "| `base`, zstd | 0.500 | 0.500 | 0.500 | 2.00 |" in text
+    assert "1 of 1 were disturbed" in text
+    assert "could not be measured: perf is not installed." in text
+
+
+@pytest.mark.root
+def test_a_profile_of_a_small_layer_finds_every_phase_and_thread_and_says_what_perf_could_not(tmp_path):
+    command = [sys.executable, "-m", "bench", "run", "profile", "--layers", "sample", "--compressions", "gzip", "--rounds", "1",
+               "--tries", "1", "--disk-gib", "0.25", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "profile.json").read_text())
+    (run,) = found["runs"]
+    assert all(value > 0 for value in run["phases"].values())
+    for row in ("main: start", "main: parse, make what is large", "main: end", "read and decompress", "hash blob and tar"):
+        assert run["cpu"][row] > 0, row
+    assert (found["no_perf"] is None) == bool(found["objects"])
+    for each in found["objects"]:
+        assert sum(each["shares"].values()) == pytest.approx(1, abs=0.05)
+        assert each["shares"]["Python"] > 0
+    assert "## Where the time of an apply goes" in (tmp_path / "out" / "performance.md").read_text()
