@@ -1,7 +1,8 @@
 """Content of committed layers read and hashed ahead of who takes it, by a process beside.
 
-Python's lock is one for all threads, and this takes it for most of its time. The process's program is ``reading``. Here: which content it is asked for, and when. What it did not read, or did not find right, is
-read by who wants it, as if there were no such process: errors, and what is noted for ``check``, come from one place.
+Python's lock is one for all threads, and this takes it for most of its time. The process's program is ``reading``. Here:
+which content it is asked for, and when. What it did not read, or did not find right, is read by who wants it, as if there
+were no such process: errors, and what is noted for ``check``, come from one place.
 """
 
 from __future__ import annotations
