@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from layerstore.chunked import Unsuitable
 from layerstore.chunked.assembly import Assembler, completed
 from layerstore.chunked.layout import File
 from layerstore.chunked.opening import Opened, open_chunked
-from layerstore.chunked.plan import Plan, make_plan, merged, wanted
+from layerstore.chunked.plan import Local, Plan, make_plan, merged, wanted
 from layerstore.differs.tar import fill, fill_from
 from layerstore.errors import (
     DamagedError,
@@ -28,7 +28,8 @@ from layerstore.errors import (
     SourceError,
 )
 from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
-from layerstore.partial import BlobSource, Digests, Finder, Place, until
+from layerstore.partial import Ahead as Here
+from layerstore.partial import BlobSource, Digests, Finder, Place, ReadsAhead, until
 from layerstore.system import filesystem
 from layerstore.system.threads import Channel, Worker, running
 from layerstore.trees.donors import Donors
@@ -111,6 +112,8 @@ class ChunkedDiffer:
         places = stack.enter_context(_find(self._finder, *wanted(opened.items)))
         plan = make_plan(opened.items, {digest: place.size for digest, place in places.items()})
         opened = opened._replace(items=[])   # the plan has all that is to be known of them
+        local = [places[part.digest] for part in plan.parts if isinstance(part, Local)]
+        here = stack.enter_context(_read_ahead(self._finder, local))
         ahead = stack.enter_context(running(_Ahead(blob, plan, target.progress, self._stop)))
         ahead.begin()
         target.spared(plan.spared)
@@ -124,7 +127,7 @@ class ChunkedDiffer:
 
         assembler = Assembler(
             opened, plan.parts, places, fetched=ahead.unit, again=again, damaged=damaged, max_ratio=target.limits.max_ratio,
-            donors=donors,
+            donors=donors, here=here,
         )
         return opened, assembler
 
@@ -149,6 +152,10 @@ def _find(
 ) -> AbstractContextManager[Mapping[bytes, Place]]:
     nothing: Mapping[bytes, Place] = {}
     return finder.find(digests, at) if finder is not None and digests else nullcontext(nothing)
+
+
+def _read_ahead(finder: Finder | None, places: Sequence[Place]) -> AbstractContextManager[Here | None]:
+    return finder.ahead(places) if isinstance(finder, ReadsAhead) else nullcontext()
 
 
 class _Compared:
