@@ -54,8 +54,8 @@ class _Verb:
 
 
 _VERBS = [_Verb(f"verbs.{name}") for name in (
-    "apply", "batch", "check", "checkpoint", "commit", "delete", "explain", "export", "gauges", "gc", "holds", "mount", "pull",
-    "quota", "push", "repair", "space", "stage", "usage", "view",
+    "apply", "batch", "check", "checkpoint", "commit", "delete", "explain", "export", "gauges", "gc", "holds", "mount",
+    "pull", "quota", "push", "repair", "space", "stage", "usage", "view",
 )] + [_Verb("opening.reading"), _Verb("opening.create")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore.lifecycle.timeline import Life
@@ -88,8 +88,8 @@ if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore.verbs.pull import PullOptions
     from layerstore.verbs.stage import StagedLayer
 else:
-    (apply, batch, check, checkpoint, committing, delete, explain, export, gauges, gc, holds, mount, pull, quota, push, repair,
-     space, stage, usage, view, reading, _) = _VERBS
+    (apply, batch, check, checkpoint, committing, delete, explain, export, gauges, gc, holds, mount, pull, quota, push,
+     repair, space, stage, usage, view, reading, _) = _VERBS
 
 
 def open(  # noqa: A001 - layerstore.open is the name that users expect
