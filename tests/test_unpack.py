@@ -463,6 +463,7 @@ def test_a_directory_replaces_a_link_to_a_directory(tree, outside):
     (file(b"a") + file(b"a/b"), "not a directory"),
     (hardlink(b"h", b"missing"), "not in this layer before it"),
     (hardlink(b"h", b"no/such"), "not in this layer"),
+    (hardlink(b"h", b"h"), "not in this layer before it"),
     (directory(b"d") + hardlink(b"h", b"d"), "a directory"),
     (file(b"d/f") + hardlink(b"d", b"d/f"), "would replace"),
     (header(b".wh.x") + hardlink(b"h", b"x"), "a whiteout"),
