@@ -4,13 +4,19 @@ Most rows are refusals: two readers could understand the archive differently, or
 which reading was meant. A row that is missing here, or that is no longer true, fails.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+import layerstore
 import readings
+import treediff
+import writers
 from fuzz import nasties, odd_tars
+from layerstore import TarDiffer
+from layerstore.errors import ArchiveError, LimitExceededError
 from nasty_tars import sparse_tars
 
 pytestmark = pytest.mark.root   # the readers are programs that CI installs for root
@@ -72,8 +78,8 @@ ODD = {
     "a hard link with data": ('tarfile', "a header's checksum is 0 but should be 666"),
     "a hard link with data by PAX": ('tarfile gnu bsd', "'h', a hardlink, is said to have data"),
     "a hard link that says it has data, by PAX": ('tarfile', "'h', a hardlink, is said to have data"),
-    "a symbolic link that says it has data": ('gnu', "GNU tar looks for the data; to Go, and so the field, a link has none"),
-    "a fifo that says it has data": ('gnu', "GNU tar looks for the data; to Go, and so the field, a fifo has none"),
+    "a symbolic link that says it has data": ('gnu', "GNU tar looks for the data where it lists, not where it extracts; Go never does"),
+    "a fifo that says it has data": ('gnu', "GNU tar looks for the data where it lists, not where it extracts; Go never does"),
     "two sparse maps": ('tarfile bsd', "two PAX records 'GNU.sparse.map'"),
     "a path and a sparse file's name": ('tarfile', "both are there to be read: older readers find one name, those that know sparse files the other"),
     "a sparse file named as a directory": ('tarfile', "'d/', a dir, is said to have data"),
@@ -154,3 +160,72 @@ def test_a_reading_that_is_not_in_the_table_is_seen(monkeypatch):
     monkeypatch.setattr(readings, "ours", lambda _data: [])
     with pytest.raises(AssertionError):
         test_the_readings_that_differ_are_those_of_the_table()
+
+# -- what is unpacked ------------------------------------------------------------------------------------------------------
+
+# What we accept as an archive: who makes another tree of it, or none, and why. Times are compared above; ``.wh.`` is OCI's
+UNPACKED = {
+    "33872fb4": ("gnu bsd tarfile", "a file takes the place of a directory with all in it, as in the field (containers-storage)"),
+    "9099e499": ("tarfile", "a directory takes the place of a file"),
+    "e824bbab": ("gnu tarfile", "an empty PAX value takes the record back, as above"),
+    "78f984f0": ("gnu", "GNU tar ends a file where its map ends; the size is another word of the archive"),
+    "f9dcaccc": ("gnu", "GNU tar ends a file where its map ends; the size is another word of the archive"),
+    "a996e394": ("gnu", "GNU tar ends a file where its map ends; the size is another word of the archive"),
+    "1118ddfa": ("gnu", "a sparse map without GNU.sparse.numblocks, as above"),
+    "9f82e965": ("gnu", "GNU.sparse.numblocks after the map, as above"),
+    "a9ed701d": ("gnu tarfile", "an empty map, as above"),
+    "a hard link named as a directory": ("gnu bsd tarfile", "they keep the slash of the target, and the kernel says no; tarfile copies"),
+    "a path and a sparse file's name": ("gnu tarfile", "as above, both"),
+    "a size, and something after NUL": ("bsd", "as above"),
+    "times of GNU's": ("tarfile", "as above"),
+    "a link by way of another": ("tarfile", "tarfile makes a second symbolic link"),
+}
+# and what cannot be unpacked, only read
+NOT_UNPACKED = {
+    "7ee0395b": ("bsd", "which is not in this layer"), "8e9f0411": ("", "which is not in this layer before it"),
+    "1252753a": ("gnu bsd tarfile", "is a whiteout of nothing"), "13cf7384": ("gnu bsd tarfile", "is a device 0:0: a whiteout"),
+    "ee795aa1": ("gnu bsd tarfile", "by way of symbolic links the path of"),
+}
+_NAMES = {readings.label(data): name for name, data in odd_tars.ARCHIVES.items()}
+_IGNORED = ("mtime_ns", "xattrs")   # directories that have no entry are made now; of attributes see test_differential
+
+
+def _others(data, where, ours):
+    """Those who unpack *data* to another tree than *ours*, or not at all; None: who unpack it."""
+    said = []
+    for who, extract in writers.READERS.items():
+        dest = where / who
+        dest.mkdir()
+        worked, _ = extract(data, dest)
+        if ours is None:
+            differs = worked
+        else:
+            differs = not worked or treediff.differences(ours, treediff.snapshot(dest), ignore=_IGNORED)
+        if differs:
+            said.append(who)
+    return " ".join(said)
+
+
+def test_what_is_unpacked_is_what_others_unpack_but_for_the_table(tmp_path):
+    """Within their directory: what would be put elsewhere is left out."""
+    unpacked, refused = {}, {}
+    with layerstore.open(tmp_path / "store") as store:
+        for data in archives():
+            label = _NAMES.get(readings.label(data), readings.label(data))
+            whiteout = b".wh." in data and label != "1252753a"
+            if readings.refusal(data) is not None or whiteout or b"../.." in data or data.startswith(b"/"):
+                continue
+            where = tmp_path / readings.label(data)
+            where.mkdir()
+            try:
+                with store.stage(TarDiffer(data)) as staged:
+                    layer = store.apply_staged_layer(staged, id=os.urandom(32).hex())
+            except (ArchiveError, LimitExceededError) as error:
+                refused[label] = (_others(data, where, None), str(error))
+            else:
+                store.extract(layer.id, where / "ours")
+                unpacked[label] = _others(data, where, treediff.snapshot(where / "ours"))
+    assert {label: who for label, who in unpacked.items() if who} == {label: who for label, (who, _) in UNPACKED.items()}
+    assert {label: who for label, (who, _) in refused.items()} == {label: who for label, (who, _) in NOT_UNPACKED.items()}
+    assert all(NOT_UNPACKED[label][1] in said for label, (_, said) in refused.items())
+    assert len(unpacked) > 60

@@ -136,11 +136,11 @@ class _Unpacker(Files):
         parent, name = split(entry.linkname)
         target_real, _node = self.walk(parent, entry, make=False)
         target, path = join(target_real, name), join(real, base)
-        if target == path:
-            return None                  # a link to itself changes nothing, as with GNU tar
         self.settle(target)
         self.settle(path)
         if target in self.absent:
+            if target == path:
+                return None              # a link to itself changes nothing
             self.create(real, base, lambda _fd: None)
             copy = self.absent[path] = self.absent[target]._replace(path=path)
             return copy

@@ -44,7 +44,7 @@ class Dir:
         self.meant: Meant | None = None
         self.mtime_ns = 0
         self.opaque = opaque
-        self.marked: set[bytes] | frozenset[bytes] = frozenset()
+        self.marked: set[bytes] | frozenset[bytes] = _NONE
 
     def add(self, name: bytes, child: Dir) -> Dir:
         if self.children is _NO_CHILDREN:
@@ -60,6 +60,7 @@ class Dir:
 
 
 _NO_CHILDREN: dict[bytes, Dir] = {}      # of most directories; never added to
+_NONE: frozenset[bytes] = frozenset()    # one for all: each frozenset() is another object, of 216 bytes
 
 
 class Tree:
