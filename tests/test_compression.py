@@ -150,6 +150,19 @@ def test_a_reserved_header_flag_is_refused_whatever_the_decoder(inflate):
                 run(bytes(data), chunk=chunk)
 
 
+def test_a_sum_of_the_header_is_verified_whatever_the_decoder_and_wherever_it_is_cut(inflate):
+    header = b"\x1f\x8b\x08\x12" + bytes(6) + b"a comment\0"   # FCOMMENT and FHCRC
+    sum_ = zlib.crc32(header) & 0xFFFF
+    rest = gzip.compress(b"content", mtime=0)[10:]
+    for at in range(1, len(header) + 2):
+        good = header + sum_.to_bytes(2, "little") + rest
+        assert b"".join(decompressed([good[:at], good[at:]], limits=Limits())) == b"content", at
+        for wrong in (0, sum_ ^ 1):
+            bad = header + wrong.to_bytes(2, "little") + rest
+            with pytest.raises(CompressionError):
+                list(decompressed([bad[:at], bad[at:]], limits=Limits()))
+
+
 def test_a_gzip_stream_cut_anywhere_is_refused(inflate):
     data = gzip.compress(b"hello world" * 3)
     for n in range(2, len(data)):

@@ -18,8 +18,8 @@ ORDER = """
 """
 INSIDE = {   # the same within a package; what has no entry here is free inside
     "verbs": """
-        open pull repair > pull_layers > commit mount push view > view_files view_marker > check explain export gc space
-        usage > holds > apply > delete claiming > batch > checkpoint stage names > begin > staging > quota
+        open pull repair > pull_layers > commit mount push view > view_files view_marker > check explain export gauges gc
+        space usage > holds > apply > delete claiming > batch > checkpoint stage names > begin > staging > quota
     """,
     "recovery": """
         rebuilding recover > at_risk executor mounting readopt > batches > acting > mending moving > looking > planner > remains
@@ -35,7 +35,7 @@ INSIDE = {   # the same within a package; what has no entry here is free inside
         checked wear > measure > attach copying dirfds donors mounted whiteouts > override
     """,
     "formats": """
-        digests manifest records tar tarsplit > packed > containers_storage > compression > crc64 zstdblocks
+        digests manifest records tar tarsplit > folding > packed > containers_storage > compression > crc64 zstdblocks
     """,
     "system": """
         threads > filesystem flock public > fs removing > filecaps namespace privilege > rate > kernel faults descriptors idmap

@@ -366,7 +366,7 @@ def test_no_descriptor_is_handed_over_by_duplicating_it_onto_itself(monkeypatch)
     """A glibc before 2.29 leaves it close-on-exec then: the program would not have it."""
     given = []
     monkeypatch.setattr(os, "posix_spawn", lambda *_, file_actions, **__: given.extend(file_actions))
-    process._start(5, 3, 0)
+    process._start("program", 5, 3, 0)
     numbers = [(what[1], what[2]) for what in given if what[0] == os.POSIX_SPAWN_DUP2]
     assert numbers == [(5, 6), (3, 7), (0, 8)]
 

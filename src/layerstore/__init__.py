@@ -67,6 +67,7 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.verbs.checkpoint import CheckpointReport as CheckpointReport
     from layerstore.verbs.commit import CommitOptions as CommitOptions
     from layerstore.verbs.delete import DeleteReport as DeleteReport
+    from layerstore.verbs.gauges import Gauges as Gauges
     from layerstore.verbs.gc import GcReport as GcReport
     from layerstore.verbs.pull import PullOptions as PullOptions
     from layerstore.verbs.push import PushReport as PushReport
@@ -95,9 +96,9 @@ _PUBLIC = {
     "BlobSource": "partial", "Finder": "partial", "LocalBlob": "sources.blobs",
     # what verbs return
     "CheckReport": "verbs.check.findings", "Finding": "verbs.check.findings", "CheckpointReport": "verbs.checkpoint",
-    "DeleteReport": "verbs.delete", "ExtractReport": "trees.extract", "GcReport": "verbs.gc", "Life": "lifecycle.timeline",
-    "PushReport": "verbs.push", "RepairReport": "verbs.repair", "Space": "verbs.space", "Usage": "verbs.usage",
-    "ImageUsage": "verbs.usage", "ViewReport": "verbs.view",
+    "DeleteReport": "verbs.delete", "ExtractReport": "trees.extract", "Gauges": "verbs.gauges", "GcReport": "verbs.gc",
+    "Life": "lifecycle.timeline", "PushReport": "verbs.push", "RepairReport": "verbs.repair", "Space": "verbs.space",
+    "Usage": "verbs.usage", "ImageUsage": "verbs.usage", "ViewReport": "verbs.view",
     # for tools that look into a journal, or crash-test themselves
     "CatalogProjector": "lifecycle.projection", "fault_point": "system.faults:point",
 }

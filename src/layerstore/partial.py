@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from layerstore.system.descriptors import Descriptor
 
-__all__ = ["BlobSource", "Digests", "Donor", "Donors", "Finder", "Place", "Stoppable", "until"]
+__all__ = ["Ahead", "BlobSource", "Digests", "Donor", "Donors", "Finder", "Place", "ReadsAhead", "Stoppable", "until"]
 
 
 @runtime_checkable
@@ -84,6 +84,21 @@ class Finder(Protocol):
         What is not found is left out. The places are good until the context is left; nothing waits for them but the
         deletion of the layers that they are in.
         """
+
+
+class Ahead(Protocol):
+    """Content that is read before it is asked for. For one thread."""
+
+    def take(self) -> bytes | None:
+        """That of the next place, found to have the digest; None: it is to be asked for it itself (``Place.read``)."""
+
+
+@runtime_checkable
+class ReadsAhead(Finder, Protocol):
+    """One that can have what it found read by another processor."""
+
+    def ahead(self, places: Sequence[Place]) -> AbstractContextManager[Ahead | None]:
+        """What reads *places*, which are taken in this order, each once, as long as this lasts; None: not worth it."""
 
 
 class Donor(NamedTuple):

@@ -54,8 +54,8 @@ class _Verb:
 
 
 _VERBS = [_Verb(f"verbs.{name}") for name in (
-    "apply", "batch", "check", "checkpoint", "commit", "delete", "explain", "export", "gc", "holds", "mount", "pull",
-    "quota", "push", "repair", "space", "stage", "usage", "view",
+    "apply", "batch", "check", "checkpoint", "commit", "delete", "explain", "export", "gauges", "gc", "holds", "mount",
+    "pull", "quota", "push", "repair", "space", "stage", "usage", "view",
 )] + [_Verb("opening.reading"), _Verb("opening.create")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore.lifecycle.timeline import Life
@@ -71,6 +71,7 @@ if TYPE_CHECKING:   # for type checkers they are plain imports
         delete,
         explain,
         export,
+        gauges,
         gc,
         holds,
         mount,
@@ -87,8 +88,8 @@ if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore.verbs.pull import PullOptions
     from layerstore.verbs.stage import StagedLayer
 else:
-    (apply, batch, check, checkpoint, committing, delete, explain, export, gc, holds, mount, pull, quota, push, repair,
-     space, stage, usage, view, reading, _) = _VERBS
+    (apply, batch, check, checkpoint, committing, delete, explain, export, gauges, gc, holds, mount, pull, quota, push,
+     repair, space, stage, usage, view, reading, _) = _VERBS
 
 
 def open(  # noqa: A001 - layerstore.open is the name that users expect
@@ -673,6 +674,15 @@ class Store:
         Whose the bytes of layers are tells ``usage``, which walks them; this walks none.
         """
         return space.space(self._handle)
+
+    @as_verb
+    def gauges(self) -> gauges.Gauges:
+        """What gauges show of the store: its disk, trees by state, quota, reserve, trash and journal. Reads only.
+
+        Takes no lock and waits for nobody. The cost is that of reading the catalog's rows, whatever lies in the store;
+        what is counted here by its names, ``space`` measures. ``layerstore.observing.Metrics.watch`` asks for it.
+        """
+        return gauges.gauges(self._handle)
 
     @as_verb
     def usage(self) -> usage.Usage:

@@ -15,7 +15,7 @@ from layerstore.chunked.plan import Fetch, Local, Part, Zeros
 from layerstore.errors import DamagedError, DigestMismatchError, LimitExceededError, TocError
 from layerstore.formats.compression.units import Units
 from layerstore.formats.packed import read_chunks
-from layerstore.partial import Place
+from layerstore.partial import Ahead, Place
 from layerstore.system.descriptors import Descriptor
 from layerstore.trees.donors import Donors
 
@@ -37,14 +37,14 @@ class Assembler:
 
     *fetched* gives units that the plan fetches, *again* those that it did not: instead of a place that is damaged, which
     *damaged* is told of. *places* has all that the plan takes locally; files of which it can make another one by sharing
-    blocks are offered to *donors*, before the tar has their header.
+    blocks are offered to *donors*, before the tar has their header. *here* reads them ahead, in the plan's order.
     """
 
     def __init__(
         self, opened: Opened, parts: Iterable[Part], places: Mapping[bytes, Place], *, fetched: Fetched, again: Fetched,
-        damaged: Callable[[DamagedError], None], max_ratio: int, donors: Donors | None = None,
+        damaged: Callable[[DamagedError], None], max_ratio: int, donors: Donors | None = None, here: Ahead | None = None,
     ) -> None:
-        self._opened, self._places, self._donors = opened, places, donors
+        self._opened, self._places, self._donors, self._here = opened, places, donors, here
         self._parts = _Parts(parts)
         self._fetched, self._again, self._damaged = fetched, again, damaged
         self._max_ratio = max_ratio
@@ -113,16 +113,22 @@ class Assembler:
         except DamagedError as error:
             self._damaged(error)
             self._parts.replace(part.instead)
+            if self._here is not None:
+                self._here.take()        # it is passed over
             return
         if made is not None:
             self._clone = Descriptor.duplicate(made.fd)
             self._donors.offer(part.path, made, part.size, part.digest)
 
     def _local(self, part: Local) -> Iterator[bytes]:
+        data = self._here.take() if self._here is not None else None   # in any case: so it knows what is next
         clone, self._clone = self._clone, None
         if clone is not None:            # it was read, and found right, when it was made
             with clone as fd:
                 yield from read_chunks(fd)
+            return
+        if data is not None:
+            yield data
             return
         try:
             pieces = self._places[part.digest].read()

@@ -22,7 +22,7 @@ from layerstore.errors import CallerError, DamagedError, InvalidArgumentError, L
 _MODULES = {
     "filling": ("create", "pull", "apply"),
     "listing": ("images", "layers", "show"),
-    "looking": ("du", "explain", "space", "quota"),
+    "looking": ("du", "explain", "space", "quota", "metrics"),
     "taking": ("mount", "unmount", "extract", "export"),
     "committing": ("commit",),
     "viewing": ("view", "push"),
@@ -54,7 +54,8 @@ class _Commands(click.Group):
               help="Accept this file system although it is not known to keep the promises.")
 @click.option("--beneath", multiple=True, metavar="DIR",
               help="A store that is only read, beneath this one; a writing command records it. 'none' for none any more.")
-@click.option("--metrics-textfile", metavar="FILE", help="Write Prometheus metrics of the command, for node_exporter.")
+@click.option("--metrics-textfile", envvar="LAYERSTORE_METRICS_TEXTFILE", metavar="FILE",
+              help="Add the command's Prometheus metrics to FILE, and renew the store's, for node_exporter.")
 @click.option("--log-json", metavar="FILE", help="Append what happens to FILE, a line of JSON each; - for standard error.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
@@ -70,7 +71,7 @@ def cli(
     if metrics_textfile is not None or log_json is not None:
         from layerstore.cli.watching import watcher_for  # noqa: PLC0415
 
-        watcher = watcher_for(context, metrics_textfile, log_json)
+        watcher = watcher_for(context, metrics_textfile, log_json, root, allow)
     context.obj = Settings(root, allow, debug, watcher, beneath)
 
 

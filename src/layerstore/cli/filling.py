@@ -60,6 +60,8 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.option("--signatures/--no-signatures", default=True, help="Look for signatures, and keep them with the image.")
 @click.option("--whole", is_flag=True, help="Fetch whole layers, also where parts of them are here.")
 @click.option("--preflight/--no-preflight", default=True, help="Begin only if the layers seem to fit on the disk.")
+@click.option("--wait", type=click.FloatRange(min=0), metavar="SECONDS",
+              help="For another that stages the same layer (default: as long as it lives).")
 @registry_options
 @limit_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
@@ -67,8 +69,8 @@ def _range(text: str) -> tuple[int, int, int]:
 @click.pass_obj
 def pull(
     settings: Settings, source: str, names: tuple[str, ...], platform: str | None, workers: int, replace: bool,
-    keep_blobs: bool, verify: str | None, signatures: bool, whole: bool, preflight: bool, registry: RegistryOptions,
-    limits: tuple[str, ...], quiet: bool, as_json: bool,
+    keep_blobs: bool, verify: str | None, signatures: bool, whole: bool, preflight: bool, wait: float | None,
+    registry: RegistryOptions, limits: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:
     """Pull an image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG] or docker://HOST/REPO[:TAG|@DIGEST].
 
@@ -85,6 +87,7 @@ def pull(
     options = PullOptions(
         workers=workers, platform=platform, replace_names=replace, limits=_limits(limits), partial=not whole,
         preflight=preflight, registry=registry, keep_blobs=keep_blobs, verify=hook, signatures=signatures,
+        wait=wait,
     )
     with settings.open(write=True, verbs=("pull",)) as store, terminal.PullProgress(quiet=quiet or as_json) as progress:
         image = store.pull(source, names=names or None, options=options, progress=progress)

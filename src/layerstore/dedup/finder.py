@@ -7,11 +7,12 @@ left; its deletion is deferred meanwhile. One that cannot be held at once is pas
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from heapq import nlargest
 from itertools import islice
 
+from layerstore.dedup.ahead import Ahead, is_worth_it
 from layerstore.dedup.candidates import candidates
 from layerstore.dedup.places import Cloning, LayerPlace, Source
 from layerstore.dedup.probing import Budget, Chunks, Wanted, by_path, in_common, probe
@@ -24,6 +25,7 @@ from layerstore.opening.beneath import looking, open_tree
 from layerstore.opening.handle import Handle
 from layerstore.partial import Place
 from layerstore.system.fs import size
+from layerstore.system.threads import running
 
 __all__ = ["Bounds", "LayerFinder"]
 
@@ -85,6 +87,10 @@ class LayerFinder:
         finally:
             while held:
                 held.pop().close()
+
+    def ahead(self, places: Sequence[Place]) -> AbstractContextManager[Ahead | None]:
+        """See ``partial.ReadsAhead``."""
+        return running(Ahead(places)) if is_worth_it(places) else nullcontext()
 
 
 class _Search:

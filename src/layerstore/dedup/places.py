@@ -76,6 +76,11 @@ class Source:
             self._lock.close()
             raise
 
+    @property
+    def diff_fd(self) -> int:
+        """The layer's tree, open as long as it is held."""
+        return self._diff.fd
+
     def open(self, path: bytes) -> tuple[Descriptor, int]:
         """The regular file *path*, over no symbolic link, and its size. OSError; DamagedError: nothing here is believed."""
         with self._guard:
@@ -141,6 +146,13 @@ class LayerPlace:
     def found(self) -> Found:
         """What an index says that is there."""
         return self._found
+
+    def to_be_read(self, most: int) -> tuple[int, Found] | None:
+        """The open tree that it is in, and where, if it has no more than *most* bytes, and is not to be cloned."""
+        found, source = self._found, self._source
+        is_cloned = (not found.offset and found.length >= CLONED_FROM
+                     and source.cloning is not None and source.cloning.possible)   # or it is a large file's beginning
+        return None if found.length > most or is_cloned else (source.diff_fd, found)
 
     def read(self) -> Iterator[bytes]:
         """See ``partial.Place``. What is larger than a piece is read twice, through one descriptor."""

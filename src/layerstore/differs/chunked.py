@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
 from layerstore.chunked import Unsuitable
 from layerstore.chunked.assembly import Assembler, completed
+from layerstore.chunked.layout import File
 from layerstore.chunked.opening import Opened, open_chunked
-from layerstore.chunked.plan import Plan, make_plan, merged, wanted
+from layerstore.chunked.plan import Local, Plan, make_plan, merged, wanted
 from layerstore.differs.tar import fill, fill_from
 from layerstore.errors import (
     DamagedError,
     DigestMismatchError,
     InvalidArgumentError,
+    NoInodesError,
     RangesUnsupportedError,
     SizeMismatchError,
     SourceError,
 )
 from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
-from layerstore.partial import BlobSource, Digests, Finder, Place, until
+from layerstore.partial import Ahead as Here
+from layerstore.partial import BlobSource, Digests, Finder, Place, ReadsAhead, until
+from layerstore.system import filesystem
 from layerstore.system.threads import Channel, Worker, running
 from layerstore.trees.donors import Donors
 from layerstore.trees.spooled import through
@@ -104,9 +108,12 @@ class ChunkedDiffer:
         """All that may find that the blob must be read as a whole; nothing was unpacked yet."""
         reader = _Reader(blob, target.progress)
         opened = open_chunked(self._expect, reader.read, target.limits)
+        _heed_inodes(target.diff_fd, opened)
         places = stack.enter_context(_find(self._finder, *wanted(opened.items)))
         plan = make_plan(opened.items, {digest: place.size for digest, place in places.items()})
         opened = opened._replace(items=[])   # the plan has all that is to be known of them
+        local = [places[part.digest] for part in plan.parts if isinstance(part, Local)]
+        here = stack.enter_context(_read_ahead(self._finder, local))
         ahead = stack.enter_context(running(_Ahead(blob, plan, target.progress, self._stop)))
         ahead.begin()
         target.spared(plan.spared)
@@ -120,7 +127,7 @@ class ChunkedDiffer:
 
         assembler = Assembler(
             opened, plan.parts, places, fetched=ahead.unit, again=again, damaged=damaged, max_ratio=target.limits.max_ratio,
-            donors=donors,
+            donors=donors, here=here,
         )
         return opened, assembler
 
@@ -132,11 +139,23 @@ class ChunkedDiffer:
         return replace(output, toc_digest=opened.toc_digest, compression=opened.codec)
 
 
+def _heed_inodes(fd: int, opened: Opened) -> None:
+    """NoInodesError if there are fewer than files with content: else it fails when all but the last have been made."""
+    free = filesystem.free_inodes(fd)
+    needed = len({item.path for item in opened.items if isinstance(item, File)})
+    if free is not None and needed > free:
+        raise NoInodesError(f"the layer has {needed} files, and {free} inodes are free", needed=needed, free=free)
+
+
 def _find(
     finder: Finder | None, digests: Collection[bytes], at: Mapping[bytes, tuple[bytes, int, int]],
 ) -> AbstractContextManager[Mapping[bytes, Place]]:
     nothing: Mapping[bytes, Place] = {}
     return finder.find(digests, at) if finder is not None and digests else nullcontext(nothing)
+
+
+def _read_ahead(finder: Finder | None, places: Sequence[Place]) -> AbstractContextManager[Here | None]:
+    return finder.ahead(places) if isinstance(finder, ReadsAhead) else nullcontext()
 
 
 class _Compared:

@@ -17,7 +17,15 @@ import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from layerstore.errors import BusyError, HostError, IoError, NoSpaceError, PrivilegeError, ReadOnlyError
+from layerstore.errors import (
+    BusyError,
+    HostError,
+    IoError,
+    NoInodesError,
+    NoSpaceError,
+    PrivilegeError,
+    ReadOnlyError,
+)
 from layerstore.system import faults, kernel
 from layerstore.system.descriptors import DIRECTORY, NEW_FILE, Descriptor
 
@@ -29,10 +37,15 @@ class SyncError(OSError):
     """A sync failed: what it was to make durable may be lost, and the next one would not say so. Never tried again."""
 
 
-def host_error(error: OSError, doing: str) -> HostError:
-    """The typed error for a failing system call, naming what was being done."""
+def host_error(error: OSError, doing: str, *, at: int | None = None) -> HostError:
+    """The typed error for a failing system call, naming what was being done; *at* is open where it was.
+
+    A file system that is full says the same of bytes and of inodes; so it is asked what of them is left *at* there now.
+    """
     text = f"{doing}: {error.strerror or error}"
     number = error.errno
+    if number == errno.ENOSPC and at is not None and os.fstatvfs(at).f_favail == 0 < os.fstatvfs(at).f_files:
+        return NoInodesError(f"{doing}: the file system has no inode left for another file", free=0)
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return NoSpaceError(text)
     if number == errno.EROFS:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 
 from layerstore.errors import PrivilegeError
 from layerstore.system import faults, namespace
@@ -17,6 +18,7 @@ from layerstore.system.descriptors import DIRECTORY, Descriptor
 __all__ = ["remove_tree"]
 
 _LARGE = 64 << 20                        # bytes: so many more, and a file that is removed counts once more
+_LISTED = 4_096                          # names of a directory that are held at once while it is removed
 _NOT_REMOVABLE = (
     "remove it as root, or in the user namespace that made it ('podman unshare layerstore gc'); or install uidmap and "
     "give this user ranges in /etc/subuid and /etc/subgid"
@@ -81,9 +83,7 @@ def _remove(dir_fd: int, name: bytes, *, is_dir: bool, pause: Callable[[int], No
         directory = Descriptor(name, DIRECTORY, dir_fd=dir_fd)
     with directory as fd:
         # depth is bounded by Limits.max_depth plus the store's own levels, so recursion and descriptors are too
-        with os.scandir(fd) as entries:
-            children = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
-        for child, child_is_dir in children:
+        for child, child_is_dir in _children(fd):
             try:
                 _remove(fd, child, is_dir=child_is_dir, pause=pause)
             except PermissionError:
@@ -91,3 +91,17 @@ def _remove(dir_fd: int, name: bytes, *, is_dir: bool, pause: Callable[[int], No
                 _remove(fd, child, is_dir=child_is_dir, pause=pause)
     with suppress(FileNotFoundError):
         os.rmdir(name, dir_fd=dir_fd)
+
+
+def _children(fd: int) -> Iterator[tuple[bytes, bool]]:
+    """Name, and whether it is a directory, of what is in the directory *fd*, which may be removed meanwhile.
+
+    Of a directory with very many no more names are held than ``_LISTED``; only for such a one a descriptor stays open.
+    """
+    with os.scandir(fd) as entries:
+        while found := [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in islice(entries, _LISTED)]:
+            if len(found) < _LISTED:
+                entries.close()
+            yield from found
+            if len(found) < _LISTED:
+                return

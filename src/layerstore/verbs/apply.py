@@ -71,7 +71,7 @@ def apply_batch(
         if promised and isinstance(error, Exception) and not isinstance(error, OutcomeError):
             raise PendingError(f"the batch is durable and will be finished by recovery: {error}") from error
         if isinstance(error, OSError):
-            raise fs.host_error(error, "applying a layer") from error
+            raise fs.host_error(error, "applying a layer", at=handle.root_fd) from error
         raise
     finally:
         for each in batch.members:

@@ -27,6 +27,7 @@ __all__ = ["DECODERS", "ENOUGH", "PIECE", "ZSTD_WINDOW", "Meter", "inflate", "pl
 
 _GZIP_WBITS = 31                        # a gzip wrapper and a 32 KiB window (zlib.h, inflateInit2)
 _GZIP_RESERVED = 0xE0                   # header flags that must be zero (RFC 1952, 2.3.1.2); ISA-L does not look
+_GZIP_HEADER_CRC = 0x02                 # FHCRC: of a header that comes in pieces ISA-L gets this sum wrong
 _GZIP_SLICE = 32 << 10                  # a member's end copies the rest of what was fed
 _ZSTD_HEADER = 18                       # bytes of a frame's header at most (RFC 8878, 3.1.1.1)
 _ZSTD_APART = 5                         # bytes given alone: a frame given whole libzstd reads by other rules
@@ -95,10 +96,10 @@ def _gunzip(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
                     break
                 if rest[3] & _GZIP_RESERVED:
                     raise CompressionError(meter.broken("gzip", members, "a reserved header flag is set"))
-                member = inflate.decompressobj(_GZIP_WBITS)
+                member = (zlib if rest[3] & _GZIP_HEADER_CRC else inflate).decompressobj(_GZIP_WBITS)
             try:
                 output = member.decompress(rest, PIECE)
-            except inflate.error as error:   # zlib's, or isal's own class of the same name
+            except (zlib.error, inflate.error) as error:   # isal's is a class of its own
                 raise CompressionError(meter.broken("gzip", members, error)) from error
             meter.account(len(output))
             if output:

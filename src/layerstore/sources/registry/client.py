@@ -38,7 +38,7 @@ class Client:
 
     def __init__(self, name: Name, options: RegistryOptions, *, push: bool = False) -> None:
         self.name, self._options = name, options
-        self.home = f"{'http' if options.plain_http else 'https'}://{name.host}/v2/"
+        self.home = f"{'http' if options.plain_http else 'https'}://{name.server}/v2/"
         self._origin = origin(self.home)
         self.stopped = threading.Event()
         self._slots = threading.BoundedSemaphore(max(1, options.connections))

@@ -25,7 +25,7 @@ from layerstore.trees.dress import Dresser, is_safe_time
 from layerstore.trees.unpack import creating
 from layerstore.trees.unpack.files import Births, NewFile
 
-__all__ = ["Beside", "beside"]
+__all__ = ["Beside", "beside", "can_start"]
 
 # of one request: bytes of content, and of names. A batch of ``making`` has less content and fewer directories; its names
 # may be longer.
@@ -37,21 +37,24 @@ _never_starts = threading.Event()        # once one ended before it was ready: t
 
 
 class Beside:
-    """The process, from here."""
+    """The process, from here. It has the descriptors *more*, too, and *memory* bytes together with this one.
 
-    def __init__(self, lock_fd: int) -> None:
+    It may be one with another *program*, which does other things: who starts that asks by ``send`` and ``answer``.
+    """
+
+    def __init__(self, *more: int, program: str = "", memory: int = _MEMORY) -> None:
         self._ready = self._gone = False
         self._peer, self._theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
         _open.add(self)
         try:
             shared = Descriptor.__new__(Descriptor)
             with shared:
-                shared.fd = os.memfd_create("layerstore-create", os.MFD_CLOEXEC)
-                os.posix_fallocate(shared.fd, 0, _MEMORY)   # where there is no memory now, writing to it would kill us
-                self._memory = mmap.mmap(shared.fd, _MEMORY)
+                shared.fd = os.memfd_create("layerstore-beside", os.MFD_CLOEXEC)
+                os.posix_fallocate(shared.fd, 0, memory)   # where there is no memory now, writing to it would kill us
+                self.memory = mmap.mmap(shared.fd, memory)
                 for each in (self._peer, self._theirs):
                     each.settimeout(None)   # whatever is this program's default
-                self._pid = _start(self._theirs.fileno(), shared.fd, lock_fd)
+                self._pid = _start(program or creating.__file__, self._theirs.fileno(), shared.fd, *more)
         except BaseException:
             self._peer.close()
             raise
@@ -72,13 +75,17 @@ class Beside:
                 _never_starts.set()
         return self._ready and not self._gone
 
+    def is_gone(self) -> bool:
+        """Whether it ended, or never could start, as far as was noticed."""
+        return self._gone
+
     def make(self, files: Sequence[NewFile]) -> list[NewFile]:
         """Have *files* made; those that were not. IoError if the process is gone: nobody knows what it made."""
         rows: list[Any] = []             # ``creating.Row``
         asked: list[NewFile] = []
         rest: list[NewFile] = []
         directories: dict[int, int] = {}   # by their numbers here: their numbers in the request
-        memory, at, names = self._memory, 0, 0
+        memory, at, names = self.memory, 0, 0
         for file in files:
             entry, data = file.entry, file.data
             end, name_end = at + len(data), names + len(file.name)
@@ -105,19 +112,30 @@ class Beside:
 
     def _ask(self, rows: list[Any], directories: Iterable[int]) -> Sequence[bytes | None]:
         try:
-            self._peer.sendmsg([marshal.dumps(rows)], [(SOL_SOCKET, SCM_RIGHTS, array.array("i", directories))])
+            self.send(rows, directories)
         except OSError:                  # all of it or nothing is sent: nothing was made, and the thread can make it
-            self._gone = True
             return [None] * len(rows)
-        answer = b""
-        with suppress(ConnectionError):
-            answer = self._peer.recv(creating.MESSAGE)
+        answer = self.answer()
         if not answer:
             raise IoError("a process that makes files ended by itself")
         digests: list[bytes | None] | str = marshal.loads(answer)  # noqa: S302 - from our own process
         if isinstance(digests, str):
             raise IoError(f"a process that makes files ended by itself: {digests}")
         return digests
+
+    def send(self, request: Any, fds: Iterable[int]) -> None:
+        """Ask for something, and pass *fds*. OSError if it was not asked, and then it is asked no more."""
+        try:
+            self._peer.sendmsg([marshal.dumps(request)], [(SOL_SOCKET, SCM_RIGHTS, array.array("i", fds))])
+        except OSError:
+            self._gone = True
+            raise
+
+    def answer(self) -> bytes:
+        """The next answer, once it is there; nothing, if the process is gone."""
+        with suppress(ConnectionError):
+            return self._peer.recv(creating.MESSAGE)
+        return b""
 
     def let_go(self) -> None:
         """Close this process's copies of the socket, and nobody else's."""
@@ -129,21 +147,20 @@ class Beside:
         with suppress(OSError):          # for all who have a copy: a child that was started without our knowing has one
             self._peer.shutdown(SHUT_RDWR)
         self.let_go()
-        self._memory.close()
+        self.memory.close()
         with suppress(ChildProcessError):   # a program that waits for all its children had this one, too
             os.waitpid(self._pid, 0)
 
 
-def _start(peer: int, shared: int, lock: int) -> int:
+def _start(program: str, *given: int) -> int:
     """Start the program with these descriptors; its process ID. In a group of its own: it heeds no signal of a terminal.
 
     Nothing that it says is this program's: of what stops it, its answer tells.
     """
-    given = (peer, shared, lock)
     # to other numbers: what is duplicated onto itself stays close-on-exec in a glibc before 2.29
     there = range(max(*given, 2) + 1, max(*given, 2) + 1 + len(given))
     return os.posix_spawn(
-        sys.executable, [sys.executable, "-I", "-S", "-B", creating.__file__, *map(str, there)],
+        sys.executable, [sys.executable, "-I", "-S", "-B", program, *map(str, there)],
         dict(os.environ),                # a copy: another thread may be changing it
         file_actions=[
             *((os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(given, there, strict=True)),
@@ -153,14 +170,19 @@ def _start(peer: int, shared: int, lock: int) -> int:
     )
 
 
-def _is_possible(dress: Dresser) -> bool:
-    """Whether the program can be run, and keeps this process's powers."""
+def can_start(program: str) -> bool:
+    """Whether the program can be run, as far as one knows."""
     python = os.path.basename(sys.executable or "").startswith("python") and not getattr(sys, "frozen", False)
     return (
-        python and dress.sets_all and os.geteuid() == 0 and not _never_starts.is_set()
+        python and not _never_starts.is_set()
         and hasattr(os, "memfd_create")          # a Python built with a glibc before 2.27 lacks it
-        and os.path.isfile(creating.__file__)    # not in an archive
+        and os.path.isfile(program)              # not in an archive
     )
+
+
+def _is_possible(dress: Dresser) -> bool:
+    """Whether the program can be run, and keeps this process's powers."""
+    return dress.sets_all and os.geteuid() == 0 and can_start(creating.__file__)
 
 
 @contextmanager
