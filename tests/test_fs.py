@@ -1,8 +1,8 @@
-"""What the one module that touches the disk makes of the kernel's answers."""
+"""What the modules that touch the disk make of the kernel's answers."""
 
 import os
 
-from layerstore.system import fs
+from layerstore.system import fs, removing
 
 
 def test_a_write_that_the_kernel_cuts_short_is_gone_on_with(tmp_path, monkeypatch):
@@ -46,11 +46,11 @@ def test_of_a_large_directory_few_names_are_held_while_it_is_removed(tmp_path, m
         ahead.append(read[0])
         read[0] -= 1
 
-    monkeypatch.setattr(fs, "_LISTED", 4)
-    monkeypatch.setattr(fs.os, "scandir", counted)
+    monkeypatch.setattr(removing, "_LISTED", 4)
+    monkeypatch.setattr(removing.os, "scandir", counted)
     with fs.open_dir(str(tmp_path)) as top:
         before = len(os.listdir("/proc/self/fd"))
-        fs.remove_tree(top, "top", point="test.remove", pause=removed)
+        removing.remove_tree(top, "top", point="test.remove", pause=removed)
         assert len(os.listdir("/proc/self/fd")) == before
     assert not (tmp_path / "top").exists()
     assert max(ahead) <= 4 + 4   # at each of two levels

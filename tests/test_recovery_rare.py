@@ -14,7 +14,6 @@ import pytest
 import layerstore
 from layerstore import errors
 from layerstore.recovery import acting, batches, executor, looking, mounting, moving, recover
-from layerstore.system import fs
 from layerstore.lifecycle.machine import fire
 from layerstore.recovery.planner import Action, Do, Probe, Subjects, TreeFacts, plan, possibilities
 from layerstore.lifecycle.states import Kind, State, Trigger
@@ -265,7 +264,8 @@ def test_garbage_that_may_not_be_removed_does_not_keep_a_store_from_opening(root
 
     killed_at("txn.begin", "after", work)
     with monkeypatch.context() as patch:
-        patch.setattr(fs, "remove_tree", refuse)
+        for module in (acting, executor):
+            patch.setattr(module, "remove_tree", refuse)
         for done in (["sweep"], []):         # its row goes; the tree is a stray from then on
             with layerstore.open(root) as store:
                 assert [action.do.value for action in store.recovery.actions] == done

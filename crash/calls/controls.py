@@ -12,6 +12,7 @@ from typing import Any
 from layerstore.recovery import moving, rebuilding
 from layerstore.store import Store
 from layerstore.system import faults, fs
+from layerstore.system.removing import remove_tree
 
 
 def ignores_short_writes() -> None:
@@ -35,7 +36,7 @@ def names_later() -> None:
 def deletes_in_place() -> None:
     """A deleted layer's tree is unlinked where it is, instead of being renamed to the trash first."""
     def unlink(handle: Any, _txid: str, row: Any, _facts: Any) -> None:
-        fs.remove_tree(handle.dirs["layers"], row["layer_id"], point="delete.rename")
+        remove_tree(handle.dirs["layers"], row["layer_id"], point="delete.rename")
 
     moving.to_trash = unlink  # type: ignore[assignment]
 

@@ -1,9 +1,9 @@
 """The command line: a thin shell over the library. Needs the extra ``cli`` (click and rich).
 
 ``main`` is the entry point: it turns errors into one line what and one line what to do, and into exit statuses:
-0 ok, 1 failed, 2 usage, 3 damage found. ``commands`` has the store's commands, ``journal`` the offline ones,
-``committing`` commits a mount, ``holding`` has names, leases and mounts, ``completing`` completes in a shell, ``output``
-has what is printed, ``terminal`` what only people see.
+0 ok, 1 failed, 2 usage, 3 damage found. ``commands`` has the options before the commands, and says which module each of
+them is in: the store's ones, and ``journal``, the offline ones. ``options`` and ``output`` are what they share,
+``terminal`` what only people see.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from layerstore.opening.handle import Handle
 from layerstore.recovery import mending, moving
 from layerstore.recovery.looking import Row, find_tree, name_of, row_of
 from layerstore.recovery.planner import Do, TreeFacts, decide
-from layerstore.system import flock, fs
+from layerstore.system import flock
+from layerstore.system.removing import remove_tree
 
 __all__ = ["act", "bring_to_rest", "clear_place", "lock_where_it_is"]
 
@@ -93,7 +94,7 @@ def _drop_row(handle: Handle, txid: str, row: Row, _facts: TreeFacts, _why: str)
 
 def _sweep(handle: Handle, txid: str, row: Row, facts: TreeFacts, why: str) -> None:
     _drop_row(handle, txid, row, facts, why)
-    fs.remove_tree(handle.dirs["staging"], txid, point="recover.sweep.unlink")
+    remove_tree(handle.dirs["staging"], txid, point="recover.sweep.unlink")
 
 
 def _release(handle: Handle, txid: str, row: Row, _facts: TreeFacts, _why: str) -> None:

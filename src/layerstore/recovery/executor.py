@@ -16,6 +16,7 @@ from layerstore.recovery.batches import finish_batch
 from layerstore.recovery.looking import find_tree, row_of
 from layerstore.recovery.planner import Do, decide
 from layerstore.system import flock, fs
+from layerstore.system.removing import remove_tree
 
 __all__ = ["finish_delete", "remove_stray", "resolve", "resolve_deleting"]
 
@@ -77,7 +78,7 @@ def remove_stray(handle: Handle, path: str) -> bool:
         with handle.read() as view:
             if view.get(table, name) is not None:
                 return False
-        fs.remove_tree(handle.dirs[directory], name, point="recover.stray.unlink")
+        remove_tree(handle.dirs[directory], name, point="recover.stray.unlink")
     finally:
         if lock is not None:
             lock.close()

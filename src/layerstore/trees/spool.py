@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
+from layerstore.system.removing import remove_tree
 
 __all__ = ["NAME", "PIECE", "WORTH_BYTES", "Spool", "kept_ns", "length", "start_over"]
 
@@ -83,7 +84,7 @@ class Spool:
                 return file
         self._pieces, self._starts, self._end = {}, [], _HEAD_BYTES
         if fs.exists(self._dir_fd, NAME):
-            fs.remove_tree(self._dir_fd, NAME, point="stage.spool.unlink")
+            remove_tree(self._dir_fd, NAME, point="stage.spool.unlink")
         fs.write_new(self._dir_fd, NAME, self._head, point="stage.spool.create")
         return Descriptor(NAME, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, dir_fd=self._dir_fd)
 
@@ -245,5 +246,5 @@ def start_over(tree_fd: int, *, keep: Iterable[str]) -> None:
     keeping = set(keep)
     for name in fs.names_in(tree_fd):
         if name not in keeping:
-            fs.remove_tree(tree_fd, name, point="stage.over.unlink")
+            remove_tree(tree_fd, name, point="stage.over.unlink")
     fs.make_dir(tree_fd, "diff", point="stage.diff", mode=0o755)

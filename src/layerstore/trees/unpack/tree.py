@@ -14,7 +14,7 @@ from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.formats.manifest import ManifestEntry
 from layerstore.formats.tar import Entry, os_text
 from layerstore.model import DiffTarget
-from layerstore.system import fs
+from layerstore.system.removing import remove_tree
 from layerstore.trees.dirfds import DirFds
 from layerstore.trees.dress import entry_text
 from layerstore.trees.unpack.records import Records
@@ -259,7 +259,7 @@ class Tree:
         self._forget_ways()
         self._keep_beneath(path, node.children[base])
         self.fds.forget(path)
-        fs.remove_tree(self.fds.get(real), os.fsdecode(base), point="unpack.replace")
+        remove_tree(self.fds.get(real), os.fsdecode(base), point="unpack.replace")
         del node.children[base]
         for absent in [p for p in self.absent if p.startswith(path + b"/")]:
             del self.absent[absent]
