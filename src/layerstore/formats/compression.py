@@ -40,13 +40,15 @@ _MAGIC_LENGTH = 6
 
 _GZIP_WBITS = 31                        # a gzip wrapper and a 32 KiB window (zlib.h, inflateInit2)
 _GZIP_RESERVED = 0xE0                   # header flags that must be zero (RFC 1952, 2.3.1.2); ISA-L does not look
-_GZIP_SLICE = 32 << 10                  # a member's end copies the rest of what was fed
+_GZIP_SLICE = 32 << 10                  # bytes fed at once: a member's end copies the rest of them
+_GZIP_LONG = 512 << 10                  # the same in a member that goes on: what comes out needs no joining
 _ZSTD_HEADER = 18                       # bytes of a frame's header at most (RFC 8878, 3.1.1.1)
 _ZSTD_APART = 5                         # bytes given alone: a frame given whole libzstd reads by other rules
 _ZSTD_WINDOW = 1 << 27                  # what zstd(1) takes without --long; larger frames are refused
 _XZ_MEMORY = 1 << 27                    # bytes that decoding may take; xz -9 makes streams that take half of it
-_PIECE = 1 << 20                        # bytes of a chunk handed on; gzip's output limit for a call
-_ENOUGH = 1 << 19                       # bytes of a piece that waits for no more
+_GZIP_OUTPUT = 512 << 10                # its limit for a call: malloc gives back and takes anew what is larger
+_PIECE = 1 << 20                        # bytes of a chunk handed on at most
+_ENOUGH = 1 << 18                       # bytes of a piece that waits for no more
 _RATIO_GRACE = 16 << 20                 # bytes of output before the ratio is looked at
 
 
@@ -129,9 +131,11 @@ class Decompressed:
         member: Any = None
         members = 0
         held = b""                      # the beginning of a member's header
-        for data in _slices(chunks, _GZIP_SLICE):
+        slices = _Slices(chunks, _GZIP_SLICE)
+        for data in slices:
             self.bytes_in += len(data)
             rest, held = held + data, b""
+            slices.size = min(2 * slices.size, _GZIP_LONG)
             while True:
                 if member is None:      # between members: here the stream may end
                     if len(rest) < 4:
@@ -141,7 +145,7 @@ class Decompressed:
                         raise CompressionError(self._broken("gzip", members, "a reserved header flag is set"))
                     member = inflate.decompressobj(_GZIP_WBITS)
                 try:
-                    output = member.decompress(rest, _PIECE)
+                    output = member.decompress(rest, _GZIP_OUTPUT)
                 except inflate.error as error:   # zlib's, or isal's own class of the same name
                     raise CompressionError(self._broken("gzip", members, error)) from error
                 self._account(len(output))
@@ -150,9 +154,14 @@ class Decompressed:
                 if member.eof:
                     rest, member = member.unused_data, None
                     members += 1
+                    slices.size = _GZIP_SLICE
+                    if len(rest) > _GZIP_SLICE:
+                        slices.back(len(rest))
+                        self.bytes_in -= len(rest)
+                        break
                 else:
                     rest = member.unconsumed_tail
-                    if not rest and len(output) < _PIECE:
+                    if not rest and len(output) < _GZIP_OUTPUT:
                         break           # all was taken, and no output is held back
         if member is not None or held or not members:
             raise CompressionError(self._truncated("gzip", members))
@@ -172,7 +181,7 @@ class Decompressed:
         """The decoders of Python's own library, which all work alike: one object a stream, with an output limit."""
         stream: Any = None
         whole = 0
-        for data in _slices(chunks, _PIECE):
+        for data in _Slices(chunks, _PIECE):
             self.bytes_in += len(data)
             rest = data
             while rest or (stream is not None and not stream.needs_input):
@@ -247,7 +256,7 @@ class Decompressed:
 
 
 def decompressed(chunks: Iterable[bytes], *, limits: Limits, compression: str = "auto") -> Decompressed:
-    """The plain bytes of *chunks*, lazily, in chunks of about 1 MiB.
+    """The plain bytes of *chunks*, lazily, in chunks of 256 KiB to 1 MiB.
 
     *compression* is ``auto`` (by the first bytes), ``none``, ``gzip`` (any number of members), ``zstd`` (any
     number of frames, skippable ones included), ``xz`` or ``bzip2`` (any number of streams, without padding).
@@ -389,7 +398,7 @@ def _codec(module: str, kind: str) -> Any:
 
 
 def _evened(outputs: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of about 1 MiB: who takes them works per piece, and holds several."""
+    """The same bytes in pieces of 256 KiB to 1 MiB: who takes them works per piece, and holds several."""
     pending: list[bytes] = []
     size = 0
     for output in outputs:
@@ -414,11 +423,20 @@ def _put_back(head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield from chunks
 
 
-def _slices(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    for chunk in chunks:
-        if len(chunk) <= size:
-            if chunk:
-                yield chunk
-        else:
-            for start in range(0, len(chunk), size):
-                yield chunk[start : start + size]
+class _Slices:
+    """Chunks in slices of ``size`` bytes at most, which may be changed between two of them."""
+
+    def __init__(self, chunks: Iterator[bytes], size: int) -> None:
+        self._chunks, self.size = chunks, size
+        self._at = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self._at = 0
+            while self._at < len(chunk):
+                start, self._at = self._at, min(self._at + self.size, len(chunk))
+                yield chunk[start : self._at]   # all of it costs no copy
+
+    def back(self, size: int) -> None:
+        """Give the last *size* bytes of the last slice once more."""
+        self._at -= size
