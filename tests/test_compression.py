@@ -92,6 +92,35 @@ def test_many_small_members_do_not_take_quadratic_time(inflate):
     assert len(run(gzip.compress(b"x") * 30_000, chunk=1 << 20)[0]) == 30_000
 
 
+def test_small_members_after_a_long_one_are_not_fed_with_what_follows_them(inflate, monkeypatch):
+    """A long member is fed in long slices; each small one would copy the rest of such a slice."""
+    fed, decoder = [], decoders.inflate
+
+    class Counted:
+        error = decoder.error
+
+        class decompressobj:   # noqa: N801 - as the module calls it
+            def __init__(self, wbits):
+                self._it = decoder.decompressobj(wbits)
+
+            def decompress(self, data, limit):
+                fed.append(len(data))
+                return self._it.decompress(data, limit)
+
+            def __getattr__(self, name):
+                return getattr(self._it, name)
+
+    monkeypatch.setattr(decoders, "inflate", Counted)
+    noise, small = os.urandom(1_000_000), gzip.compress(b"x")
+    blob = gzip.compress(noise, 1) + small * 20_000
+    stream = decompressed(cut(blob, 1 << 19), limits=Limits())
+    assert b"".join(stream) == noise + b"x" * 20_000
+    assert stream.bytes_in == len(blob)
+    assert max(fed) > 1 << 17, "the long member is fed in long slices"
+    assert sum(size > 1 << 15 for size in fed) < 20
+
+
+
 def test_every_frame_of_a_zstd_stream_is_read_and_skippable_ones_are_skipped():
     data = skippable(b"head") + zst(b"one") + skippable(b"x" * 5000, 15) + zst(b"two" * 50_000) + skippable(b"")
     for chunk in (3, 100, 1 << 20):

@@ -86,7 +86,7 @@ class Decompressed:
 
 
 def decompressed(chunks: Iterable[bytes], *, limits: Limits, compression: str = "auto") -> Decompressed:
-    """The plain bytes of *chunks*, lazily, in chunks of about 1 MiB.
+    """The plain bytes of *chunks*, lazily, in chunks of 256 KiB to 1 MiB.
 
     *compression* is ``auto`` (by the first bytes), ``none``, ``gzip`` (any number of members), ``zstd`` (any
     number of frames, skippable ones included), ``xz`` or ``bzip2`` (any number of streams, without padding).
@@ -98,7 +98,7 @@ def decompressed(chunks: Iterable[bytes], *, limits: Limits, compression: str = 
 
 
 def _evened(outputs: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of about 1 MiB: who takes them works per piece, and holds several."""
+    """The same bytes in pieces of 256 KiB to 1 MiB: who takes them works per piece, and holds several."""
     pending: list[bytes] = []
     size = 0
     for output in outputs:

@@ -28,13 +28,15 @@ __all__ = ["DECODERS", "ENOUGH", "PIECE", "ZSTD_WINDOW", "Meter", "inflate", "pl
 _GZIP_WBITS = 31                        # a gzip wrapper and a 32 KiB window (zlib.h, inflateInit2)
 _GZIP_RESERVED = 0xE0                   # header flags that must be zero (RFC 1952, 2.3.1.2); ISA-L does not look
 _GZIP_HEADER_CRC = 0x02                 # FHCRC: of a header that comes in pieces ISA-L gets this sum wrong
-_GZIP_SLICE = 32 << 10                  # a member's end copies the rest of what was fed
+_GZIP_SLICE = 32 << 10                  # bytes fed at once: a member's end copies the rest of them
+_GZIP_LONG = 512 << 10                  # the same in a member that goes on: what comes out needs no joining
+_GZIP_OUTPUT = 512 << 10                # its limit for a call: malloc gives back and takes anew what is larger
 _ZSTD_HEADER = 18                       # bytes of a frame's header at most (RFC 8878, 3.1.1.1)
 _ZSTD_APART = 5                         # bytes given alone: a frame given whole libzstd reads by other rules
 ZSTD_WINDOW = 1 << 27                   # what zstd(1) takes without --long, and as much memory; larger frames are refused
 _XZ_MEMORY = 1 << 27                    # bytes that decoding may take; xz -9 makes streams that take half of it
-PIECE = 1 << 20                         # bytes of a chunk handed on; gzip's output limit for a call
-ENOUGH = 1 << 19                        # bytes of a piece that waits for no more
+PIECE = 1 << 20                         # bytes of a chunk handed on at most
+ENOUGH = 1 << 18                        # bytes of a piece that waits for no more
 _RATIO_GRACE = 16 << 20                 # bytes of output before the ratio is looked at
 
 
@@ -86,9 +88,11 @@ def _gunzip(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
     member: Any = None
     members = 0
     held = b""                      # the beginning of a member's header
-    for data in _slices(chunks, _GZIP_SLICE):
+    slices = _Slices(chunks, _GZIP_SLICE)
+    for data in slices:
         meter.bytes_in += len(data)
         rest, held = held + data, b""
+        slices.size = min(2 * slices.size, _GZIP_LONG)
         while True:
             if member is None:      # between members: here the stream may end
                 if len(rest) < 4:
@@ -98,7 +102,7 @@ def _gunzip(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
                     raise CompressionError(meter.broken("gzip", members, "a reserved header flag is set"))
                 member = (zlib if rest[3] & _GZIP_HEADER_CRC else inflate).decompressobj(_GZIP_WBITS)
             try:
-                output = member.decompress(rest, PIECE)
+                output = member.decompress(rest, _GZIP_OUTPUT)
             except (zlib.error, inflate.error) as error:   # isal's is a class of its own
                 raise CompressionError(meter.broken("gzip", members, error)) from error
             meter.account(len(output))
@@ -107,9 +111,14 @@ def _gunzip(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
             if member.eof:
                 rest, member = member.unused_data, None
                 members += 1
+                slices.size = _GZIP_SLICE
+                if len(rest) > _GZIP_SLICE:
+                    slices.back(len(rest))
+                    meter.bytes_in -= len(rest)
+                    break
             else:
                 rest = member.unconsumed_tail
-                if not rest and len(output) < PIECE:
+                if not rest and len(output) < _GZIP_OUTPUT:
                     break           # all was taken, and no output is held back
     if member is not None or held or not members:
         raise CompressionError(meter.truncated("gzip", members))
@@ -132,7 +141,7 @@ def _streams(
     """The decoders of Python's own library, which all work alike: one object a stream, with an output limit."""
     stream: Any = None
     whole = 0
-    for data in _slices(chunks, PIECE):
+    for data in _Slices(chunks, PIECE):
         meter.bytes_in += len(data)
         rest = data
         while rest or (stream is not None and not stream.needs_input):
@@ -206,14 +215,23 @@ def _codec(module: str, kind: str) -> Any:
         ) from error
 
 
-def _slices(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    for chunk in chunks:
-        if len(chunk) <= size:
-            if chunk:
-                yield chunk
-        else:
-            for start in range(0, len(chunk), size):
-                yield chunk[start : start + size]
+class _Slices:
+    """Chunks in slices of ``size`` bytes at most, which may be changed between two of them."""
+
+    def __init__(self, chunks: Iterator[bytes], size: int) -> None:
+        self._chunks, self.size = chunks, size
+        self._at = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self._at = 0
+            while self._at < len(chunk):
+                start, self._at = self._at, min(self._at + self.size, len(chunk))
+                yield chunk[start : self._at]   # all of it costs no copy
+
+    def back(self, size: int) -> None:
+        """Give the last *size* bytes of the last slice once more."""
+        self._at -= size
 
 
 DECODERS: Mapping[str, Callable[[Meter, Iterator[bytes]], Iterator[bytes]]] = {
