@@ -14,7 +14,7 @@ JOURNAL = ROOT / "journal" / "layerjournal"
 # top to bottom; a module imports only from strictly below it
 ORDER = """
     testing > __main__ > cli > observing > store > calling > verbs > dedup > recovery > opening > lifecycle
-    > targets differs > sources chunked > trees > formats > model progress observe > partial signatures > system > errors
+    > targets differs > sources chunked > trees > formats > model progress observe > partial signatures > system > errors values
 """
 INSIDE = {   # the same within a package; what has no entry here is free inside
     "verbs": """

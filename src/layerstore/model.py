@@ -10,13 +10,14 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import BinaryIO, Protocol
 
 from layerstore.errors import InvalidArgumentError
 from layerstore.partial import BlobSource, Digests, Donors
 from layerstore.signatures import Signature
 from layerstore.system.idmap import IDENTITY, IdMap
+from layerstore.values import dataclass
 
 BLOB_KEY = "layer-blob"
 """Under which big data a layer's compressed blob is kept, where it was asked for (``PullOptions.keep_blobs``)."""

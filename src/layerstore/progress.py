@@ -6,8 +6,10 @@ No output and no clock: who shows it, and how often, is the command line's or th
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
+
+from layerstore.values import dataclass
 
 __all__ = ["CheckProgress", "LayerTally", "Progress", "Quiet", "Tally"]
 

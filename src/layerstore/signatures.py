@@ -7,7 +7,8 @@ them is ``formats.records``'s.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+
+from layerstore.values import dataclass
 
 __all__ = ["OfferedImage", "Signature"]
 

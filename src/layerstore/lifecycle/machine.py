@@ -8,12 +8,12 @@ on a ``Subject`` that lives and dies with it: the row is the state. The journal 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from transitions import EventData, Machine, MachineError
 
 from layerstore.lifecycle.states import TRANSITIONS, Kind, State, Trigger
+from layerstore.values import dataclass
 
 
 class IllegalTransitionError(RuntimeError):

@@ -6,10 +6,10 @@ Reads nothing but this process's own maps of ids; writing it down is ``handle``'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from layerstore.errors import InvalidArgumentError
 from layerstore.system import idmap, privilege
+from layerstore.values import dataclass
 
 __all__ = ["Form"]
 

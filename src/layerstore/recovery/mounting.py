@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from layerstore.lifecycle.machine import fire, state_of
@@ -12,6 +11,7 @@ from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.opening.handle import Handle
 from layerstore.system import fs
 from layerstore.trees import overlay
+from layerstore.values import dataclass
 
 
 def is_mounted(target: str) -> bool:

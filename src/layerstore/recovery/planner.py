@@ -13,11 +13,12 @@ none, report. Nothing here ever deletes a tree that anyone was promised.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
 from layerstore.lifecycle.states import State
+from layerstore.values import dataclass
 
 Row = Mapping[str, Any]
 

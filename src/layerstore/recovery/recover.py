@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from layerstore.errors import DamagedError, JournalDamagedError, PrivilegeError
@@ -20,6 +20,7 @@ from layerstore.opening.handle import Handle
 from layerstore.recovery import at_risk, executor, looking, mounting
 from layerstore.recovery.planner import Action, Do, Probe, Subjects, plan
 from layerstore.system import flock, fs
+from layerstore.values import dataclass
 
 _MAX_TRIES = 10
 _REMOVALS = (Do.SWEEP, Do.REMOVE_STRAY)

@@ -10,11 +10,11 @@ import errno
 import fcntl
 import os
 import unicodedata
-from dataclasses import dataclass
 
 from layerstore.errors import UnsafeFilesystemError
 from layerstore.system import kernel
 from layerstore.system.descriptors import Descriptor
+from layerstore.values import dataclass
 
 # statfs(2) f_type values, from linux/magic.h
 PROVEN = {0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs"}

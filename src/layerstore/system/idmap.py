@@ -8,8 +8,9 @@ another namespace sees them by way of its own map. Nothing else belongs here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+from layerstore.values import dataclass
 
 __all__ = ["IDENTITY", "WHOLE", "IdMap", "Range", "checked", "seen_from", "shown_outside"]
 

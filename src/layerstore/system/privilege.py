@@ -7,10 +7,10 @@ a container's root may lack some of root's. Reading /proc belongs here, and what
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from layerstore.system import kernel
 from layerstore.system.idmap import WHOLE, Range
+from layerstore.values import dataclass
 
 __all__ = ["Powers", "own_map"]
 

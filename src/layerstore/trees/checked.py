@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any
 
 from layerstore.system import fs
+from layerstore.values import dataclass
 
 __all__ = ["NAME", "Checked", "Part", "note_at_risk", "note_looked", "note_part", "read"]
 

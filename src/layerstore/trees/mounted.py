@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from layerstore.system.fs import host_error
+from layerstore.values import dataclass
 
 __all__ = ["Mounted", "overlays_over", "table"]
 

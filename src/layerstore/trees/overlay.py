@@ -33,11 +33,11 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 
 from layerstore.errors import BusyError, HostError, InvalidArgumentError, PrivilegeError, UnknownMountError
 from layerstore.system import faults, fs, kernel
 from layerstore.trees.mounted import Mounted, table
+from layerstore.values import dataclass
 
 __all__ = [
     "MAX_LAYERS", "OverlaySupport", "check_label", "is_overlay_mounted", "mount_id", "mount_overlay", "overlay_targets",

@@ -24,10 +24,10 @@ import zlib
 from bisect import bisect_right, insort
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
+from layerstore.values import dataclass
 
 __all__ = ["NAME", "PIECE", "WORTH_BYTES", "Spool", "kept_ns", "length", "start_over"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 
 from layerstore.formats.manifest import NAME, NODE, OVERRIDE, ManifestEntry, final_entries, manifest_digest
 from layerstore.formats.packed import open_regular
@@ -18,6 +17,7 @@ from layerstore.system.descriptors import Descriptor
 from layerstore.system.idmap import IDENTITY, IdMap
 from layerstore.trees import dirfds
 from layerstore.trees.compare import Problem, compare, content_problem, unlooked
+from layerstore.values import dataclass
 
 __all__ = ["Problem", "Walk", "tree_problems", "verify_tree"]
 

@@ -20,7 +20,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ from layerstore.opening.beneath import looking, over
 from layerstore.opening.handle import Handle, new_txid
 from layerstore.recovery import executor
 from layerstore.system import fs
+from layerstore.values import dataclass
 from layerstore.verbs import quota
 from layerstore.verbs.checkpoint import checkpoint_if_due
 from layerstore.verbs.stage import StagedLayer

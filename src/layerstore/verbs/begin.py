@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from layerstore.errors import BusyError, LayerstoreError, PrivilegeError
@@ -32,6 +31,7 @@ from layerstore.trees import spool
 from layerstore.trees.dress import improvable
 from layerstore.trees.left import is_whole
 from layerstore.trees.verify import tree_problems
+from layerstore.values import dataclass
 from layerstore.verbs.staging import Staging, discard, drop_tree, output_from_row
 
 _JOIN_SLICE_SECONDS = 0.2

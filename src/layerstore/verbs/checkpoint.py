@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -23,6 +23,7 @@ from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
 from layerstore.system import flock, fs
 from layerstore.system.rate import EnoughError, Portion
+from layerstore.values import dataclass
 
 EVERY = 2_048
 """Records after which a verb that has finished makes a checkpoint by itself: lazy, so that redo stays a path walked."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
 from layerstore.errors import (
@@ -33,6 +33,7 @@ from layerstore.opening.handle import Handle
 from layerstore.system import flock, fs
 from layerstore.trees import spool
 from layerstore.trees.spooled import is_bad_content
+from layerstore.values import dataclass
 
 
 @dataclass(slots=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from urllib.parse import unquote_to_bytes
+from dataclasses import field
 
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import Limits
+from layerstore.values import dataclass
 
 __all__ = ["Overrides", "Records", "SparseMap", "decimal", "instant", "matters_globally", "overrides", "parse"]
 
@@ -109,7 +109,7 @@ def overrides(shared: Mapping[str, bytes], local: Records | None, offset: int, l
         elif not value:
             continue
         elif key.startswith(_LIBARCHIVE):
-            weak[unquote_to_bytes(key[len(_LIBARCHIVE) :])] = _base64(value, offset)
+            weak[_unquoted(key[len(_LIBARCHIVE) :])] = _base64(value, offset)
         elif key == "path":
             found.path = value
         elif key == "linkpath":
@@ -144,6 +144,12 @@ def _check_xattrs(xattrs: Mapping[bytes, bytes], offset: int, limits: Limits) ->
                 f"the attribute {name!r} at offset {offset} has {len(value)} bytes", limit="max_xattr_value",
                 maximum=limits.max_xattr_value,
             )
+
+
+def _unquoted(name: str) -> bytes:
+    from urllib.parse import unquote_to_bytes  # noqa: PLC0415 - rarely needed, and slow to import
+
+    return unquote_to_bytes(name)
 
 
 def _base64(value: bytes, offset: int) -> bytes:

@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import ClassVar
 
 from layerstore.errors import ArchiveError, PrivilegeError
@@ -22,6 +21,7 @@ from layerstore.trees.unpack.records import Records, record_of
 from layerstore.trees.unpack.regular import Files, split
 from layerstore.trees.unpack.tree import Dir, deepest_first, join
 from layerstore.trees.whiteouts import is_whiteout
+from layerstore.values import dataclass
 
 __all__ = ["Unpacked", "unpack"]
 
