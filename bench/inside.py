@@ -22,7 +22,7 @@ from typing import Any
 
 def main(report: str, *arguments: str) -> int:
     """Run it; its exit status."""
-    from layerstore.cli import main as command  # noqa: PLC0415 - what is measured begins here
+    from layerstore.cli import program as command  # noqa: PLC0415 - what is measured begins here
 
     found: dict[str, Any] = {"watched_from": float(os.environ["STOPWATCH_BEGUN"]), "threads": _watch_threads()}
     _watch_differ(found)

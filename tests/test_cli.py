@@ -455,3 +455,11 @@ def test_a_limit_is_named_by_its_error_and_set_by_the_command_line(root, tmp_pat
     assert "(max_depth)" in run(root, "pull", made.reference, "--limit", "max_depth=1", status=1).stderr
     for wrong in ("max_entries", "entries=1", "max_entries=many"):
         assert "max_xattrs" in run(root, "pull", made.reference, "--limit", wrong, status=2).stderr
+
+
+def test_a_process_that_ends_with_a_command_does_not_look_for_cycles_once_more_and_others_are_left_as_they_are():
+    code = ("import gc\nfrom layerstore.cli import main, program\nbefore = gc.get_threshold(), gc.get_freeze_count()\n"
+            "main(['nonsense'])\nprint((gc.get_threshold(), gc.get_freeze_count()) == before)\n"
+            "print(program(['nonsense']), gc.get_threshold()[0] > before[0][0], gc.get_freeze_count() > 10_000)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n2 True True\n", done.stderr

@@ -10,7 +10,6 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import unquote_to_bytes
 
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import Limits
@@ -121,7 +120,7 @@ def overrides(shared: Mapping[str, bytes], local: Records | None, offset: int, l
         elif not value:
             continue
         elif key.startswith(_LIBARCHIVE):
-            weak[unquote_to_bytes(key[len(_LIBARCHIVE) :])] = _base64(value, offset)
+            weak[_unquoted(key[len(_LIBARCHIVE) :])] = _base64(value, offset)
         elif key == "path":
             found.path = value
         elif key == "linkpath":
@@ -158,6 +157,12 @@ def _check_xattrs(xattrs: Mapping[bytes, bytes], offset: int, limits: Limits) ->
                 f"the attribute {name!r} at offset {offset} has {len(value)} bytes", limit="max_xattr_value",
                 maximum=limits.max_xattr_value,
             )
+
+
+def _unquoted(name: str) -> bytes:
+    from urllib.parse import unquote_to_bytes  # noqa: PLC0415 - rarely needed, and slow to import
+
+    return unquote_to_bytes(name)
 
 
 def _base64(value: bytes, offset: int) -> bytes:
