@@ -32,7 +32,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "checkpoint-failed": ("error",),
     "checked": ("layer_id", "depth", "findings", "number", "of", "bytes", "seconds"),
     "check-ended": (
-        "depth", "findings", "layers", "looked_at", "recent", "left", "left_damaged", "unread", "complete_since_ns",
+        "depth", "findings", "layers", "looked_at", "recent", "left", "left_unsound", "unread", "complete_since_ns",
         "seconds",
     ),
     "repaired": ("layer_id", "steps", "seconds"),

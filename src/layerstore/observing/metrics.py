@@ -77,7 +77,7 @@ class Metrics:
             ["depth", "code"], registry=None,
         )
         self.check_layers = Gauge(
-            "layerstore_check_layers", "The last check's layers: looked_at, recent, left, and left_damaged of those.",
+            "layerstore_check_layers", "The last check's layers: looked_at, recent, left, and left_unsound of those.",
             ["depth", "what"], registry=None,
         )
         self.check_ended = Gauge(
@@ -139,7 +139,7 @@ class Metrics:
             self.findings.labels(depth, code).set(0)
         for code, number in codes.items():
             self._show(self.findings, number, depth, code)
-        for what in ("looked_at", "recent", "left", "left_damaged"):
+        for what in ("looked_at", "recent", "left", "left_unsound"):
             self._show(self.check_layers, fields[what], depth, what)
         self._show(self.check_ended, time.time(), depth)
         self._show(self.check_complete, (fields["complete_since_ns"] or 0) / 1e9, depth)

@@ -47,7 +47,7 @@ def check(
     handle.observer.event(
         "check-ended", depth=report.depth.value, findings=dict(Counter(each.code for each in report.findings)),
         layers=report.layers, looked_at=report.looked_at, recent=report.recent, left=report.left,
-        left_damaged=report.left_damaged, unread=report.unread, complete_since_ns=report.complete_since_ns,
+        left_unsound=report.left_unsound, unread=report.unread, complete_since_ns=report.complete_since_ns,
         seconds=report.seconds,
     )
     return report
@@ -90,7 +90,7 @@ def _check(
         found += pending.findings()
     return CheckReport(
         tuple(found), len(every), len(images), options.depth, unread=run.unread, looked_at=run.looked_at,
-        recent=run.recent, left=run.left, left_damaged=run.left_damaged,
+        recent=run.recent, left=run.left, left_unsound=run.left_unsound,
         complete_since_ns=min((begun_ns, *run.since.values())) or None, bytes=pace.bytes, seconds=time.monotonic() - begun,
     )
 
@@ -102,7 +102,7 @@ class _Run:
         self._note = (wanted if options.note is None else options.note) and not handle.readonly
         self._total = 0
         self.findings: list[Finding] = []
-        self.unread = self.looked_at = self.recent = self.left = self.left_damaged = 0
+        self.unread = self.looked_at = self.recent = self.left = self.left_unsound = 0
         self.since: dict[str, int] = {}   # when each layer was looked at, at this depth; 0: never, or not noted
 
     def layers(self, every: list[Layer], rows: Mapping[str, Any], hashers: Hashing) -> None:
@@ -139,7 +139,7 @@ class _Run:
                 depth = Depth.STRUCTURE
             elif depth is not Depth.STRUCTURE and hashers.budget.is_over():
                 self.left += 1
-                self.left_damaged += past[each.id].was_damaged(depth)
+                self.left_unsound += past[each.id].was_unsound(depth)
                 self._tell(each, "left")
                 depth = Depth.STRUCTURE
             yield self._begin(each, row, depth, hashers, past[each.id])
