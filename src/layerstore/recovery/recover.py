@@ -127,7 +127,7 @@ def _strays(handle: Handle, subjects: Subjects) -> tuple[dict[str, bool], tuple[
                     misplaced.append(f"{directory}/{name}")
         for name in {*fs.names_in(handle.dirs["uppers"])}.difference(view.keys("mounts")):
             strays[f"uppers/{name}"] = False
-        for name in {*fs.names_in(handle.dirs["images"])}.difference(view.keys("images")):   # of the rows the keys: they are large
+        for name in {*fs.names_in(handle.dirs["images"])}.difference(view.keys("images")):   # the rows are large: not read
             if not (name.startswith(".") and _being_written(view, name)):
                 strays[f"images/{name}"] = False
     return strays, tuple(misplaced)
