@@ -125,12 +125,10 @@ def _strays(handle: Handle, subjects: Subjects) -> tuple[dict[str, bool], tuple[
                     strays[f"{directory}/{name}"] = flock.is_locked(handle.dirs[directory], name)
                 elif row["state"] in (State.COMMITTED, State.QUARANTINED) and name not in subjects.layers:
                     misplaced.append(f"{directory}/{name}")
-        for name in fs.names_in(handle.dirs["uppers"]):
-            if view.get("mounts", name) is None:
-                strays[f"uppers/{name}"] = False
-        for name in fs.names_in(handle.dirs["images"]):
-            row = view.get("images", name)
-            if row is None and not (name.startswith(".") and _being_written(view, name)):
+        for name in {*fs.names_in(handle.dirs["uppers"])}.difference(view.keys("mounts")):
+            strays[f"uppers/{name}"] = False
+        for name in {*fs.names_in(handle.dirs["images"])}.difference(view.keys("images")):   # the rows are large: not read
+            if not (name.startswith(".") and _being_written(view, name)):
                 strays[f"images/{name}"] = False
     return strays, tuple(misplaced)
 
