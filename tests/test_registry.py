@@ -251,6 +251,22 @@ def test_a_password_in_a_reference_is_refused_and_not_repeated():
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "sha512:" + "0" * 128, "nonsense", ""])
+def test_the_digest_that_a_registry_says_is_not_believed(made, digest):
+    """It may be by another algorithm, and registries are seen to get it wrong; what came is what a tag means."""
+    with Fake(made) as fake:
+        fake.hook = lambda request: "/manifests/" in request.path and not request.answer(
+            200, made.manifest, Content_Type=json.loads(made.manifest)["mediaType"], Docker_Content_Digest=digest)
+        with open_source(fake.reference, registry=quick()) as source:
+            assert source.resolve().manifest_digest == made.manifest_digest
+
+
+def test_a_tag_is_asked_for_once_so_that_it_cannot_mean_two_things(made):
+    with Fake(made) as fake, open_source(fake.reference, registry=quick()) as source:
+        source.resolve()
+        assert [method for method, path, _headers in fake.requests if "/manifests/" in path] == ["GET"]
+
+
 @pytest.mark.parametrize(("rest", "name"), [
     ("host.test/a", "host.test/a:latest"), ("localhost/a/b_c", "localhost/a/b_c:latest"), ("h:5000/a:T_1", "h:5000/a:T_1"),
     ("[::1]:5000/a", "[::1]:5000/a:latest"), ("Host.test/a@sha256:" + "0" * 64, "Host.test/a@sha256:" + "0" * 64),

@@ -76,6 +76,12 @@ def test_a_header_that_is_no_challenge_is_read_as_far_as_it_goes(header):
     parse_challenges(header)
 
 
+@pytest.mark.parametrize("token", ["YIIabc==", "abc", "a+b/c~", "TlRMTVNTUAACAAAA"])
+def test_a_challenge_that_is_one_word_does_not_hide_the_next(token):
+    found = parse_challenges(f'Negotiate {token}, Basic realm="x"')
+    assert [(each.scheme, dict(each.parameters)) for each in found] == [("negotiate", {}), ("basic", {"realm": "x"})]
+
+
 # -- tokens ---------------------------------------------------------------------------------------------------------
 
 def test_a_token_is_fetched_anonymously_for_this_repository_and_used_for_all_requests(made):
@@ -105,6 +111,16 @@ def test_an_identity_token_is_posted_and_is_in_no_url(made):
         assert (method, query) == ("POST", {"a": ["b"]})
         assert form["refresh_token"] == ["refresh me"] and form["grant_type"] == ["refresh_token"]
         assert form["scope"] == ["repository:some/image:pull"]
+
+
+@pytest.mark.parametrize("query", ["empty=&a=b", "a=b%2Fc%20d&flag", "sig=x%7Ey"])
+def test_the_realms_own_query_is_sent_as_it_was_named(made, query):
+    with Fake(made) as fake:
+        fake.hook = tokens = Tokens(f'Bearer realm="http://{fake.host}/token?{query}",service="s"')
+        resolve(fake)
+        assert tokens.given == 1
+        (path,) = [path for _method, path, _headers in fake.requests if path.startswith("/token")]
+        assert path == f"/token?{query}&service=s&scope=repository%3Asome%2Fimage%3Apull"
 
 
 def test_access_token_is_the_other_name_of_a_token(made):

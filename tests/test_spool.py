@@ -225,6 +225,15 @@ def test_a_disk_that_fails_ends_the_keeping_and_nothing_else(tree, point):
     assert not fs.exists(tree, "blob")
 
 
+@pytest.mark.parametrize("use", [lambda kept: kept.read(0), lambda kept: kept.keep(1000, DATA[1000:2000])], ids=["read", "keep"])
+def test_what_is_kept_makes_room_where_hardly_any_is_left(tree, use):
+    with_pieces(tree, (0, 1000))
+    with closing(Spool(tree, KEY, len(DATA), keep_free=1 << 60)) as kept:
+        assert use(kept) is None
+        assert kept.missing(0, 2000) == [(0, 2000)]
+    assert not fs.exists(tree, "blob")
+
+
 def test_a_spool_that_cannot_be_cut_is_made_anew(tree):
     with_pieces(tree, (0, 1000), (1000, 2000))
     put(tree, file_of(tree)[:-1])
