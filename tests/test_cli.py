@@ -1,5 +1,6 @@
 """The command line's contract: commands, JSON, exit statuses, errors in two lines."""
 
+import gc
 import json
 import os
 import shutil
@@ -12,7 +13,8 @@ import imagemaker
 import layerstore
 import treediff
 from fuzz import nasties
-from layerstore.cli import output
+from layerstore import cli
+from layerstore.cli import commands, output
 from storekit import image
 
 
@@ -455,3 +457,12 @@ def test_a_limit_is_named_by_its_error_and_set_by_the_command_line(root, tmp_pat
     assert "(max_depth)" in run(root, "pull", made.reference, "--limit", "max_depth=1", status=1).stderr
     for wrong in ("max_entries", "entries=1", "max_entries=many"):
         assert "max_xattrs" in run(root, "pull", made.reference, "--limit", wrong, status=2).stderr
+
+
+def test_cycles_are_looked_for_rarely_in_a_process_of_our_own_only(monkeypatch):
+    asked = []
+    monkeypatch.setattr(gc, "freeze", lambda: asked.append("freeze"))
+    monkeypatch.setattr(gc, "set_threshold", lambda *numbers: asked.append(numbers[0]))
+    monkeypatch.setattr(commands, "run", lambda arguments: 7)
+    assert (cli.main(["--version"]), asked) == (7, [])
+    assert (cli.main(), asked) == (7, ["freeze", cli._RARELY])
