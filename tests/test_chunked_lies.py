@@ -258,8 +258,10 @@ def test_a_toc_that_says_something_else_than_the_headers(tree, edit, match):
     (lambda lines: _line(lines, "d/a", type=3), "neither a segment nor a file"),
     (lambda lines: _line(lines, "d/a", position=7), "out of order"),
     (lambda lines: lines[:1] + lines[2:], "out of order"),
-    (lambda lines: _line(lines, "d/empty", size=512), "lone zero block"),
-    (lambda lines: [{"type": 1, "name": "x", "size": 5, "position": 0}], "ends inside"),
+    (lambda lines: _line(lines, "d/empty", size=512), "has 512 bytes of data at the place for that of 'd/empty'"),
+    (lambda lines: [{"type": 1, "name": "x", "size": 5, "position": 0}], "has 5 bytes of data at the place"),
+    (lambda lines: _later(lines, "d/a"), "has 0 bytes of data at the place for that of 'd/a'"),
+    (lambda lines: _later(lines, "d/a", join=True), "has 0 bytes of data at the place for that of 'd/a'"),
     (lambda _lines: b"nonsense\n", "no JSON"),
     (lambda _lines: b"[" * 100_000, "no JSON"),
     (lambda _lines: b"", "which the tar has not"),
@@ -273,6 +275,20 @@ def _line(lines, name, /, **changes):
     (found,) = [each for each in lines if each.get("name") == name]
     found.update(changes)
     return lines
+
+
+def _later(lines, name, *, join=False):
+    """The data of *name* goes behind the next header, all in order; *join* that with its own, in one segment."""
+    lines = copy.deepcopy(lines)
+    (at,) = [n for n, each in enumerate(lines) if each.get("name") == name]
+    before, data, after = lines[at - 1 : at + 2]
+    assert (before["type"], data["type"], after["type"]) == (2, 1, 2)
+    if join:
+        both = base64.b64decode(before["payload"]) + base64.b64decode(after["payload"])
+        moved = [{**before, "payload": base64.b64encode(both).decode()}, data]
+    else:
+        moved = [before, after, data]
+    return [{**each, "position": n} for n, each in enumerate(lines[: at - 1] + moved + lines[at + 2 :])]
 
 
 # -- as text

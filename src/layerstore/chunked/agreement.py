@@ -1,6 +1,6 @@
 """Whether a table of contents says what the tar's own headers say, entry by entry. Pure.
 
-The headers are those of the tar-split, read by our own tar reader; zeros stand for the data of files. Both lists have the
+The headers are those of the tar-split, read by our own tar reader, without the data of files. Both lists have the
 same order, because both were written while the tar passed. A layer whose two views differ would show one tree to who
 goes by the TOC and another to who unpacks the tar. Source of the rule: containers/storage, ``ensureTOCMatchesTarSplit``.
 """
@@ -18,9 +18,6 @@ from layerstore.formats.tar import Entry, TarReader, os_text
 from layerstore.model import Limits
 
 __all__ = ["check_agreement", "lossy"]
-
-_KEPT = 1 << 16                          # bytes told of at once that may be a header
-_ZEROS = bytes(_KEPT + 512)              # longer; and handed on whole, mostly, which copies nothing
 
 
 def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload], limits: Limits) -> list[int]:
@@ -41,6 +38,7 @@ def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload
         if entry.name in names:
             raise TocError(f"the layer has {_show(reader.raw_name)} twice")
         names.add(entry.name)
+        tar.expect(reader.leave_out_data(), reader.raw_name)
         _compare(next(told, None), entry, reader.raw_name, tar.header())
         waiting.append((reader.raw_name, entry))
         _settle(waiting, tar.payloads)
@@ -56,27 +54,40 @@ def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload
 
 
 class _Headers:
-    """The chunks of a tar whose headers are those of the lines, and whose data is zeros."""
+    """The chunks of a tar without its files' data: what else is in the lines. Where data goes must be where it is said."""
 
     def __init__(self, lines: Iterable[bytes | Payload]) -> None:
         self.payloads: deque[Payload] = deque()
         self._lines = lines
         self._raw: list[bytes] = []
+        self._due, self._name = 0, b""   # bytes of data that the next lines must have, before any others; and of whom
 
     def __iter__(self) -> Iterator[bytes]:
+        found = 0
         for line in self._lines:
-            if isinstance(line, bytes):
+            if not isinstance(line, bytes):
+                self.payloads.append(line)
+                found += line.size
+            elif line:
+                if found != self._due:
+                    raise self._misplaced(found)
+                found = self._due = 0
                 yield line
-                continue
-            self.payloads.append(line)
-            for start in range(0, line.size, len(_ZEROS)):
-                left = line.size - start
-                yield _ZEROS if left >= len(_ZEROS) else _ZEROS[:left]
+        if found != self._due:
+            raise self._misplaced(found)
+
+    def expect(self, data: int | None, name: bytes) -> None:
+        """The header of *name* was read, and *data* bytes follow it; None: other bytes do, though it has data."""
+        self._due, self._name = data or 0, name
+        if data is None:
+            raise self._misplaced(0)
+
+    def _misplaced(self, found: int) -> TocError:
+        return TocError(f"the tar-split has {found} bytes of data at the place for that of {_show(self._name)}")
 
     def keep(self, data: bytes) -> None:
         """Told of the bytes that are read, or skipped."""
-        if len(data) <= _KEPT:           # not the data of files; of a header only its key is looked for
-            self._raw.append(data)
+        self._raw.append(data)
 
     def header(self) -> list[bytes]:
         """The bytes since the last call: padding and the headers of one entry."""

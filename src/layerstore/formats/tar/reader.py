@@ -110,6 +110,13 @@ class TarReader:
         """
         return self._stream.whole()
 
+    def leave_out_data(self) -> int | None:
+        """The stream has no data of the current entry: its padding follows. How much it has; None if the chunk goes on.
+
+        For who has only the bytes between files' data, in chunks that end where data belongs.
+        """
+        return self._stream.leave_out()
+
     def read_data(self, entry: Entry) -> Iterator[memoryview]:
         """The stored data of *entry*, the current one, piece by piece.
 

@@ -85,6 +85,11 @@ class Stream:
         self.left = 0
         return view
 
+    def leave_out(self) -> int | None:
+        """The current entry's data is not in the stream. How much it is; None, if it is some and the chunk goes on here."""
+        left, self.left = self.left, 0
+        return left if not left or self.at == len(self.buffer) else None
+
     def data(self, of: str) -> Iterator[memoryview]:
         """The data of the current entry, piece by piece."""
         while self.left:
