@@ -434,3 +434,25 @@ def test_sandboxes_are_measured_and_their_mounts_are_gone_with_the_child(tmp_pat
     assert text.count(" ms | ") >= 10
     assert re.search(r"a sandbox with that file [1-9][\d,]+ bytes, a copy [1-9]", text)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.mark.root
+def test_the_contender_without_privilege_has_none(tmp_path):
+    from types import SimpleNamespace
+
+    from bench import peers
+
+    place = peers.Place(str(tmp_path / "disk"), str(tmp_path / "run"), str(tmp_path))
+    os.mkdir(place.path)
+    info = tarfile.TarInfo("owned")
+    info.uid = 1000
+    with tarfile.open(tmp_path / "layer.tar", "w") as archive:
+        archive.addfile(info)
+    ordinary = peers.contenders()["ours-ordinary"]
+    assert ordinary.missing() is None
+    ordinary.prepare(place)
+    subprocess.run(ordinary.command(place, SimpleNamespace(path=str(tmp_path / "layer.tar"))), shell=True, check=True,
+                   env=peers.environment(place, ordinary), capture_output=True)
+    made = os.path.join(ordinary.tree(place), "owned")
+    assert os.lstat(made).st_uid == 0
+    assert os.getxattr(made, "user.containers.override_stat") == b"1000:0:0644:file"
