@@ -481,3 +481,25 @@ def test_a_profile_of_a_small_layer_finds_every_phase_and_thread_and_says_what_p
         assert sum(each["shares"].values()) == pytest.approx(1, abs=0.05)
         assert each["shares"]["Python"] > 0
     assert "## Where the time of an apply goes" in (tmp_path / "out" / "performance.md").read_text()
+
+
+@pytest.mark.root
+def test_the_contender_without_privilege_has_none(tmp_path):
+    from types import SimpleNamespace
+
+    from bench import peers
+
+    place = peers.Place(str(tmp_path / "disk"), str(tmp_path / "run"), str(tmp_path))
+    os.mkdir(place.path)
+    info = tarfile.TarInfo("owned")
+    info.uid = 1000
+    with tarfile.open(tmp_path / "layer.tar", "w") as archive:
+        archive.addfile(info)
+    ordinary = peers.contenders()["ours-ordinary"]
+    assert ordinary.missing() is None
+    ordinary.prepare(place)
+    subprocess.run(ordinary.command(place, SimpleNamespace(path=str(tmp_path / "layer.tar"))), shell=True, check=True,
+                   env=peers.environment(place, ordinary), capture_output=True)
+    made = os.path.join(ordinary.tree(place), "owned")
+    assert os.lstat(made).st_uid == 0
+    assert os.getxattr(made, "user.containers.override_stat") == b"1000:0:0644:file"
