@@ -1,5 +1,6 @@
 """The spool of a remote blob: what it keeps, what it believes, and reading a blob through it."""
 
+import errno
 import hashlib
 import io
 import os
@@ -232,6 +233,16 @@ def test_what_is_kept_makes_room_where_hardly_any_is_left(tree, use):
         assert use(kept) is None
         assert kept.missing(0, 2000) == [(0, 2000)]
     assert not fs.exists(tree, "blob")
+
+
+def test_a_disk_that_does_not_say_what_is_free_ends_the_keeping_and_nothing_else(tree, monkeypatch):
+    def failing(_fd):
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fstatvfs", failing)
+    with closing(Spool(tree, KEY, len(DATA), keep_free=1)) as kept:
+        kept.keep(0, DATA[:1000])
+        assert kept.missing(0, 1000) == [(0, 1000)]
 
 
 def test_a_spool_that_cannot_be_cut_is_made_anew(tree):

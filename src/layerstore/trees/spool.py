@@ -183,9 +183,11 @@ class Spool:
     def _give_way(self) -> None:
         """What is unpacked beside it looks at the same disk, and would fail for what is kept here."""
         if self._least_free and self._file is not None:
-            found = os.fstatvfs(self._dir_fd)
-            if found.f_bavail * found.f_frsize < self._least_free:
-                self._give_up()
+            with suppress(OSError):
+                found = os.fstatvfs(self._dir_fd)
+                if found.f_bavail * found.f_frsize >= self._least_free:
+                    return
+            self._give_up()
 
     def _give_up(self) -> None:
         self._forget()
