@@ -129,6 +129,8 @@ _MAKERS = {
     "times of GNU's": header(b"n", magic=_GNU, extra=b"%011o\0%011o\0" % (5, 6)),
     "an empty long name": _long(b"") + file(b"short"),
     "a long name without NUL": _long(b"long") + file(b"short"),
+    "a long name that runs into its padding":
+        header(b"././@LongLink", b"L", size=4, magic=_GNU) + padded(b"longer") + file(b"short"),
     "an empty PAX header": header(b"pax", b"x") + file(b"f"),
     "half a second before 1970": pax({"mtime": b"-0.5"}) + file(b"f"),
     "a time that begins with a point": pax({"mtime": b".5"}) + file(b"f"),

@@ -247,6 +247,7 @@ BAD = {
     "a NUL in a PAX link of a file (as Go)": (pax((b"linkpath", b"a\0b")) + file(b"f"), "NUL"),
     "a NUL in a PAX key": (pax((b"path\0x", b"ab")) + file(b"f"), "NUL"),
     "a NUL in a GNU long name": (gnu_long(b"L", b"a\0b") + file(b"f"), "NUL"),
+    "a GNU long name without an end": (header(b"L", b"L", size=4, magic=b"ustar  \0") + pad(b"longer") + file(b"f"), "into its padding"),
     "a component of 256 bytes": (gnu_long(b"L", b"a/" + b"n" * 256) + file(b"f"), "longer than 255"),
     "a directory with data": (header(b"d/", b"0", size=5), "named as a directory"),
     "an old directory with data": (header(b"d/", b"\0", size=5), "named as a directory"),

@@ -85,7 +85,8 @@ def extract_bsd(data, dest):
 def extract_tarfile(data, dest):
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:", errorlevel=1, encoding="utf-8", errors="surrogateescape") as archive:
-            archive.extractall(dest, filter="fully_trusted", numeric_owner=True)
+            archive.extraction_filter = lambda member, _dest: member   # also where extractall knows no filters yet
+            archive.extractall(dest, numeric_owner=True)
     except (tarfile.TarError, OSError, KeyError, ValueError) as error:
         return False, repr(error)
     return True, ""

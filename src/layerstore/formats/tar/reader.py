@@ -178,7 +178,10 @@ class TarReader:
             raise LimitExceededError(
                 f"the extension header at offset {offset} has {size} bytes", limit="max_pax_record", maximum=maximum,
             )
-        return self._stream.take(size + -size % BLOCK, "an extension header")[:size]
+        data = self._stream.take(size + -size % BLOCK, "an extension header")
+        if block[156:157] in b"LK" and 0 not in data[:size] and any(data[size:]):   # GNU tar reads to the next NUL
+            raise ArchiveError("a GNU long name that runs into its padding", offset=offset)
+        return data[:size]
 
     def _set_globals(self, records: pax.Records, offset: int) -> None:
         for key, value in records.values.items():
