@@ -31,7 +31,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(or $(WORKERS),auto) --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(VENV)/ready-dev
-	$(BIN)/ruff check src journal/layerjournal crash fuzz examples
+	$(BIN)/ruff check src journal/layerjournal crash fuzz bench examples tools demo
 
 types: $(VENV)/ready-dev
 	$(BIN)/mypy

@@ -17,12 +17,12 @@ from typing import Any
 
 import layerstore
 from layerstore import LayerSpec, Store, TarDiffer
-from layerstore.system import fs
 from layerstore.dedup import finder
 from layerstore.dedup.candidates import candidates
 from layerstore.formats.digests import Reader, prefixes
 from layerstore.formats.manifest import read_manifest
 from layerstore.formats.packed import open_regular
+from layerstore.system import fs
 
 _FILES, _SIZE = 8, 100       # of a layer: files, bytes of each
 _WANTED = 2_000              # digests looked for

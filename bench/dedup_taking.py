@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-import layerstore
-from bench import machine
 from crash.disk.kernel_calls import Loop, mount, own_mounts, unmount
 from crash.taking import TakingDiffer
+
+import layerstore
+from bench import machine
 from layerstore import TarDiffer
 from layerstore.dedup import LayerFinder, places
 from layerstore.testing.children import telling

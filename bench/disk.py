@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import machine
 from crash.disk.kernel_calls import Loop, mount, own_mounts, unmount
+
+from bench import machine
 
 _MKFS = ("mkfs.ext4", "-q", "-F", "-i", "8192", "-m", "0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0")
 _GIB = 1 << 30
@@ -132,8 +133,7 @@ def _written(file: Path, size: int) -> None:
         raise machine.CannotError(f"a disk of {size >> 20} MiB does not fit into {free >> 20} MiB free; see --disk-gib")
     partial = file.with_suffix(".partial")
     with open(partial, "wb", buffering=0) as out:
-        for done in range(0, size, len(_PIECE)):
-            out.write(_PIECE[:size - done])
+        out.writelines(_PIECE[:size - done] for done in range(0, size, len(_PIECE)))
         os.fsync(out.fileno())
     partial.rename(file)
 

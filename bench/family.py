@@ -151,7 +151,7 @@ class _Layer:
         end = 0
         for number, each in enumerate(pieces):
             follows = pieces[number + 1] if number + 1 < len(pieces) else {}
-            end = each["endOffset"] if "endOffset" in each else end   # the first piece of a file has it
+            end = each.get("endOffset", end)   # the first piece of a file has it
             until = follows["offset"] if follows.get("type") == "chunk" else end
             yield each.get("chunkDigest") or each["digest"], until - each["offset"]
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bench import machine
 from crash.disk.kernel_calls import own_network
+
+from bench import machine
 
 _PATIENCE = 30.0             # seconds until it must listen
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 import shutil
@@ -21,7 +21,7 @@ def facts() -> dict[str, str]:
         "memory": f"{memory:.0f} GiB of memory",
         "system": f"{release}, Linux {platform.release().split('-')[0]}",
         "python": f"Python {platform.python_version()}",
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }
 
 

@@ -84,7 +84,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         result["family"] = {"made_by": family.made_by, "forms": {form: asdict(f) for form, f in family.forms.items()}}
         ways = {name: way for name, way in WAYS.items() if way.form in family.forms}
         for number in range(rounds):
-            for name, way in ways.items():
+            for name in ways:
                 disk.room_for(size, inodes)
                 run = clock.quiet(lambda n=name: _once(options, disk, family, n, result), options.tries)
                 result["runs"].append({"way": name, "round": number, **{k: round(v, 4) for k, v in asdict(run).items()}})

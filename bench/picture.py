@@ -29,22 +29,22 @@ class Panel:
 
 def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
     """Write the picture, as SVG, without a display. ImportError without matplotlib."""
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "layerstore"   # the same figures, the same bytes
-    matplotlib.rcParams["svg.fonttype"] = "none"
-    from matplotlib import pyplot
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "layerstore"   # the same figures, the same bytes
+    mpl.rcParams["svg.fonttype"] = "none"
+    from matplotlib import pyplot as plt
 
     height = 0.9 + max(len(panel.bars) for panel in panels) * 0.26
-    figure, axes = pyplot.subplots(len(panels), 1, figsize=(9, height * len(panels)), squeeze=False)
+    figure, axes = plt.subplots(len(panels), 1, figsize=(9, height * len(panels)), squeeze=False)
     for axis, panel in zip(axes[:, 0], panels, strict=True):
         _panel(axis, panel)
     figure.suptitle(f"{title}\nblue: layerstore; dark: durable, or followed by sync; dashed: the physical bound", fontsize=10)
     figure.tight_layout(rect=(0, 0, 1, 0.97))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def _panel(axis: object, panel: Panel) -> None:

@@ -165,8 +165,8 @@ def page(result: dict[str, Any], pictures: Path | None) -> str:
     groups = {cell: [run for run in result["runs"] if (run["layer"], run["compression"]) == cell] for cell in cells}
     disturbed = sum(run["marked"] for run in result["runs"])
     text = ["## Where the time of an apply goes\n",
-            f"Medians of {result['rounds']} runs, flushes made void; {disturbed} of {len(result['runs'])} were disturbed by "
-            "foreign load. *Start* is until the layer's differ is called, *end* from when it is done. Wall time, s:\n",
+            (f"Medians of {result['rounds']} runs, flushes made void; {disturbed} of {len(result['runs'])} were disturbed by "
+            "foreign load. *Start* is until the layer's differ is called, *end* from when it is done. Wall time, s:\n"),
             _table([(name, lambda run, name=name: run["phases"][name]) for name in _PHASES]
                    + [("all", lambda run: run["wall"])], groups),
             "Processor time, s:\n",

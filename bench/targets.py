@@ -57,8 +57,8 @@ def rows(found: Sequence[Finding], targets: Sequence[Target] = TARGETS) -> list[
             worst = max(cells, key=lambda each: each.ratio.median)
             middle = spread(worst.ratio.median, worst.ratio.low, worst.ratio.high)
             reached = sum(each.reached for each in cells)
-            told.append((target.text, f"≤ {target.limit}", f"{middle} on `{worst.layer}`, {worst.compression}; {reached} of "
-                         f"{len(cells)} reach it", reached == len(cells)))
+            told.append((target.text, f"≤ {target.limit}", (f"{middle} on `{worst.layer}`, {worst.compression}; {reached} of "
+                         f"{len(cells)} reach it"), reached == len(cells)))
     return told
 
 

@@ -13,7 +13,6 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from bench import bound, clock, machine, recipes, trees

@@ -100,9 +100,9 @@ def _notes(result: Mapping[str, Any]) -> str:
                      ", ".join(f"{n} × {call}" for call, n in counts.items()) or counted))
     marked = sum(run["marked"] for run in result["runs"])
     lines = [table(("contender", "version", "flushes for a layer of 300 files (strace)"), rows),
-             f"{result['rounds']} rounds of those that a target is about; at most {result['field_rounds']} of the others, which run "
+             (f"{result['rounds']} rounds of those that a target is about; at most {result['field_rounds']} of the others, which run "
              f"on gzip only. {marked} of {len(result['runs'])} runs were disturbed by more than 15 % foreign processor load, and "
-             "counted all the same after being repeated.\n"]
+             "counted all the same after being repeated.\n")]
     for layer, lines_of in result["equal"].items():
         lines.append(f"The tree of `{layer}` " + ("is the same as GNU tar's.\n" if not lines_of else
                                                   f"**differs from GNU tar's**: {'; '.join(lines_of[:5])}.\n"))

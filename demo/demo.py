@@ -128,7 +128,8 @@ def kill_and_recover(work: Path, reference: str, kill: tuple[str, str, int, str,
     journal_tail(root, 4)
     report = json.loads(must(cli(root, "recover", "--json")))
     for action in report["actions"]:
-        console.print(f"   recovery: [cyan]{action['do']}[/cyan] {(action['layer_id'] or action['key'])[:12]} – {action['why']}")
+        about = (action["layer_id"] or action["key"])[:12]
+        console.print(f"   recovery: [cyan]{action['do']}[/cyan] {about} – {action['why']}")
     console.print("   and after recovery:")
     journal_tail(root, 3)
     found = json.loads(must(cli(root, "images", "--json")))
@@ -228,8 +229,8 @@ def run(work: Path, save: Path | None) -> int:
 
     summary = [
         _table(outcomes),
-        f"pulled {sum(sizes.values()) / 1e6:.1f} MB durably in {seconds:.2f} s; {how}: "
-        f"{source.files} entries compared, {len(wrong)} differ",
+        (f"pulled {sum(sizes.values()) / 1e6:.1f} MB durably in {seconds:.2f} s; {how}: "
+         f"{source.files} entries compared, {len(wrong)} differ"),
         f"[bold green]all well[/bold green] in {time.perf_counter() - begun:.0f} s"
         if not wrong else "[bold red]something differs[/bold red]",
     ]

@@ -20,7 +20,8 @@ def drawn(directory: Path) -> int:
         for number, block in enumerate(found, 1):
             picture = page.with_name(f"{page.stem}-{number}.svg")
             picture.write_text(svg(block))
-            text = text.replace(f"```mermaid\n{block}```\n", f"![State diagram; the table has the same]({picture.name})\n", 1)
+            shown = f"![State diagram; the table has the same]({picture.name})\n"
+            text = text.replace(f"```mermaid\n{block}```\n", shown, 1)
         if found:
             page.write_text(text)
         count += len(found)

@@ -1,4 +1,4 @@
-"""Bring the README's tables up to date: ``python tools/figures.py [--check] [PAGE]``. They stand in pages made from results.
+"""Bring the README's tables up to date: ``python tools/figures.py [--check] [PAGE]``. They are in pages made from results.
 
 In the page, each is between two marks, and names where it is from: a heading's first table, or of a text file all of it::
 

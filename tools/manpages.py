@@ -31,7 +31,9 @@ def write(directory: Path) -> None:
         page.unlink()
     # the version stands for the date: the same commands give the same pages on any day
     cli.short_help = "container layers that a crash cannot cost you"
-    write_man_pages("layerstore", whole(cli), version=__version__, target_dir=str(directory), date=f"layerstore {__version__}")
+    write_man_pages(
+        "layerstore", whole(cli), version=__version__, target_dir=str(directory), date=f"layerstore {__version__}",
+    )
     for page in directory.glob("*.1"):
         # what click leaves as it is between \b and the next empty line, troff is told to leave as it is
         text = re.sub(r"\x08\n(.*?)(?=\n\.PP|\n\.SH|\n*\Z)", ".nf\n\\1\n.fi", page.read_text(), flags=re.DOTALL)

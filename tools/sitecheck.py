@@ -11,7 +11,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 FETCHED = {   # element: the attributes that make a browser fetch
-    "script": ("src",), "img": ("src", "srcset"), "iframe": ("src",), "source": ("src", "srcset"), "video": ("src", "poster"),
+    "script": ("src",), "img": ("src", "srcset"), "iframe": ("src",), "source": ("src", "srcset"),
+    "video": ("src", "poster"),
     "audio": ("src",), "embed": ("src",), "object": ("data",), "link": ("href",), "use": ("href", "xlink:href"),
     "image": ("href", "xlink:href"), "input": ("src",), "track": ("src",),
 }

@@ -43,7 +43,8 @@ def relinked(text: str, page: str, known: set[str]) -> str:
 def decisions(directory: Path) -> str:
     """A list of the ADRs with their titles."""
     lines = ["# Decisions", ""]
-    lines += [f"- [{path.read_text().splitlines()[0].lstrip('# ')}]({path.name})" for path in sorted(directory.glob("0*.md"))]
+    pages = sorted(directory.glob("0*.md"))
+    lines += [f"- [{path.read_text().splitlines()[0].lstrip('# ')}]({path.name})" for path in pages]
     return "\n".join(lines) + "\n"
 
 
@@ -83,7 +84,9 @@ def commands() -> str:
     from layerstore.cli.commands import cli
 
     def each(command: click.Command, path: str, above: click.Context | None) -> Iterator[str]:
-        context = click.Context(command, info_name=path.rpartition(" ")[2], parent=above, terminal_width=100, max_content_width=100)
+        context = click.Context(
+            command, info_name=path.rpartition(" ")[2], parent=above, terminal_width=100, max_content_width=100,
+        )
         yield f"## {path}\n\n```text\n{command.get_help(context)}\n```\n"
         if isinstance(command, click.Group):
             for name in command.list_commands(context):

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from crash.strace import SYNCS, WRITES
+
 from bench.store import peer, stores, tracing, worker
 from bench.store.figures import paired_ratio, summary
-from crash.strace import SYNCS, WRITES
 
 _COUNTED = {*SYNCS, *WRITES, "openat"}
 _TRACED = 12      # commits: some of them split pages and some do not

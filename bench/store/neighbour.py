@@ -20,9 +20,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from crash.strace import SYNCS
+
 from bench.store import peer, stores, tracing, worker
 from bench.store.figures import as_if_on_time, summary
-from crash.strace import SYNCS
 
 _IDLE_SECONDS = 2.0
 COUNTED_ON = 20   # flushes are counted on a layer of so many times fewer files
@@ -82,7 +83,7 @@ def measure(where: str, *, files: int, rounds: int) -> dict[str, Any]:
 
 
 def _fresh(where: str, number: int, name: str) -> str:
-    target = os.path.join(where, f"load-{number}-{name.split(':')[0].replace(' ', '-')}")
+    target = os.path.join(where, f"load-{number}-{name.split(':', maxsplit=1)[0].replace(' ', '-')}")
     os.mkdir(target)
     return target
 

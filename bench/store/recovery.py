@@ -49,6 +49,6 @@ def wreck(root: str, kind: str, count: int, salt: str) -> None:
     if kind == "applies":
         environment["LAYERSTORE_FAULT"] = "publish.rename:before:kill"
     command = stores.worker(f"killed-{kind}", root, f"{kind} {count} {salt} {os.path.basename(root)}", count)
-    ended = subprocess.run(command, env=environment).returncode
+    ended = subprocess.run(command, env=environment, check=False).returncode
     if ended != -signal.SIGKILL:
         raise RuntimeError(f"{command[3:5]} was to die of SIGKILL, and ended with {ended}")
