@@ -134,10 +134,9 @@ class Metrics:
 
     def _check_ended(self, fields: dict[str, Any]) -> None:
         depth, codes = fields["depth"], fields["findings"]
-        for code in {code for sample in self.findings.collect() for each in sample.samples
-                     if each.labels["depth"] == depth for code in [each.labels["code"]]}:
-            self.findings.labels(depth, code).set(0)
-        for code, number in codes.items():
+        told = [each.labels for family in self.findings.collect() for each in family.samples]
+        before = {each["code"]: 0 for each in told if each["depth"] == depth}
+        for code, number in {**before, **codes}.items():
             self._show(self.findings, number, depth, code)
         for what in ("looked_at", "recent", "left", "left_unsound"):
             self._show(self.check_layers, fields[what], depth, what)
