@@ -2,10 +2,10 @@
 # make test    the tests, as many modules at once as there are cores: WORKERS=n, 0: one after the other in one process
 # make fuzz    coverage-guided fuzzing: TARGET=name SECONDS=60 WORKERS=1 UNTIL=executions
 # make crash   the crash rigs: RIG=name (default: all) STATES=n SECONDS=s SEED=n OUT=dir
-# make crash-report   one page of all that is in OUT; FIGURES=file.md
+# make crash-report   one page of all that is in OUT; SUMMARY=file.json: its figures, to be kept (make figures)
 # make coverage   branches of journal, lifecycle and recovery: 100 %, or it fails
-# make site    the documentation as a site: build/site; a warning is a failure
-# make figures   the page of performance from bench/results, and the README's tables from the pages
+# make site    the documentation as a site: build/site; a warning is a failure, and so is what a reader's browser would fetch elsewhere
+# make figures   the pages of what was measured and shown from bench/results and crash/results, and the README's tables from those
 # make man     the man pages, from the commands: contrib/man
 # make dist    wheel and sdist, into dist/
 # make check   lint, types, tests
@@ -57,11 +57,15 @@ docs: $(VENV)/ready
 site: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python tools/sitepages.py build/site-pages
+	$(BIN)/python tools/diagrams.py build/site-pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python tools/sitecheck.py build/site
 
 figures: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench page --out bench/results --page docs/performance.md
+	$(BIN)/python -m crash figures crash/results/evidence.json docs/evidence.md
+	$(BIN)/python -m crash.peer crash/results --page docs/peer.md
 	$(BIN)/python tools/figures.py
 
 man: $(VENV)/ready
@@ -89,7 +93,7 @@ crash: $(VENV)/ready
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 crash-report: $(VENV)/ready
-	$(BIN)/python -m crash report --out $(OUT) $(if $(FIGURES),--figures $(FIGURES))
+	$(BIN)/python -m crash report --out $(OUT) $(if $(SUMMARY),--summary $(SUMMARY)) $(if $(FIGURES),--figures $(FIGURES))
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -32,6 +32,7 @@ MEASURES: dict[str, str] = {   # name: module; the order of the page
     "store": "bench.growing",
     "open": "bench.opening",
     "forks": "bench.forks",
+    "profile": "bench.profile",
 }
 
 

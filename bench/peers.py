@@ -115,6 +115,19 @@ def _our_synced(place: Place, blob: Blob) -> str:
     return f"{_ours(place, blob)} && {sync}"
 
 
+_ORDINARY = ("unshare", "--user", "--map-root-user")   # may set no other owner, make no device, set no trusted attribute
+
+
+def _ours_ordinary(place: Place, blob: Blob) -> str:
+    return f"{_join(*_ORDINARY)} {_ours(place, blob)}"
+
+
+def _our_ordinary_store(place: Place) -> None:
+    """Made by the same user, who has another form of overlay's marks."""
+    made = [*_ORDINARY, sys.executable, "-P", "-c", "import layerstore, sys; layerstore.open(sys.argv[1]).close()", f"{place.path}/store"]
+    subprocess.run(made, check=True, capture_output=True)
+
+
 # -- containers/storage ----------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +221,8 @@ def contenders() -> dict[str, Contender]:
                   _no_flush, core=True),
         Contender("ours-unsynced+sync", "layerstore, flushes made void; sync", sys.executable, us, _our_synced, _our_tree,
                   _our_store, _no_flush, core=True, synced=True),
+        Contender("ours-ordinary", "layerstore, durable, without privilege (a user namespace with one user)", sys.executable, us,
+                  _ours_ordinary, _our_tree, _our_ordinary_store, synced=True, needs=("unshare",)),
         Contender("storage", "containers-storage import-layer", "containers-storage", storage, _import, _their_tree,
                   _their_store, empty, core=True),
         Contender("storage+sync", "containers-storage import-layer; sync", "containers-storage", storage,

@@ -3,7 +3,8 @@
     python -m crash list
     python -m crash run RIG [--states N] [--seconds S] [--seed N] [--out DIR] [--work DIR] [RIG'S OWN OPTIONS]
     python -m crash all [--states N] [--seconds S] [--seed N] [--out DIR]     every rig in turn, the budget split
-    python -m crash report --out DIR [--figures FILE.md]                      one page of all that is in DIR
+    python -m crash report --out DIR [--figures FILE.md] [--summary FILE.json]   one page of all that is in DIR
+    python -m crash figures FILE.json FILE.md                                 the page of figures, from a summary
     python -m crash show DIR RIG N [--again]                                  one state in full
 
 A rig is a module ``crash.<name>`` (``RIGS``) with ``states(options) -> Iterator[State]`` and, for options of its
@@ -23,6 +24,7 @@ from typing import Any
 
 from crash.report import show as showing
 from crash.state import collect
+from crash.state import commit as at_commit
 
 RIGS: dict[str, str] = {   # name: module
     "block": "crash.block",
@@ -54,6 +56,10 @@ def main(argv: list[str]) -> int:
     report = commands.add_parser("report", help="one page of all that was explored")
     report.add_argument("--out", required=True, help="the directory with the rigs' lines; the report goes there, too")
     report.add_argument("--figures", help="a page of figures in markdown, to this file")
+    report.add_argument("--summary", help="the figures alone, as JSON, to this file")
+    figures = commands.add_parser("figures", help="the page of figures in markdown, from a summary")
+    figures.add_argument("summary")
+    figures.add_argument("page")
     show = commands.add_parser("show", help="one explored state in full")
     show.add_argument("directory")
     show.add_argument("rig")
@@ -64,6 +70,8 @@ def main(argv: list[str]) -> int:
         return run_all(options)
     if options.command == "report":
         return make_report(options)
+    if options.command == "figures":
+        return make_figures(options)
     if options.command == "show":
         return showing.show(options.directory, options.rig, options.number, again=options.again)
     if options.command == "list":
@@ -116,10 +124,12 @@ def run_all(options: argparse.Namespace) -> int:
 
 def make_report(options: argparse.Namespace) -> int:
     """Write the report; 1 if there is a violation in it, each printed with the command that shows it again."""
-    from crash.report import gather, pages  # noqa: PLC0415 - the rigs run without what only the report needs
+    from crash.report import gather, pages, summary  # noqa: PLC0415 - the rigs run without what only the report needs
 
     report = gather.gather(options.out, RIGS)
     pages.write(report, options.out, figures=options.figures)
+    if options.summary:
+        summary.save(summary.summary(report), options.summary)
     for rig in report.rigs:
         for state in rig.violations:
             print(f"VIOLATION {rig.name} {state['number']}: {state['workload']} {state['fs']} {state['fault']}: "
@@ -128,10 +138,18 @@ def make_report(options: argparse.Namespace) -> int:
     return 1 if report.violations else 0
 
 
+def make_figures(options: argparse.Namespace) -> int:
+    """Write the page of figures of a summary that was kept."""
+    from crash.report import pages  # noqa: PLC0415 - as for the report
+
+    with open(options.summary, encoding="utf-8") as file:
+        pages.write_figures(json.load(file), options.page)
+    return 0
+
+
 def _note(options: argparse.Namespace, seconds: float) -> None:
     """Which commit was run, with what: beside the states. Lines are appended, so the runs' seconds are added up."""
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    commit = described.stdout.strip()
+    commit = at_commit()
     asked = {k: v for k, v in vars(options).items() if k not in ("work", "out", "command")}
     path = os.path.join(options.out, f"{options.rig}.run.json")
     before: dict[str, Any] = {}

@@ -52,6 +52,12 @@ def filesystem(path: str) -> str:
     return {"ext2/ext3": "ext4"}.get(found, found)
 
 
+def commit() -> str:
+    """Which commit is run, and whether anything differs from it."""
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return described.stdout.strip()
+
+
 def read(path: str) -> Iterator[State]:
     """The states in a file of lines."""
     with open(path, encoding="utf-8") as file:

@@ -23,13 +23,13 @@ _AT_ONCE = 16                            # contexts: more than are in use at onc
 def apply() -> None:
     """To the product's modules, which are imported by this, and to Python."""
     from layerjournal import segment  # noqa: PLC0415 - not before they are instrumented
-    from layerstore.formats import compression  # noqa: PLC0415
+    from layerstore.formats.compression import decoders, units, writing  # noqa: PLC0415
     from layerstore.system import privilege  # noqa: PLC0415
 
     # no input changes what this process may do; asked of /proc it costs a fifth of an unpacking
     privilege.Powers.of_this_process = functools.cache(privilege.Powers.of_this_process)   # type: ignore[method-assign]
     contexts = _with_kept_contexts()
-    compression.zstandard = segment.zstandard = contexts   # type: ignore[assignment]
+    decoders.zstandard = units.zstandard = writing.zstandard = segment.zstandard = contexts   # type: ignore[assignment]
     gc.collect()
     gc.freeze()                          # the modules are never looked at again
     gc.set_threshold(50_000)

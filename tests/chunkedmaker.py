@@ -12,6 +12,7 @@ import json
 import struct
 import tarfile
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import zstandard
 
@@ -71,7 +72,8 @@ def make(form, members=None, *, chunk=3000, toc=None, lines=None, data=None, ann
 
 
 class _Maker:
-    def __init__(self, form, chunk, data, *, kept=False):
+    def __init__(self, form, chunk, data, *, kept=False, alone=()):
+        self.alone = alone                              # names before whose headers a unit begins, too
         self.form, self.chunk, self.data = form, chunk, data
         self.zstd = form in (CURRENT, OF_2022, NERDCTL)
         self.own_units = form in (CURRENT, OF_2022)     # a unit ends where a file does
@@ -98,8 +100,12 @@ class _Maker:
         self.lines.append({"type": 2, "payload": base64.b64encode(data).decode()})
 
     def add(self, header, data, info):
+        if info.name in self.alone:
+            self.unit(True)
         self.raw(header)
-        entry = {"type": TYPES[info.type], "name": info.name, "modtime": "2023-11-14T22:13:20Z"}
+        entry = {"type": TYPES[info.type], "name": info.name}
+        if info.mtime:
+            entry["modtime"] = datetime.fromtimestamp(info.mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         for key, value in (("linkName", info.linkname), ("mode", info.mode), ("size", info.size), ("uid", info.uid),
                            ("gid", info.gid), ("devMajor", info.devmajor), ("devMinor", info.devminor)):
             if value:
@@ -115,6 +121,8 @@ class _Maker:
         self.lines.append(line)
         if data:
             self.content(entry, data)
+        elif entry["type"] == "reg" and self.form in (STARGZ, NERDCTL):
+            entry["digest"] = sha(b"")
         self.tar += data
         if len(data) % 512:
             self.raw(bytes(-len(data) % 512))
@@ -211,7 +219,7 @@ class _Maker:
             footer += [at, len(split), len(plain_split)]
         elif self.form == NERDCTL:
             notes["containerd.io/snapshot/stargz/toc.digest"] = sha(plain)
-        self.frame(struct.pack(f"<{len(footer)}Q", *footer) + b"GNUlInUx")
+        self.frame(struct.pack(f"<{len(footer)}Q", *footer) + (b"GNUlInUx" if self.form == CURRENT else b"GnUlInUx"))
         return notes
 
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 PLAIN = [b"a", b"b", b"bin", b"file.txt", b"-dash", b"with space", b"UPPER", b"upper"]
 ODD = ["ünï-名前".encode(), b"new\nline", b"\xff\xfe\x80", b"tab\tquote\"'", b"back\\slash", b"*?[", b"\x1b[31mred", b"e\xcc\x81", b"\xc3\xa9"]
 LONG = [b"n" * 99, b"n" * 100, b"n" * 101, b"m" * 155, b"x" * 255]
-FEATURES = ("odd", "long", "xattrs", "sparse", "ids", "times", "devices")
+DEEP = b"/".join([b"down"] * 60)
+FEATURES = ("odd", "long", "xattrs", "sparse", "ids", "times", "devices", "capabilities", "deep")
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")   # cap_net_bind_service+ep (linux/capability.h)
 
 SECONDS = st.sampled_from([0, 1, 1_700_000_000, 2_000_000_000])
 NANOS = st.one_of(
@@ -35,6 +37,8 @@ def trees(draw, privileged):
     features = draw(st.sets(st.sampled_from(FEATURES), max_size=3))
     names = st.sampled_from(PLAIN + (ODD if "odd" in features else []) + (LONG if "long" in features else []))
     directories, made = [b""], {}
+    if "deep" in features:
+        directories.append(DEEP)
     for _ in range(draw(st.integers(1, 12))):
         path = draw(st.sampled_from(directories))
         path = path + b"/" + draw(names) if path else draw(names)
@@ -51,7 +55,8 @@ def trees(draw, privileged):
             "kind": kind, "mode": draw(MODES), "size": draw(SIZES),
             "owner": draw(st.tuples(*[HUGE_IDS if "ids" in features else IDS] * 2)) if privileged else None,
             "mtime_ns": draw(NANOS) if "times" in features else draw(SECONDS) * 10**9,
-            "xattrs": draw(XATTRS) if "xattrs" in features else {},
+            "xattrs": {**(draw(XATTRS) if "xattrs" in features else {}),
+                       **({"security.capability": CAPABILITY} if privileged and kind in ("file", "sparse") and "capabilities" in features else {})},
             "to": draw(st.sampled_from(files)) if kind == "hardlink" else draw(st.sampled_from([b"a", b"/etc/passwd", b"../..", b"n" * 101])),
             "segments": draw(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9_000)), max_size=4)),
         }
@@ -65,13 +70,20 @@ def trees(draw, privileged):
 def build(made, top):
     """Make the tree in the empty directory *top*."""
     top = os.fsencode(top)
+    if any(path.startswith(DEEP) for path in made):
+        os.makedirs(os.path.join(top, DEEP))
     for path, each in made.items():
         _make(os.path.join(top, path), each, top)
     for path in sorted(made, reverse=True):   # directories after what they hold
         if made[path]["kind"] != "hardlink":
             _dress(os.path.join(top, path), made[path])
     os.chmod(top, 0o755)
-    os.utime(top, ns=(10**18, 10**18))
+    way = os.path.join(top, DEEP) if os.path.lexists(os.path.join(top, DEEP)) else top
+    while True:
+        os.utime(way, ns=(10**18, 10**18))
+        if way == top:
+            break
+        way = os.path.dirname(way)
 
 
 def _make(full, each, top):

@@ -89,8 +89,14 @@ def _gnu_line(line):
     elif kind == "hardlink":
         name, _, link = rest.partition(" link to ")
         link = clean(link)
-    seconds = calendar.timegm(time.strptime(when.partition(".")[0], "%Y-%m-%d %H:%M:%S"))
-    return clean(_unescaped(name)), kind, int(size) if kind == "file" else 0, _unescaped(link), seconds
+    return clean(_unescaped(name)), kind, int(size) if kind == "file" else 0, _unescaped(link), _seconds(when.partition(".")[0])
+
+
+def _seconds(when):
+    """Since 1970. Times may be of the year 3170843: a calendar comes again after 400 years."""
+    year, month, rest = when.rsplit("-", 2)
+    again, within = divmod(int(year), 400)
+    return calendar.timegm(time.strptime(f"{2000 + within}-{month}-{rest}", "%Y-%m-%d %H:%M:%S")) + (again - 5) * 146_097 * 86_400
 
 
 def by_bsd(data):

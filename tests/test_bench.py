@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import bound, clock, family, flushes, layers, machine, ratios, recipes, stream, tables, targets, trees, unpack_page
+from bench import bound, clock, family, flushes, layers, machine, profile, ratios, recipes, stream, tables, targets, trees, unpack_page
 from bench.__main__ import MEASURES, main
 from bench.compiled import compiled
 from bench.page import write_page
@@ -167,16 +167,29 @@ def test_where_a_tool_is_missing_a_generated_tree_stands_in_and_says_so(tmp_path
 
 def test_a_streamed_layer_has_the_files_and_bytes_that_it_was_asked_for(tmp_path):
     with open(tmp_path / "tar", "wb") as file:
-        stream.write(file.fileno(), 2500, 700)
+        stream.write(file.fileno(), "files", 2500, 700)
     with tarfile.open(tmp_path / "tar") as archive:
         members = archive.getmembers()
         assert [m.size for m in members if m.isreg()] == [700] * 2500
         assert sum(m.isdir() for m in members) == 3
         assert archive.extractfile(members[-1]).read() == stream._PIECE[:700]
     with open(tmp_path / "tar", "wb") as file:
-        stream.write(file.fileno(), 1, (3 << 20) + 5)
+        stream.write(file.fileno(), "files", 1, (3 << 20) + 5)
     with tarfile.open(tmp_path / "tar") as archive:
         assert archive.extractfile("d00000/f0000000").read() == stream._PIECE * 3 + stream._PIECE[:5]
+
+
+@pytest.mark.parametrize("kind", stream.KINDS)
+def test_a_streamed_layer_of_any_kind_has_as_many_paths_as_it_was_asked_for(kind, tmp_path):
+    with open(tmp_path / "tar", "wb") as file:
+        stream.write(file.fileno(), kind, 2_000, 3)
+    with tarfile.open(tmp_path / "tar") as archive:
+        members = [member.name for member in archive]
+    paths = {path for name in members for path in (name, *map(str, Path(name).parents))} - {"."}
+    files = {"files": 2_002, "one directory": 2_001, "implied directories": 2_001, "symbolic links": 2_002, "attributes": 2_002,
+             "replaced": 2_001, "deep": 2_008}
+    assert len(paths) == files.get(kind, 2_000)
+    assert (len(members) > len(set(members))) == (kind == "replaced")
 
 
 def test_trees_that_differ_in_anything_but_attributes_are_told_apart(tmp_path):
@@ -281,11 +294,16 @@ def test_every_measure_says_what_it_is_and_has_the_three_functions(name):
 def test_memory_and_image_are_told_beside_their_targets():
     from bench import image, memory
 
-    runs = [{"kind": "files", "files": n, "size": 20, "rss": rss, "wall": 1.0}
+    runs = [{"kind": "files", "verb": "apply", "files": n, "size": 20, "rss": rss, "wall": 1.0}
             for n, rss in ((1000, 30.0), (10_000, 50.0), (100_000, 151.0))]
-    runs += [{"kind": "one file", "files": 1, "size": n << 20, "rss": rss, "wall": 1.0} for n, rss in ((8, 30.0), (16, 40.0), (32, 44.0))]
+    runs += [{"kind": "one file", "verb": "apply", "files": 1, "size": n << 20, "rss": rss, "wall": 1.0}
+             for n, rss in ((8, 30.0), (16, 40.0), (32, 44.0))]
+    runs += [{"kind": "deep", "verb": verb, "files": 1000, "size": 20, "rss": rss, "wall": 1.0}
+             for verb, rss in (("apply", 60), ("check", 61.4))]
     text = memory.page({"runs": runs}, None)
-    assert "| peak memory of any layer | ≤ 150 MiB | 151 MiB | **not reached** |" in text
+    assert "| 1,000: deep | 60 | 61 | 1.00 |" in text
+    assert "| peak memory of any layer, apply (files) | ≤ 150 MiB | 151 MiB | **not reached** |" in text
+    assert "| peak memory of any layer, check (deep) | ≤ 150 MiB | 61 MiB | reached |" in text
     assert "| peak memory, with 10 times the files | ≤ 1.25 times | 3.02 times | **not reached** |" in text
     assert "| peak memory, with a file 2 times as large | ≤ 1.25 times | 1.10 times | reached |" in text
     ways = {"pull": {"label": "at once", "missing": None}, "one by one": {"label": "apart", "missing": None},
@@ -416,3 +434,72 @@ def test_sandboxes_are_measured_and_their_mounts_are_gone_with_the_child(tmp_pat
     assert text.count(" ms | ") >= 10
     assert re.search(r"a sandbox with that file [1-9][\d,]+ bytes, a copy [1-9]", text)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+# -- where the time goes -----------------------------------------------------------------------------------------------
+
+
+def test_what_a_process_says_of_itself_adds_up_to_all_that_was_measured_of_it():
+    report = {"watched_from": 100.0, "begun": 100.25, "ended": 101.0, "start": 0.25, "pipeline": 0.25, "end": 0.125,
+              "threads": {"layerstore-read": 0.5}, "children": 0.25}
+    found = profile.told(report, clock.Run(1.5, 1.5, 40.0, 0.0))
+    assert found["phases"] == {"start": 0.25, "pipeline": 0.75, "end": 0.5}
+    assert found["cpu"] == {"main: start": 0.25, "main: parse, make what is large": 0.25, "main: end": 0.125,
+                            "read and decompress": 0.5, "hash blob and tar": 0.0, "hash large files": 0.0,
+                            "feed processes": 0.0, "processes that make small files": 0.25, "exit": 0.125}
+
+
+def test_shares_are_by_what_a_shared_object_is_for_and_no_module_of_c_counts_as_python():
+    said = (" 40.00% ;[kernel.kallsyms]   \n 30.00% ;libpython3.11.so.1.0\n 20.00% ;isal_zlib.cpython-311-x86_64-linux-gnu.so\n"
+            "  5.00% ;python3.12\n  4.00% ;libc.so.6\n  1.00% ;something.cpython-311-x86_64-linux-gnu.so\n")
+    assert profile.shares_of(said) == {"kernel": 0.4, "Python": 0.35, "ISA-L": 0.2, "libc": 0.04, "other": 0.01}
+
+
+def test_a_profile_without_perf_says_so_and_tells_the_rest():
+    cpu = dict.fromkeys(profile._ROWS, 0.125)
+    run = {"layer": "base", "compression": "zstd", "wall": 2.0, "total": 1.0, "cpu": cpu, "marked": True,
+           "phases": dict.fromkeys(profile._PHASES, 0.5)}
+    text = profile.page({"rounds": 1, "hertz": 9, "runs": [run], "objects": [], "no_perf": "perf is not installed"}, None)
+    assert "| `base`, zstd | 0.500 | 0.500 | 0.500 | 2.00 |" in text
+    assert "1 of 1 were disturbed" in text
+    assert "could not be measured: perf is not installed." in text
+
+
+@pytest.mark.root
+def test_a_profile_of_a_small_layer_finds_every_phase_and_thread_and_says_what_perf_could_not(tmp_path):
+    command = [sys.executable, "-m", "bench", "run", "profile", "--layers", "sample", "--compressions", "gzip", "--rounds", "1",
+               "--tries", "1", "--disk-gib", "0.25", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "profile.json").read_text())
+    (run,) = found["runs"]
+    assert all(value > 0 for value in run["phases"].values())
+    for row in ("main: start", "main: parse, make what is large", "main: end", "read and decompress", "hash blob and tar"):
+        assert run["cpu"][row] > 0, row
+    assert (found["no_perf"] is None) == bool(found["objects"])
+    for each in found["objects"]:
+        assert sum(each["shares"].values()) == pytest.approx(1, abs=0.05)
+        assert each["shares"]["Python"] > 0
+    assert "## Where the time of an apply goes" in (tmp_path / "out" / "performance.md").read_text()
+
+
+@pytest.mark.root
+def test_the_contender_without_privilege_has_none(tmp_path):
+    from types import SimpleNamespace
+
+    from bench import peers
+
+    place = peers.Place(str(tmp_path / "disk"), str(tmp_path / "run"), str(tmp_path))
+    os.mkdir(place.path)
+    info = tarfile.TarInfo("owned")
+    info.uid = 1000
+    with tarfile.open(tmp_path / "layer.tar", "w") as archive:
+        archive.addfile(info)
+    ordinary = peers.contenders()["ours-ordinary"]
+    assert ordinary.missing() is None
+    ordinary.prepare(place)
+    subprocess.run(ordinary.command(place, SimpleNamespace(path=str(tmp_path / "layer.tar"))), shell=True, check=True,
+                   env=peers.environment(place, ordinary), capture_output=True)
+    made = os.path.join(ordinary.tree(place), "owned")
+    assert os.lstat(made).st_uid == 0
+    assert os.getxattr(made, "user.containers.override_stat") == b"1000:0:0644:file"

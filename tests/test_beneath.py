@@ -18,7 +18,8 @@ from layerstore.dedup import LayerFinder
 from layerstore.opening import config
 from layerstore.sources import open_source
 from layerstore.testing import copy_store, kill_at, passings, run_child, telling
-from layerstore.verbs.apply import LayerSpec, apply_batch
+from layerstore.verbs.apply import apply_batch
+from layerstore.verbs.batch import LayerSpec
 from storekit import add, differ, digest, failing_at, image, killed_at, observed
 
 SHARED = {"shared": bytes(range(256)) * 400}

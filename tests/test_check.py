@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import layerstore
 from layerstore import errors
-from layerstore.recovery import executor, looking
+from layerstore.recovery import acting, looking
 from layerstore.verbs.check.hashing import Pace
 from layerstore.cli.commands import cli
 from storekit import add, image, observed
@@ -248,7 +248,7 @@ def test_a_quarantined_layer_is_named_with_its_bad_files_and_its_image_says_so(s
     bad = store.layer(pulled.layers[1])
     row = looking.row_of(store._handle, bad.txid)
     from layerstore.lifecycle.states import Trigger
-    executor._fire(store._handle, "t", bad.txid, row, Trigger.QUARANTINE, {"why": "rot", "files": [b"diff/shared/file"]})
+    acting._fire(store._handle, "t", bad.txid, row, Trigger.QUARANTINE, {"why": "rot", "files": [b"diff/shared/file"]})
     found = store.check().findings
     assert [f.code for f in found] == ["layer-quarantined", "image-layer-missing"]
     assert "shared/file" in found[0].message

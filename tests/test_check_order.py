@@ -8,6 +8,7 @@ import time
 import pytest
 
 import layerstore
+from layerstore.cli import main
 from layerstore.dedup import suspects
 from storekit import add, killed_at
 from test_check import PATHS, flip, tree
@@ -158,3 +159,53 @@ def test_what_is_not_covered_is_noted_by_no_open_of_the_same_boot(tmp_path):
         layer = add(store)
     with layerstore.open(root) as store:
         assert not os.path.exists(tree(store, layer, "checked"))
+
+
+# -- what is said of it --------------------------------------------------------------------------------------------------
+
+
+def test_a_check_that_does_not_get_to_damage_that_an_earlier_one_found_says_so(store):
+    layers = sorted(covered(store))
+    flip(os.path.join(store.root, "layers", layers[0], "diff", "f"))
+    assert [store.check(depth="content", budget=0.0).left_unsound for _ in layers] == [0, 1, 1, 1]
+    flip(os.path.join(store.root, "layers", layers[0], "diff", "f"))
+    assert store.check(depth="content").left_unsound == 0
+    assert not store.check(depth="content", budget=0.0).left_unsound, "it is looked at again"
+
+
+def test_what_a_repair_put_right_is_not_told_of_as_damaged_before(store):
+    store.check(depth="content", budget=9.0)
+    mended = add(store, {"f": b"the same" * 50}, id="1" * 64)
+    add(store, {"f": b"the same" * 50}, id="2" * 64)
+    flip(os.path.join(store.root, "layers", mended.id, "diff", "f"))
+    assert not store.check(depth="content", budget=9.0).sound
+    before = time.time_ns()
+    assert store.repair().mended == (mended.id,)
+    assert store.check(depth="content", since_ns=before).recent == 1, "a repair looked at all of it"
+
+
+def test_since_when_every_layer_was_looked_at_is_told_however_many_checks_it_took(store):
+    layers, times = covered(store), [time.time_ns()]
+    for number in range(len(layers)):
+        report = store.check(depth="content", budget=0.0)
+        assert (report.complete_since_ns is not None) == (number == len(layers) - 1)
+        times.append(time.time_ns())
+    assert times[0] <= report.complete_since_ns <= times[1], "the one that was looked at first"
+    assert times[1] <= store.check(depth="content", budget=0.0).complete_since_ns <= times[2]
+    assert store.check(depth="content").complete_since_ns >= times[-1]
+
+
+def test_options_that_say_nothing_or_two_things_are_not_taken_in_silence(store, capsys):
+    four(store)
+    root = store.root
+    store.close()
+    said = lambda *words: (main(["--root", root, "check", *words]), capsys.readouterr())
+    status, shown = said("--since", "1h")
+    assert status == 0
+    assert "structure is always looked at whole" in shown.err
+    assert said("--content", "--depth", "metadata")[0] == 2
+    status, shown = said("--content", "--since", "tomorrow")
+    assert (status, "2026-11-30" in shown.err) == (2, True)
+    flip(os.path.join(root, "layers", min(os.listdir(f"{root}/layers")), "diff", "f"))
+    assert [said("--content", "--budget", "0")[0] for _ in range(4)].count(3) == 1
+    assert "1 of them were not sound when last looked at" in said("--content", "--budget", "0")[1].out + said("--content", "--budget", "0")[1].out

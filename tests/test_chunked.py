@@ -7,6 +7,7 @@ import os
 import random
 import tracemalloc
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,7 @@ def contents(made):
     """All that a layer that is here has: its files and its chunks, out of the blob itself."""
     from layerstore.chunked.layout import File
     from layerstore.chunked.opening import open_chunked
-    from layerstore.formats.compression import Units
+    from layerstore.formats.compression.units import Units
 
     opened = open_chunked(made.descriptor, lambda asked: [made.blob[s : s + n] for s, n in asked], Limits())
     units = Units(opened.codec)
@@ -262,6 +263,16 @@ def test_a_footer_says_where_the_toc_is_when_annotations_do_not(tree):
         differ, _ = partial(made)
         tree.apply(differ)
         assert differ.whole is None
+
+
+@pytest.mark.parametrize("form", ["current", "2022"])
+def test_the_footer_that_skopeo_wrote_is_read(tree, form):
+    made = fixture(f"v2-{form}")
+    notes = {k: v for k, v in made.descriptor.annotations.items() if k.endswith("checksum")}
+    made.descriptor = replace(made.descriptor, annotations=notes)
+    differ, _ = partial(made)
+    tree.apply(differ)
+    assert differ.whole is None
 
 
 def test_content_that_is_damaged_here_is_fetched_instead_and_said(tree):

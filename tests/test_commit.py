@@ -16,9 +16,9 @@ import imagemaker
 import layerstore
 from layerstore import CommitOptions, errors
 from layerstore.system import faults
-from layerstore.trees import overlay
 from layerstore.testing import CrashExplorer, copy_store, layer, name, still_clock
 from layerstore.testing import image as an_image
+from layerstore.trees.mounted import is_overlay_mounted
 from storekit import add, differ
 
 pytestmark = pytest.mark.root
@@ -197,7 +197,7 @@ def test_a_mount_that_is_being_committed_is_not_unmounted(tmp_path):
             store.commit(target)
         assert done
         store.unmount(target)
-        assert not overlay.is_overlay_mounted(str(target))
+        assert not is_overlay_mounted(str(target))
 
 
 @in_namespace

@@ -10,9 +10,9 @@ import zlib
 import pytest
 import zstandard
 
-from layerstore.formats import compression
-from layerstore.formats.compression import ZstdWriter, decompressed, detect
 from layerstore.errors import CompressionError, LimitExceededError
+from layerstore.formats.compression import decoders, decompressed, detect
+from layerstore.formats.compression.writing import ZstdWriter
 from layerstore.model import Limits
 
 TEXT = b"".join(b"line %d of a text that compresses\n" % n for n in range(20_000))
@@ -44,12 +44,12 @@ def inflate(request, monkeypatch):
         from isal import isal_zlib as module
     else:
         module = zlib
-    monkeypatch.setattr(compression, "inflate", module)
+    monkeypatch.setattr(decoders, "inflate", module)
 
 
 def test_isal_is_used_where_it_is_installed():
     pytest.importorskip("isal")
-    assert compression.inflate.__name__ == "isal.isal_zlib"
+    assert decoders.inflate.__name__ == "isal.isal_zlib"
 
 
 @pytest.mark.parametrize("head, kind", [
@@ -92,6 +92,35 @@ def test_many_small_members_do_not_take_quadratic_time(inflate):
     assert len(run(gzip.compress(b"x") * 30_000, chunk=1 << 20)[0]) == 30_000
 
 
+def test_small_members_after_a_long_one_are_not_fed_with_what_follows_them(inflate, monkeypatch):
+    """A long member is fed in long slices; each small one would copy the rest of such a slice."""
+    fed, decoder = [], decoders.inflate
+
+    class Counted:
+        error = decoder.error
+
+        class decompressobj:   # noqa: N801 - as the module calls it
+            def __init__(self, wbits):
+                self._it = decoder.decompressobj(wbits)
+
+            def decompress(self, data, limit):
+                fed.append(len(data))
+                return self._it.decompress(data, limit)
+
+            def __getattr__(self, name):
+                return getattr(self._it, name)
+
+    monkeypatch.setattr(decoders, "inflate", Counted)
+    noise, small = os.urandom(1_000_000), gzip.compress(b"x")
+    blob = gzip.compress(noise, 1) + small * 20_000
+    stream = decompressed(cut(blob, 1 << 19), limits=Limits())
+    assert b"".join(stream) == noise + b"x" * 20_000
+    assert stream.bytes_in == len(blob)
+    assert max(fed) > 1 << 17, "the long member is fed in long slices"
+    assert sum(size > 1 << 15 for size in fed) < 20
+
+
+
 def test_every_frame_of_a_zstd_stream_is_read_and_skippable_ones_are_skipped():
     data = skippable(b"head") + zst(b"one") + skippable(b"x" * 5000, 15) + zst(b"two" * 50_000) + skippable(b"")
     for chunk in (3, 100, 1 << 20):
@@ -126,7 +155,7 @@ def test_where_python_lacks_a_codec_the_error_says_so(monkeypatch):
 
 def test_no_memory_for_decoding_is_not_blamed_on_the_content(inflate, monkeypatch):
     class Starved:
-        error = compression.inflate.error
+        error = decoders.inflate.error
 
         @staticmethod
         def decompressobj(_bits):
@@ -136,7 +165,7 @@ def test_no_memory_for_decoding_is_not_blamed_on_the_content(inflate, monkeypatc
 
             return Decoder()
 
-    monkeypatch.setattr(compression, "inflate", Starved)
+    monkeypatch.setattr(decoders, "inflate", Starved)
     with pytest.raises(MemoryError):
         run(gzip.compress(b"x"))
 
@@ -148,6 +177,19 @@ def test_a_reserved_header_flag_is_refused_whatever_the_decoder(inflate):
         for chunk in (1, 1000):
             with pytest.raises(CompressionError, match="reserved"):
                 run(bytes(data), chunk=chunk)
+
+
+def test_a_sum_of_the_header_is_verified_whatever_the_decoder_and_wherever_it_is_cut(inflate):
+    header = b"\x1f\x8b\x08\x12" + bytes(6) + b"a comment\0"   # FCOMMENT and FHCRC
+    sum_ = zlib.crc32(header) & 0xFFFF
+    rest = gzip.compress(b"content", mtime=0)[10:]
+    for at in range(1, len(header) + 2):
+        good = header + sum_.to_bytes(2, "little") + rest
+        assert b"".join(decompressed([good[:at], good[at:]], limits=Limits())) == b"content", at
+        for wrong in (0, sum_ ^ 1):
+            bad = header + wrong.to_bytes(2, "little") + rest
+            with pytest.raises(CompressionError):
+                list(decompressed([bad[:at], bad[at:]], limits=Limits()))
 
 
 def test_a_gzip_stream_cut_anywhere_is_refused(inflate):
@@ -257,10 +299,10 @@ def test_zlib_takes_over_where_isal_is_missing(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "isal", None)
     try:
-        assert importlib.reload(compression).inflate is zlib
+        assert importlib.reload(decoders).inflate is zlib
     finally:
         monkeypatch.undo()
-        importlib.reload(compression)
+        importlib.reload(decoders)
 
 
 @pytest.mark.parametrize("chunk", [1 << 20, 7, 1])

@@ -165,4 +165,4 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
     done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False,
                           env={**os.environ, "MANPATH": str(tmp_path / "man")})
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    assert len(units) == 4
+    assert len(units) == 6

@@ -15,7 +15,7 @@ from crash.beside import viewreading
 from layerstore import errors
 from layerstore.recovery import mounting
 from layerstore.system import kernel
-from layerstore.trees.overlay import is_overlay_mounted
+from layerstore.trees.mounted import is_overlay_mounted
 from layerstore.testing import violations
 from namespaces import MS_BIND
 from storekit import add, differ, image

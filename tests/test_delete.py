@@ -70,9 +70,9 @@ def test_a_reader_defers_the_deletion_but_the_layer_is_hidden(store, root):
 
 
 def test_an_id_that_is_still_being_deleted_cannot_be_claimed(store, monkeypatch):
-    from layerstore.verbs import apply
+    from layerstore.verbs import claiming
 
-    monkeypatch.setattr(apply, "_CLAIM_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(claiming, "_PATIENCE_SECONDS", 0.2)
     layer = add(store)
     with store.layer_paths(layer.id):
         store.delete_layer(layer.id, wait=0.0)

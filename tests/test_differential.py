@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 
 import layerstore
 import randomtrees
+import readings
 import treediff
 import writers
-from layerstore import TarDiffer
+from layerstore import DirectoryDiffer, TarDiffer
 
 pytestmark = pytest.mark.root
 
@@ -103,6 +104,35 @@ def test_libarchive_extracts_the_same_names_types_and_contents(shared, tmp_path_
                 worked, said = writers.extract_bsd(case.data, where / "bsd")
                 assert worked, said
                 treediff.assert_same(where / "bsd", case.ours, ignore=("mtime_ns", "xattrs"))
+        finally:
+            shutil.rmtree(where)
+
+    every()
+
+
+def test_the_tar_of_a_directory_is_the_tree_to_every_reader(shared, tmp_path_factory):
+    """The canonical one, which we write: GNU tar and libarchive extract it, tarfile reads it."""
+    @settings(MODEST, max_examples=10)
+    @given(randomtrees.trees(privileged=os.geteuid() == 0))
+    def every(made):
+        where = tmp_path_factory.mktemp("case")
+        try:
+            tree = where / "tree"
+            tree.mkdir()
+            randomtrees.build(made, tree)
+            with shared.stage(DirectoryDiffer(tree)) as staged:
+                layer = shared.apply_staged_layer(staged, id=os.urandom(32).hex())
+            with shared.diff(layer.id) as chunks, open(where / "tar", "wb") as file:
+                file.writelines(chunks)
+            data = (where / "tar").read_bytes()
+            for who, ignored in (("gnu", ()), ("bsd", ("mtime_ns",) if any(e["mtime_ns"] < 0 for e in made.values()) else ())):
+                (where / who).mkdir()
+                worked, said = writers.READERS[who](data, where / who)
+                assert worked, said
+                os.utime(where / who, ns=(10**18, 10**18))   # libarchive leaves the time of its own directory
+                if not any(DECOMPOSED in path for path in made) or who == "gnu":
+                    treediff.assert_same(tree, where / who, ignore=ignored)
+            assert readings.members_by_tarfile(where / "tar") == readings.members(where / "tar")
         finally:
             shutil.rmtree(where)
 

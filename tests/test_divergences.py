@@ -4,13 +4,19 @@ Most rows are refusals: two readers could understand the archive differently, or
 which reading was meant. A row that is missing here, or that is no longer true, fails.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+import layerstore
 import readings
-from fuzz import nasties
+import treediff
+import writers
+from fuzz import nasties, odd_tars
+from layerstore import TarDiffer
+from layerstore.errors import ArchiveError, LimitExceededError
 from nasty_tars import sparse_tars
 
 pytestmark = pytest.mark.root   # the readers are programs that CI installs for root
@@ -51,11 +57,75 @@ DELIBERATE = {
     "a6fc772a": ('tarfile', 'a sparse map out of order or beyond 0 bytes: 512+4'),
     "cc07f254": ('tarfile', 'a negative size: -1'),
     "bd8dc7a0": ('tarfile', "a header's checksum is 0 but should be 666"),
-    "66ad23d4": ('tarfile gnu', "'asdir/' is named as a directory but has data"),
+    "66ad23d4": ('tarfile gnu', "'asdir/' is named as a directory but is a file"),
     "9f82e965": ('gnu', 'GNU tar wants GNU.sparse.numblocks before the map; the order of PAX records means nothing (POSIX)'),
     "a9ed701d": ('tarfile gnu', 'a file that is all hole has an empty map, which GNU tar writes as 0,0; libarchive reads it as we do'),
     "0b64e30d": ('bsd', 'libarchive cannot write a name that is no UTF-8 again; it reads it'),
 }
+
+# the same of those with names (fuzz.odd_tars)
+ODD = {
+    "a contiguous file named as a directory": ('tarfile gnu bsd', "'c/' is named as a directory but is a file"),
+    "a file named as a directory": ('tarfile gnu bsd', "'d/' is named as a directory but is a file"),   # Go: it is a file
+    "a long name of a file that is a directory's": ('tarfile gnu bsd', "'d/' is named as a directory but is a file"),
+    "a PAX path of a file that is a directory's": ('tarfile gnu bsd', "'d/' is named as a directory but is a file"),
+    "a prefix and no name": ('tarfile gnu bsd', "'d/' is named as a directory but is a file"),
+    "GNU's list of a directory": ('tarfile gnu bsd', "an entry of the unknown type b'D'"),
+    "a PAX header of Solaris": ('tarfile gnu bsd', "an entry of the unknown type b'X'"),
+    "an ACL of Solaris": ('tarfile gnu', "an entry of the unknown type b'A'"),
+    "long names of old GNU": ('tarfile gnu bsd', "an entry of the unknown type b'N'"),
+    "an inode of star": ('tarfile gnu bsd', "an entry of the unknown type b'I'"),
+    "a hard link with data": ('tarfile', "a header's checksum is 0 but should be 666"),
+    "a hard link with data by PAX": ('tarfile gnu bsd', "'h', a hardlink, is said to have data"),
+    "a hard link that says it has data, by PAX": ('tarfile', "'h', a hardlink, is said to have data"),
+    "a symbolic link that says it has data": ('gnu', "GNU tar looks for the data where it lists, not where it extracts; Go never does"),
+    "a fifo that says it has data": ('gnu', "GNU tar looks for the data where it lists, not where it extracts; Go never does"),
+    "two sparse maps": ('tarfile bsd', "two PAX records 'GNU.sparse.map'"),
+    "a path and a sparse file's name": ('tarfile', "both are there to be read: older readers find one name, those that know sparse files the other"),
+    "a sparse file named as a directory": ('tarfile', "'d/', a dir, is said to have data"),
+    "old GNU sparse in a ustar header": ('tarfile gnu bsd', "a sparse file of GNU's in another format"),
+    "old GNU sparse with a gap": ('tarfile gnu bsd', "a sparse map with a gap"),
+    "old GNU sparse that goes on after a gap": ('tarfile bsd', "a sparse map that goes on after its end"),
+    "old GNU sparse that overlaps": ('tarfile gnu bsd', "a sparse map out of order or beyond 4096 bytes: 514+4"),
+    "old GNU sparse without an offset": ('tarfile gnu bsd', "a sparse map with a gap"),
+    "sparse 1.0 and a map of 0.1": ('tarfile', "a sparse file of two versions: ['GNU.sparse.map']"),
+    "sparse 1.0 and a size of 0.1": ('tarfile gnu bsd', "a sparse file of two versions: ['GNU.sparse.size']"),
+    "sparse 0.1 and a size of 1.0": ('tarfile gnu bsd', "a sparse file of two versions: ['GNU.sparse.realsize']"),
+    "sparse 1.0 out of order": ('tarfile gnu bsd', "a sparse map out of order or beyond 1000 bytes: 100+4"),
+    "sparse 1.0 that overlaps": ('tarfile gnu bsd', "a sparse map out of order or beyond 1000 bytes: 502+4"),
+    "sparse 1.0 with less map than data": ('tarfile gnu bsd', "a sparse map of 4 bytes with 8 bytes of data"),
+    "sparse 1.1": ('tarfile gnu', "a sparse file of the unknown version (b'1', b'1')"),
+    "holes of Solaris": ('tarfile gnu bsd', "a sparse file as only star or Solaris have it"),
+    "a real size of star's": ('tarfile gnu bsd', "a sparse file as only star or Solaris have it"),
+    "a global header after a local one": ('tarfile gnu bsd', "a global PAX header between an extension header and its entry"),
+    "a global header after a long name": ('tarfile gnu bsd', "a global PAX header between an extension header and its entry"),
+    "a size after one NUL": ('tarfile gnu', "a size that begins with NUL"),   # Go: it is 4
+    "a size after two NULs": ('tarfile', "a size that begins with NUL"),
+    "no size to some, and no data": ('tarfile bsd', "a size that begins with NUL"),
+    "a mode after a NUL": ('tarfile gnu bsd', "a mode that begins with NUL"),
+    "a size after a tab": ('tarfile gnu', "a size that is not a number"),
+    "a size, and something after NUL": ('bsd', "libarchive wants nothing behind a number; what is behind a NUL is nothing to the others"),
+    "a size, and something after a space": ('gnu', "a size that is not a number"),
+    "a size in old GNU's base 64": ('gnu', "a size that is not a number: b'+AAAAAAAAAE '"),
+    "a negative uid": ('tarfile', "a negative uid: -1"),
+    "a key with a NUL": ('tarfile', "a NUL byte in a PAX record"),
+    "the link of a file with a NUL": ('tarfile gnu bsd', "a NUL byte in a PAX record"),   # Go refuses it, too
+    "a hard link with a NUL": ('tarfile gnu bsd', "a NUL byte in a PAX record"),
+    "a prefix that runs into star's times": ('tarfile gnu bsd', "a prefix that runs into star's times"),
+    "a prefix before ustar": ('tarfile gnu bsd', "a name goes on where the format"),
+    "a prefix after a magic without NUL": ('tarfile gnu bsd', "a name goes on where the format b'ustar00"),
+    "a prefix after a magic of one space": ('tarfile gnu bsd', "a name goes on where the format b'ustar "),
+    "times of GNU's": ('tarfile', "tarfile takes the times of an incremental archive for a directory's name"),
+    "an empty long name": ('tarfile gnu bsd', "an empty name"),
+    "a long name that runs into its padding": ('tarfile gnu bsd', "a GNU long name that runs into its padding"),
+    "half a second before 1970": ('gnu bsd', "GNU tar's listing and libarchive's writer cut it towards 0; we, as Go, to the second before"),
+    "a time that begins with a point": ('tarfile bsd', "a PAX time that is not a number: b'.5'"),
+    "a time with a plus": ('tarfile bsd', "a PAX time that is not a number: b'+5'"),
+    "a time of the year 3170843": ('tarfile gnu bsd', "times end where 64 bits of nanoseconds do (Entry.mtime_ns)"),
+    "names that are bytes": ('bsd', "libarchive cannot write a name that is no UTF-8 again; it reads it"),
+    "a record's length after a tab": ('tarfile', "a PAX record length that is not a decimal number"),
+}
+DELIBERATE |= {readings.label(odd_tars.ARCHIVES[name]): row for name, row in ODD.items()}
 
 
 def archives():
@@ -73,7 +143,9 @@ def test_the_readings_that_differ_are_those_of_the_table():
         who = " ".join(name for name, theirs in others.items() if theirs != ours)
         if who:
             differing[readings.label(data)] = who
-    agreed = ("a72974ed", "0c9debb1") if sys.version_info >= (3, 13) else ()   # its tarfile refuses them as we do
+    agreed = ()
+    if sys.version_info >= (3, 13):      # its tarfile refuses them as we do
+        agreed = ("a72974ed", "0c9debb1", readings.label(odd_tars.ARCHIVES["a record's length after a tab"]))
     assert differing == {label: who for label, (who, _) in DELIBERATE.items() if label not in agreed}
 
 
@@ -91,3 +163,72 @@ def test_a_reading_that_is_not_in_the_table_is_seen(monkeypatch):
     monkeypatch.setattr(readings, "ours", lambda _data: [])
     with pytest.raises(AssertionError):
         test_the_readings_that_differ_are_those_of_the_table()
+
+# -- what is unpacked ------------------------------------------------------------------------------------------------------
+
+# What we accept as an archive: who makes another tree of it, or none, and why. Times are compared above; ``.wh.`` is OCI's
+UNPACKED = {
+    "33872fb4": ("gnu bsd tarfile", "a file takes the place of a directory with all in it, as in the field (containers-storage)"),
+    "9099e499": ("tarfile", "a directory takes the place of a file"),
+    "e824bbab": ("gnu tarfile", "an empty PAX value takes the record back, as above"),
+    "78f984f0": ("gnu", "GNU tar ends a file where its map ends; the size is another word of the archive"),
+    "f9dcaccc": ("gnu", "GNU tar ends a file where its map ends; the size is another word of the archive"),
+    "a996e394": ("gnu", "GNU tar ends a file where its map ends; the size is another word of the archive"),
+    "1118ddfa": ("gnu", "a sparse map without GNU.sparse.numblocks, as above"),
+    "9f82e965": ("gnu", "GNU.sparse.numblocks after the map, as above"),
+    "a9ed701d": ("gnu tarfile", "an empty map, as above"),
+    "a hard link named as a directory": ("gnu bsd tarfile", "they keep the slash of the target, and the kernel says no; tarfile copies"),
+    "a path and a sparse file's name": ("gnu tarfile", "as above, both"),
+    "a size, and something after NUL": ("bsd", "as above"),
+    "times of GNU's": ("tarfile", "as above"),
+    "a link by way of another": ("tarfile", "tarfile makes a second symbolic link"),
+}
+# and what cannot be unpacked, only read
+NOT_UNPACKED = {
+    "7ee0395b": ("bsd", "which is not in this layer"), "8e9f0411": ("", "which is not in this layer before it"),
+    "1252753a": ("gnu bsd tarfile", "is a whiteout of nothing"), "13cf7384": ("gnu bsd tarfile", "is a device 0:0: a whiteout"),
+    "ee795aa1": ("gnu bsd tarfile", "by way of symbolic links the path of"),
+}
+_NAMES = {readings.label(data): name for name, data in odd_tars.ARCHIVES.items()}
+_IGNORED = ("mtime_ns", "xattrs")   # directories that have no entry are made now; of attributes see test_differential
+
+
+def _others(data, where, ours):
+    """Those who unpack *data* to another tree than *ours*, or not at all; None: who unpack it."""
+    said = []
+    for who, extract in writers.READERS.items():
+        dest = where / who
+        dest.mkdir()
+        worked, _ = extract(data, dest)
+        if ours is None:
+            differs = worked
+        else:
+            differs = not worked or treediff.differences(ours, treediff.snapshot(dest), ignore=_IGNORED)
+        if differs:
+            said.append(who)
+    return " ".join(said)
+
+
+def test_what_is_unpacked_is_what_others_unpack_but_for_the_table(tmp_path):
+    """Within their directory: what would be put elsewhere is left out."""
+    unpacked, refused = {}, {}
+    with layerstore.open(tmp_path / "store") as store:
+        for data in archives():
+            label = _NAMES.get(readings.label(data), readings.label(data))
+            whiteout = b".wh." in data and label != "1252753a"
+            if readings.refusal(data) is not None or whiteout or b"../.." in data or data.startswith(b"/"):
+                continue
+            where = tmp_path / readings.label(data)
+            where.mkdir()
+            try:
+                with store.stage(TarDiffer(data)) as staged:
+                    layer = store.apply_staged_layer(staged, id=os.urandom(32).hex())
+            except (ArchiveError, LimitExceededError) as error:
+                refused[label] = (_others(data, where, None), str(error))
+            else:
+                store.extract(layer.id, where / "ours")
+                unpacked[label] = _others(data, where, treediff.snapshot(where / "ours"))
+    assert {label: who for label, who in unpacked.items() if who} == {label: who for label, (who, _) in UNPACKED.items()}
+    assert {label: who for label, (who, _) in refused.items()} == {label: who for label, (who, _) in NOT_UNPACKED.items()}
+    assert all(NOT_UNPACKED[label][1] in said for label, (_, said) in refused.items())
+    assert len(unpacked) > 60

@@ -14,9 +14,9 @@ from reference_extract import apply_trees
 from treediff import assert_same, snapshot
 
 from layerstore.system import faults, kernel
-from layerstore.trees import extract
+from layerstore.trees import merge
 from layerstore.errors import InvalidArgumentError, IoError, LayerstoreError, PrivilegeError
-from layerstore.trees.extract import extract_chain
+from layerstore.trees.extract import ExtractReport, extract_chain
 
 IS_ROOT = os.geteuid() == 0
 FORM = "trusted" if IS_ROOT else "user"
@@ -281,7 +281,7 @@ def refuse(*_args):
 def test_content_is_copied_in_pieces_and_progress_adds_up(layers, out, monkeypatch, by_kernel):
     if not by_kernel:
         monkeypatch.setattr(os, "copy_file_range", refuse)
-    monkeypatch.setattr(extract, "_CHUNK", 1000)
+    monkeypatch.setattr(merge, "_CHUNK", 1000)
     data = random.Random(1).randbytes(10_001)
     layers().file("f", data).file("empty")
     told = []
@@ -350,7 +350,7 @@ def test_owners_devices_and_capabilities_are_kept_by_root(layers, out):
     report = run(layers, out)
     assert_same(tree.path, out)
     assert os.getxattr(out / "f", "security.capability") == CAPABILITY
-    assert report == extract.ExtractReport(entries=5, bytes=0, unset=0)
+    assert report == ExtractReport(entries=5, bytes=0, unset=0)
 
 
 def test_sockets_are_kept_as_a_mount_shows_them(layers, out, monkeypatch):
@@ -412,7 +412,7 @@ def test_what_a_user_cannot_set_is_counted_and_what_it_cannot_own_is_not_set_use
         assert stat.S_IMODE(os.stat(out / "f").st_mode) == 0o755
         assert os.stat(out / "f").st_uid == 65534
         # the owners of f and of the root, f's capability, the device and its second name
-        assert report == extract.ExtractReport(entries=1, bytes=1, unset=5)
+        assert report == ExtractReport(entries=1, bytes=1, unset=5)
 
     as_nobody(tmp_path, act)
 

@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from bench.__main__ import MEASURES
 from bench.page import write_page
+from crash import __main__ as crash
+from crash.peer import __main__ as peer
 
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("figures", ROOT / "tools" / "figures.py")
@@ -33,6 +36,34 @@ def test_the_page_of_performance_is_what_the_committed_results_make(tmp_path):
     else:
         assert set(made.splitlines()) - set(page.splitlines()) == {NO_PICTURE}
         assert all(line.startswith("![") for line in set(page.splitlines()) - set(made.splitlines()))
+
+
+@pytest.mark.parametrize(("page", "command"), [
+    ("evidence.md", ["figures", "crash/results/evidence.json"]), ("peer.md", ["crash/results", "--page"]),
+])
+def test_the_pages_of_the_crash_rigs_are_what_the_committed_results_make(page, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    main = crash.main if page == "evidence.md" else peer.main
+    assert main([*command, str(tmp_path / page)]) == 0
+    assert (tmp_path / page).read_text() == (ROOT / "docs" / page).read_text(), "run: make figures"
+
+
+def test_the_results_of_the_crash_rigs_are_of_a_commit_each_and_of_every_change():
+    found = json.loads((ROOT / "crash" / "results" / "peer.json").read_text())
+    assert found["every"] == 1
+    assert found["commit"]
+    assert all(len(each["points"]) > 50 for each in found["subjects"])
+    evidence = json.loads((ROOT / "crash" / "results" / "evidence.json").read_text())
+    for rig in evidence["rigs"]:
+        assert rig["states"] == sum(rig["outcomes"].values()) == sum(rig["by_fs"].values()) > 0, rig["name"]
+
+
+def test_one_command_makes_every_page_that_the_readme_takes_from():
+    recipe = subprocess.run(["make", "-n", "VENV=/nowhere", "figures"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    pages = {path for _, path, _, _ in figures.BLOCK.findall((ROOT / "README.md").read_text())} - {"demo/output.txt"}
+    assert len(pages) >= 3
+    assert all(page in recipe for page in pages), recipe
+    assert recipe.strip().endswith("tools/figures.py")
 
 
 def test_no_quick_or_unfinished_result_is_committed():

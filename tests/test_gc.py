@@ -11,6 +11,7 @@ from layerstore.testing import violations
 from layerstore.verbs import checkpoint, gc
 from layerstore.cli import main
 from layerstore.errors import InvalidArgumentError
+from layerstore.system.removing import remove_tree
 from storekit import add, differ, image, in_child, tree_names
 
 ALL = {"retention": 0, "grace": 0}
@@ -108,7 +109,7 @@ def test_a_large_file_counts_for_as_many_as_it_takes_the_disk(tmp_path):
     counted = []
     with fs.open_dir(tmp_path) as fd:
         for name in ("large", "sparse"):
-            fs.remove_tree(fd, name, point="checkpoint.empty.unlink", pause=counted.append)
+            remove_tree(fd, name, point="checkpoint.empty.unlink", pause=counted.append)
     assert counted == [1 + 2, 1] and os.listdir(tmp_path) == []
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import layerstore
+from layerstore.lifecycle.states import TRANSITIONS
 from layerstore.testing import violations
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -60,6 +61,13 @@ def test_a_golden_store_is_read_as_it_was_left_and_the_plan_is_the_same(golden):
 def test_a_golden_store_is_of_the_format_that_it_is_frozen_for(golden):
     name, root = golden
     assert json.loads((root / "store.json").read_text())["format"] == VERSIONS[OF[name]]
+
+
+def test_the_table_of_states_is_the_one_that_readers_of_format_1_have():
+    """Or a store with the new transition would look torn to an older release, without being refused."""
+    lines = (GOLDEN / "v1" / "transitions.txt").read_text().splitlines()
+    frozen = [tuple(line.split()) for line in lines if not line.startswith("#")]
+    assert sorted(frozen) == sorted((row.kind, row.source, row.trigger, row.dest) for row in TRANSITIONS)
 
 
 def test_a_new_store_is_of_the_newest_format_that_is_frozen(store, root):

@@ -35,7 +35,7 @@ NOT_RUN = {   # page, kind: how many, and why
     ("docs/check.md", "sh"): (1, "runs for minutes; its shortest form is in test_corruption.py"),
     ("docs/testing.md", "sh"): (1, "its commands are killed, as they shall be; test_cli.py and test_concurrency.py set the same variables"),
     ("docs/beneath.md", "console"): (1, "makes file system images, and mounts them"),
-    ("docs/operate.md", "console"): (3, "changes the machine"), ("docs/operate.md", "ini"): (1, "is no command"),
+    ("docs/operate.md", "console"): (3, "changes the machine"), ("docs/operate.md", "ini"): (2, "is no command"),
     ("docs/podman.md", "console"): (1, "podman's own; test_podman.py does the same"),
     ("docs/registry.md", "console"): (1, "wants a registry; test_push_registry.py has one"),
     ("docs/wiped-podman-store.md", "console"): (4, "podman's own, over this user's own store"),

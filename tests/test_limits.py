@@ -386,9 +386,10 @@ def test_a_sparse_map_without_end_is_stopped(chunks, tmp_path):
 
 def test_a_sparse_map_of_empty_slots_without_end_is_stopped(tmp_path):
     def chunks():
-        yield header(b"s", b"S", magic=b"ustar  \0", tail=bytes(41) + bytes(96) + b"\1" + b"%011o\0" % 0)
+        empty = b"%011o\0%011o\0" % (0, 0)
+        yield header(b"s", b"S", magic=b"ustar  \0", tail=bytes(41) + empty * 4 + b"\1" + b"%011o\0" % 0)
         while True:
-            yield (bytes(504) + b"\1").ljust(512, b"\0") * 1_000
+            yield (empty * 21 + b"\1").ljust(512, b"\0") * 1_000
 
     stopped(tmp_path, chunks, "max_pax_record", 1 << 20)
 

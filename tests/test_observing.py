@@ -8,6 +8,8 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -239,14 +241,144 @@ def test_a_textfile_is_replaced_whole(tmp_path, monkeypatch):
 
     target = tmp_path / "layerstore.prom"
     target.write_text("old\n")
-    monkeypatch.setattr(Metrics, "text", lambda self: 1 / 0)
+    monkeypatch.setattr("os.rename", lambda *_names: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         Metrics().write_textfile(target)
     assert os.listdir(tmp_path) == ["layerstore.prom"]
     assert target.read_text() == "old\n"
     monkeypatch.undo()
     Metrics().write_textfile(target)
-    assert "# HELP layerstore_poisoned" in target.read_text()
+    assert "# HELP layerstore_layers_total" in target.read_text()
+
+
+def counting(number):
+    from layerstore.observing import Metrics
+
+    metrics = Metrics(store="/srv/layers")
+    for _ in range(number):
+        metrics.event("applied", created=True, bytes=10)
+    return metrics
+
+
+def values(text):
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[0] != "#"}
+
+
+APPLIED = 'layerstore_layers_total{store="/srv/layers",what="applied"}'
+
+
+def test_what_several_processes_count_adds_up_in_one_textfile(tmp_path):
+    target = tmp_path / "layerstore.prom"
+    one, other = counting(2), counting(3)
+    one.write_textfile(target)
+    other.write_textfile(target)
+    one.event("applied", created=True, bytes=10)
+    one.event("verb-ended", verb="pull", error=None, seconds=0.2)
+    one.write_textfile(target)
+    one.write_textfile(target)
+    found = values(target.read_text())
+    assert found[APPLIED] == 6
+    assert found['layerstore_layer_bytes_total{store="/srv/layers",what="applied"}'] == 60
+    assert [found[f'layerstore_verb_seconds_bucket{{error="",le="{le}",store="/srv/layers",verb="pull"}}']
+            for le in ("0.1", "0.5", "+Inf")] == [0, 1, 1]
+    target.write_text("# half of a li")
+    one.event("applied", created=True, bytes=10)
+    one.write_textfile(target)
+    assert values(target.read_text())[APPLIED] == 1, "what cannot be understood begins anew"
+
+
+def test_writers_of_one_textfile_at_once_lose_nothing(tmp_path):
+    target = tmp_path / "layerstore.prom"
+
+    def write():
+        for _ in range(5):
+            counting(1).write_textfile(target)
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for each in writers:
+        each.start()
+    for each in writers:
+        each.join()
+    assert values(target.read_text())[APPLIED] == 20
+    assert os.listdir(tmp_path) == ["layerstore.prom"]
+
+
+def test_gauges_that_nobody_has_set_say_nothing():
+    from layerstore.observing import Metrics
+
+    assert set(values(Metrics().text())) == {"layerstore_blob_bytes_total", "layerstore_blob_bytes_created"}
+
+
+def test_what_a_check_found_stays_in_the_textfile_until_the_next_at_that_depth(root, tmp_path):
+    from layerstore.observing import Metrics
+
+    target = tmp_path / "layerstore.prom"
+
+    def checked(depth):
+        metrics = Metrics(store=str(root))
+        with layerstore.open(root, observer=metrics) as store:
+            store.check(depth=depth)
+        metrics.write_textfile(target)
+        return values(target.read_text())
+
+    with layerstore.open(root) as store:
+        layer = add(store, {"a": b"right"})
+    before = time.time()
+    path = root / "layers" / layer.id / "diff" / "a"
+    times = os.stat(path)
+    path.write_bytes(b"wrong")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    name = f'layerstore_check_findings{{code="path-content",depth="content",store="{root}"}}'
+    since = f'layerstore_check_complete_since_timestamp_seconds{{depth="content",store="{root}"}}'
+    assert checked("content")[name] == 1
+    found = checked("structure")
+    assert found[name] == 1
+    assert before <= found[since] <= time.time()
+    path.write_bytes(b"right")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert checked("content")[name] == 0
+
+
+def test_gauges_of_a_store_are_read_when_they_are_asked_for(root):
+    from layerstore.observing import Metrics
+
+    metrics = Metrics()
+    with layerstore.open(root) as store:
+        metrics.watch(store)
+        layer = add(store, {"only": b"here" * 100})
+        store.stage(differ({"left": b"1"}, keyed=True)).release()
+        store.set_quota(1 << 20)
+        text = metrics.text()
+        found = values(text)
+        here = lambda name: found[f'layerstore_{name}{{store="{root}"}}']
+        trees = lambda state: found[f'layerstore_trees{{state="{state}",store="{root}"}}']
+        assert here("up") == 1
+        assert (trees("committed"), trees("staging"), trees("incomplete"), trees("quarantined")) == (1, 1, 0, 0)
+        assert here("quota_bytes") == 1 << 20
+        assert layer.diff_size < here("quota_used_bytes") == store.space().counted
+        assert here("reserve_bytes") == here("reserve_wanted_bytes") > 0
+        assert 0 < here("disk_free_bytes") <= here("disk_size_bytes")
+        assert here("journal_bytes") == os.path.getsize(root / "journal" / "data.mdb")
+        assert here("journal_uncovered_records") > 0
+        os.truncate(root / "layers" / layer.id / "diff" / "only", 0)
+        store.repair()
+        store.checkpoint(archive=True)
+        found = values(metrics.text())
+        assert (trees("committed"), trees("quarantined")) == (0, 1)
+        assert here("segments") == 1
+        assert here("segment_bytes") > 0
+        for name in re.findall(r"^# TYPE (\w+?)(?:_total|_created)? ", text, re.M):
+            assert f"`{name}" in PAGE, name
+    assert [line for line in values(metrics.text()).items() if line[0].startswith("layerstore_up")] == [
+        (f'layerstore_up{{store="{root}"}}', 0)], "it is closed"
+
+
+def test_gauges_wait_for_no_writer(root):
+    """They are read while a transaction is open, by the thread that has it open: any lock it took would be waited for for ever."""
+    with layerstore.open(root) as store:
+        add(store)
+        found = store._handle.update("held", lambda _txn: store.gauges())
+    assert found.trees["committed"] == 1
 
 
 @pytest.fixture
@@ -302,12 +434,25 @@ def test_a_command_writes_metrics_and_a_log(root, tmp_path, capsys):
     metrics, log = tmp_path / "layerstore.prom", tmp_path / "log.json"
     watch = ["--root", str(root), "--metrics-textfile", str(metrics), "--log-json", str(log)]
     assert main([*watch, "pull", image(tmp_path).reference, "-q"]) == 0
-    assert 'layerstore_layers_total{what="applied"} 3.0' in metrics.read_text()
+    found = values(metrics.read_text())
+    assert found[f'layerstore_layers_total{{store="{root}",what="applied"}}'] == 3
+    assert found[f'layerstore_trees{{state="committed",store="{root}"}}'] == 3, "when the command is over"
     events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     assert events.count("applied") == 3
     assert "barrier" in events
     assert main([*watch, "rm", "no-such-image"]) == 1
-    assert 'layerstore_verb_seconds_count{error="UnknownImageError",verb="resolve"} 1.0' in metrics.read_text()
+    found = values(metrics.read_text())
+    assert found[f'layerstore_verb_seconds_count{{error="UnknownImageError",store="{root}",verb="resolve"}}'] == 1
+    assert found[f'layerstore_layers_total{{store="{root}",what="applied"}}'] == 3, "the command before is counted, too"
+    os.rename(root / "journal" / "data.mdb", tmp_path / "lost")
+    assert main([*watch, "images"]) == 3
+    found = values(metrics.read_text())
+    assert found[f'layerstore_up{{store="{root}"}}'] == 0
+    assert f'layerstore_trees{{state="committed",store="{root}"}}' not in found, "nothing is known of it"
+    os.rename(tmp_path / "lost", root / "journal" / "data.mdb")
+    capsys.readouterr()
+    assert main(["--root", str(root), "metrics"]) == 0
+    assert values(capsys.readouterr().out)[f'layerstore_up{{store="{root}"}}'] == 1
     assert main(["--root", str(root), "--log-json", "-", "images"]) == 0
     assert '"event": "opened"' in capsys.readouterr().err
 

@@ -8,10 +8,11 @@ import unicodedata
 
 import pytest
 
+import layerjournal.txn
 import layerstore
 from layerstore import errors
 from layerstore.system import filesystem
-from storekit import add, differ, in_child, killed_at
+from storekit import add, differ, image, in_child, killed_at
 
 
 def test_a_store_is_made_in_an_absent_or_empty_directory(tmp_path):
@@ -260,6 +261,22 @@ def test_what_was_in_flight_is_told_by_a_read_only_open_and_not_touched(root):
         assert store.recovery.planned_only
         assert [a.do.value for a in store.recovery.actions] == ["sweep"]
         assert os.listdir(root / "staging")
+
+
+def test_opening_reads_no_row_of_an_image_that_is_at_rest(root, tmp_path, monkeypatch):
+    """Each has its manifest and config in it: ten thousand are a hundred megabytes."""
+    with layerstore.open(root) as store:
+        for n in range(3):
+            store.pull(image(tmp_path, layers=1, name=f"image{n}", salt=f"{n}-").reference)
+        store.checkpoint()
+    (root / "images" / "stray").write_text("x")
+    read, load = [], layerjournal.txn.load_row
+    monkeypatch.setattr(layerjournal.txn, "load_row", lambda table, *rest: (read.append(table), load(table, *rest))[1])
+    with layerstore.open(root) as store:
+        assert [action.key for action in store.recovery.actions] == ["images/stray"]
+        assert "images" not in read
+        assert len(store.images()) == 3
+    assert read.count("images") >= 3
 
 
 def test_importing_is_cheap_in_modules():

@@ -16,12 +16,12 @@ from test_extract import CAPABILITY, IS_ROOT, Grower, Tree, as_nobody, needing_r
 from treediff import assert_same, snapshot
 
 from layerstore.system import faults, kernel
-from layerstore.trees import overlay
 from layerstore.errors import (
     BusyError, HostError, InvalidArgumentError, IoError, LayerstoreError, PrivilegeError, UnknownMountError,
 )
 from layerstore.trees.extract import extract_chain
-from layerstore.trees.overlay import is_overlay_mounted, mount_id, mount_overlay, unmount
+from layerstore.trees.mounted import is_overlay_mounted, mounts_at, topmost
+from layerstore.trees.overlay import mount_overlay, unmount
 
 NEWNS, NEWUSER = 0x20000, 0x10000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
@@ -436,7 +436,6 @@ def test_a_kernel_that_cannot_append_layers_is_served_by_mount2(place, monkeypat
     monkeypatch.setattr(kernel, "fsconfig", fsconfig)
     place.mount()
     assert place.names() == ["f"]
-    assert not overlay.probe().appends
 
 
 # -- unmounting, and asking ----------------------------------------------------------------------------------
@@ -445,10 +444,8 @@ def test_a_kernel_that_cannot_append_layers_is_served_by_mount2(place, monkeypat
 @in_namespace
 def test_unmounting_leaves_the_target_as_it_was(place, way):
     place.layer().file("f")
-    assert mount_id(str(place.target)) is None
     place.mount()
     assert is_overlay_mounted(str(place.target))
-    assert isinstance(mount_id(str(place.target)), int)
     unmount(str(place.target))
     assert not is_overlay_mounted(str(place.target))
     assert place.names() == []
@@ -494,11 +491,12 @@ def test_a_covered_mount_is_still_seen_and_what_covers_it_is_not_unmounted(place
 def test_of_two_overlays_at_one_place_the_upper_one_is_meant(place):
     place.layer().file("f")
     place.mount()
-    first = mount_id(str(place.target))
+    (first,) = mounts_at(str(place.target))
     place.mount()
-    assert mount_id(str(place.target)) != first
+    upper = topmost(mounts_at(str(place.target)))
+    assert upper.parent == first.id
     unmount(str(place.target))
-    assert mount_id(str(place.target)) == first
+    assert mounts_at(str(place.target)) == [first]
 
 
 @in_namespace
@@ -559,17 +557,3 @@ def test_mounting_and_unmounting_pass_their_fault_points(place):
     place.mount()
     unmount(str(place.target))
     assert passed == [(f"overlay.{what}", w) for what in ("mount", "unmount") for w in ("before", "after")]
-
-
-@in_namespace
-def test_root_here_may_mount_and_append():
-    found = overlay.probe()
-    assert found.can_mount
-    assert found.trusted
-
-
-def test_probing_never_fails_and_promises_nothing_to_an_ordinary_user(tmp_path):
-    def act():
-        assert overlay.probe() == overlay.OverlaySupport(can_mount=False, appends=False, trusted=False)
-
-    as_nobody(tmp_path, act)

@@ -223,6 +223,33 @@ def test_what_breaks_is_tried_again_from_its_beginning(store, made):
         assert fake.stored["manifest"] == made.manifest
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("there", [True, False])
+def test_whether_a_blob_is_there_is_asked_where_the_question_is_led_to(store, made, status, there):
+    with Fake(made if there else None) as elsewhere, Writable() as fake:
+        fake.trouble = [("HEAD", status, {"Location": f"{elsewhere.url}/v2/x/blobs/{each}?signed=1"})
+                        for each in (made.config_digest, *(layer.digest for layer in made.layers))]
+        assert store.push("one:1", where(fake), registry=quick(credentials=Credentials("user", "secret"))).kept
+        assert len(fake.puts) == (0 if there else 1 + len(made.layers))
+        assert {method for method, _path, _headers in elsewhere.requests} == {"HEAD"}
+        assert not any("authorization" in headers for _method, _path, headers in elsewhere.requests)
+
+
+def test_a_blob_that_is_led_to_nobody_is_sent(store, made):
+    with Writable([("HEAD", 307, {"Location": "http://127.0.0.1:1/x"})]) as fake:
+        assert store.push("one:1", where(fake), registry=quick()).kept
+        assert len(fake.puts) == 1 + len(made.layers)
+
+
+@pytest.mark.parametrize("query", ["state=a%2Fb%20c&flag=&_=~", ""])
+def test_the_place_of_an_upload_is_used_as_it_was_named(store, made, query):
+    with Writable([("POST", 202, {"Location": f"/v2/one/blobs/uploads/1?{query}"})]) as fake:
+        assert store.push("one:1", where(fake), registry=quick()).kept
+        path, _mark, said = fake.puts[0].partition("?")
+        assert path == "/v2/one/blobs/uploads/1"
+        assert said.replace("%3A", ":") == (query and query + "&") + f"digest={made.config_digest}"
+
+
 def test_a_registry_that_goes_on_failing_is_given_up(store, made):
     with Writable([("PUT", 503, {})] * 9) as fake:
         with pytest.raises(errors.RegistryUnavailableError, match="PUT .*503"):

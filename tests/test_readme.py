@@ -91,8 +91,9 @@ def test_links_lead_somewhere(page):
             assert (path.parent / target).exists(), f"{page} links to {target}"
 
 
-def test_every_row_of_the_regression_table_names_tests_that_exist():
-    text = (ROOT / "docs" / "regressions.md").read_text()
+@pytest.mark.parametrize("page", ["regressions.md", "registry.md"])
+def test_every_row_of_a_table_of_tests_names_tests_that_exist(page):
+    text = (ROOT / "docs" / page).read_text()
     files = [*(ROOT / "tests").rglob("test_*.py"), *(ROOT / "journal").rglob("test_*.py")]
     everything = "".join(p.read_text() for p in files)
     names = re.findall(r"`(test_\w+)`", text)

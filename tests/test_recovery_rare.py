@@ -13,8 +13,7 @@ import pytest
 
 import layerstore
 from layerstore import errors
-from layerstore.recovery import executor, looking, mounting, recover
-from layerstore.system import fs
+from layerstore.recovery import acting, batches, executor, looking, mounting, moving, recover
 from layerstore.lifecycle.machine import fire
 from layerstore.recovery.planner import Action, Do, Probe, Subjects, TreeFacts, plan, possibilities
 from layerstore.lifecycle.states import Kind, State, Trigger
@@ -68,7 +67,8 @@ def test_a_row_that_goes_while_its_tree_is_being_locked_needs_nothing_more(root,
         shutil.rmtree(root / "staging" / txid)
         row = row_of(store, txid)
         rows = iter([row] * looks)
-        monkeypatch.setattr(executor, "row_of", lambda handle, txid: next(rows, None))
+        for module in (executor, acting):
+            monkeypatch.setattr(module, "row_of", lambda handle, txid: next(rows, None))
         assert executor.resolve(store._handle, txid) is None
         monkeypatch.undo()
         assert states(store) == ["staged"]
@@ -76,7 +76,7 @@ def test_a_row_that_goes_while_its_tree_is_being_locked_needs_nothing_more(root,
 
 def test_a_deletion_that_somebody_finished_while_its_tree_was_being_locked_is_done(store, monkeypatch):
     layer = add(store)
-    monkeypatch.setattr(executor, "_lock_where_it_is", lambda *a, **k: None)
+    monkeypatch.setattr(acting, "lock_where_it_is", lambda *a, **k: None)
     with store._handle.read() as view:
         assert view.get("layers", layer.txid)
     store._handle.update("d", lambda txn: fire(txn, Kind.LAYER, layer.txid, Trigger.DELETE, txid=layer.txid))
@@ -86,9 +86,9 @@ def test_a_deletion_that_somebody_finished_while_its_tree_was_being_locked_is_do
 def test_a_row_that_is_further_along_is_left_as_it_is(store):
     layer = add(store)
     stale = {**row_of(store, layer.txid), "state": State.INCOMPLETE.value}
-    executor._fire(store._handle, "x", layer.txid, stale, Trigger.COMMIT)
+    acting._fire(store._handle, "x", layer.txid, stale, Trigger.COMMIT)
     assert row_of(store, layer.txid)["state"] == "committed"
-    executor._lock_member(store._handle, ExitStack(), layer.txid, None)   # does not wait: nothing is promised any more
+    batches._lock_member(store._handle, ExitStack(), layer.txid, None)   # does not wait: nothing is promised any more
 
 
 def test_a_tree_that_vanishes_while_it_is_looked_at_has_no_side_file(store):
@@ -118,8 +118,8 @@ def promised_beside(store, root):
 def test_a_promise_whose_tree_somebody_holds_is_waited_for_as_long_as_asked(store, root):
     txid, row = promised_beside(store, root)
     with held(root / "staging" / txid), pytest.raises(errors.BusyError):
-        executor.finish_batch(store._handle, row["batch"], wait=0.0)
-    executor.finish_batch(store._handle, row["batch"], wait=60.0)
+        batches.finish_batch(store._handle, row["batch"], wait=0.0)
+    batches.finish_batch(store._handle, row["batch"], wait=60.0)
     assert [layer.id for layer in store.layers()] == [row["layer_id"]]
 
 
@@ -127,7 +127,7 @@ def test_a_stranger_at_the_place_of_a_promised_layer_is_not_taken_for_it(store, 
     txid, row = promised_beside(store, root)
     shutil.rmtree(root / "staging" / txid)
     (root / "layers" / row["layer_id"]).mkdir()
-    executor.finish_batch(store._handle, row["batch"])
+    batches.finish_batch(store._handle, row["batch"])
     assert [layer.state for layer in store.layers()] == ["quarantined"]
 
 
@@ -135,7 +135,7 @@ def test_promises_of_another_batch_are_not_finished_with_it(root, tmp_path):
     made = image(tmp_path)
     killed_at("txn.claim", "after", lambda: layerstore.open(root).pull(made.reference))
     with layerstore.open(root, readonly=True) as store, store._handle.read() as view:
-        assert executor.batch_members(view, "another") == ({}, {})
+        assert batches.batch_members(view, "another") == ({}, {})
 
 
 def test_a_stray_that_is_alive_or_has_a_row_by_now_is_left(store, root, tmp_path):
@@ -208,7 +208,7 @@ def test_a_tree_that_is_in_two_places_is_set_aside_and_its_row_resolved(root, ma
 def test_evidence_of_the_same_name_is_kept_beside_the_other(store, root):
     for n in range(3):
         (root / "layers" / "odd").mkdir()
-        assert executor.set_aside(store._handle, "layers", "odd") == f"quarantine/layers-odd-{n}"
+        assert moving.set_aside(store._handle, "layers", "odd") == f"quarantine/layers-odd-{n}"
 
 
 def test_a_deleted_tree_in_the_way_goes_to_trash_and_the_new_one_moves_in(root):
@@ -264,7 +264,8 @@ def test_garbage_that_may_not_be_removed_does_not_keep_a_store_from_opening(root
 
     killed_at("txn.begin", "after", work)
     with monkeypatch.context() as patch:
-        patch.setattr(fs, "remove_tree", refuse)
+        for module in (acting, executor):
+            patch.setattr(module, "remove_tree", refuse)
         for done in (["sweep"], []):         # its row goes; the tree is a stray from then on
             with layerstore.open(root) as store:
                 assert [action.do.value for action in store.recovery.actions] == done

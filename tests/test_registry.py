@@ -9,9 +9,11 @@ import imagemaker
 import pytest
 
 import layerstore
-from layerstore import Credentials, PullOptions, errors
+from layerstore import Credentials, PullOptions, RegistryOptions, errors
 from layerstore.cli import main
 from layerstore.sources import open_source
+from layerstore.sources.registry import connect
+from layerstore.sources.registry.names import parse_name
 from registries import PASSWORD, PROGRAM, USER, Authority, Fake, Registry, push, quick
 from storekit import image
 
@@ -236,7 +238,7 @@ def test_one_connection_serves_a_whole_pull_by_one_worker(made, store):
 @pytest.mark.parametrize("rest", [
     "image", "debian", "library/image", "host.test", "host.test/", "host.test/UPPER", "host.test/a:", "host.test/a:t@" + "sha256:" + "0" * 64,
     "host.test/a@sha256:00", "host.test/a@sha512:" + "0" * 128, "host.test/../a", "host.test/a//b", "host.test:x/a",
-    "host.test/a?b", "host.test/a:t g", "-host.test/a", "",
+    "host.test/a?b", "host.test/a:t g", "-host.test/a", "", "host.test:99999/a", "host.test:0/a", "[::::]/a", "[1.2]:5000/a",
 ])
 def test_what_is_no_reference_to_a_registry_is_refused(rest):
     with pytest.raises(errors.InvalidArgumentError):
@@ -249,14 +251,38 @@ def test_a_password_in_a_reference_is_refused_and_not_repeated():
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "sha512:" + "0" * 128, "nonsense", ""])
+def test_the_digest_that_a_registry_says_is_not_believed(made, digest):
+    """It may be by another algorithm, and registries are seen to get it wrong; what came is what a tag means."""
+    with Fake(made) as fake:
+        fake.hook = lambda request: "/manifests/" in request.path and not request.answer(
+            200, made.manifest, Content_Type=json.loads(made.manifest)["mediaType"], Docker_Content_Digest=digest)
+        with open_source(fake.reference, registry=quick()) as source:
+            assert source.resolve().manifest_digest == made.manifest_digest
+
+
+def test_a_tag_is_asked_for_once_so_that_it_cannot_mean_two_things(made):
+    with Fake(made) as fake, open_source(fake.reference, registry=quick()) as source:
+        source.resolve()
+        assert [method for method, path, _headers in fake.requests if "/manifests/" in path] == ["GET"]
+
+
 @pytest.mark.parametrize(("rest", "name"), [
     ("host.test/a", "host.test/a:latest"), ("localhost/a/b_c", "localhost/a/b_c:latest"), ("h:5000/a:T_1", "h:5000/a:T_1"),
     ("[::1]:5000/a", "[::1]:5000/a:latest"), ("Host.test/a@sha256:" + "0" * 64, "Host.test/a@sha256:" + "0" * 64),
 ])
 def test_references_are_parsed_as_in_the_field(rest, name):
-    from layerstore.sources.registry.names import parse_name
-
     assert str(parse_name(f"docker://{rest}")) == name
+
+
+@pytest.mark.parametrize(("rest", "name", "server"), [
+    ("docker.io/debian:12", "docker.io/library/debian:12", "registry-1.docker.io"), ("docker.io/a/b", "docker.io/a/b:latest", "registry-1.docker.io"),
+    ("index.docker.io/debian", "index.docker.io/library/debian:latest", "registry-1.docker.io"), ("docker.io:443/a", "docker.io:443/a:latest", "docker.io:443"),
+    ("host.test/debian", "host.test/debian:latest", "host.test"),
+])
+def test_the_registry_with_an_alias_is_asked_where_it_answers_and_the_image_is_called_as_in_the_field(rest, name, server):
+    client = connect(parse_name(f"docker://{rest}"), RegistryOptions())
+    assert (str(client.name), client.home) == (name, f"https://{server}/v2/")
 
 
 def test_without_urllib3_the_error_says_what_to_install(tmp_path):

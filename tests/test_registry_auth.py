@@ -76,6 +76,12 @@ def test_a_header_that_is_no_challenge_is_read_as_far_as_it_goes(header):
     parse_challenges(header)
 
 
+@pytest.mark.parametrize("token", ["YIIabc==", "abc", "a+b/c~", "TlRMTVNTUAACAAAA"])
+def test_a_challenge_that_is_one_word_does_not_hide_the_next(token):
+    found = parse_challenges(f'Negotiate {token}, Basic realm="x"')
+    assert [(each.scheme, dict(each.parameters)) for each in found] == [("negotiate", {}), ("basic", {"realm": "x"})]
+
+
 # -- tokens ---------------------------------------------------------------------------------------------------------
 
 def test_a_token_is_fetched_anonymously_for_this_repository_and_used_for_all_requests(made):
@@ -105,6 +111,16 @@ def test_an_identity_token_is_posted_and_is_in_no_url(made):
         assert (method, query) == ("POST", {"a": ["b"]})
         assert form["refresh_token"] == ["refresh me"] and form["grant_type"] == ["refresh_token"]
         assert form["scope"] == ["repository:some/image:pull"]
+
+
+@pytest.mark.parametrize("query", ["empty=&a=b", "a=b%2Fc%20d&flag", "sig=x%7Ey"])
+def test_the_realms_own_query_is_sent_as_it_was_named(made, query):
+    with Fake(made) as fake:
+        fake.hook = tokens = Tokens(f'Bearer realm="http://{fake.host}/token?{query}",service="s"')
+        resolve(fake)
+        assert tokens.given == 1
+        (path,) = [path for _method, path, _headers in fake.requests if path.startswith("/token")]
+        assert path == f"/token?{query}&service=s&scope=repository%3Asome%2Fimage%3Apull"
 
 
 def test_access_token_is_the_other_name_of_a_token(made):
@@ -312,6 +328,45 @@ def test_the_closest_key_counts(tmp_path):
         assert found_in(tmp_path, {"auths": {other: entry("other")}}) is None
 
 
+HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")   # one registry; docker and podman log in under other names
+
+
+@pytest.mark.parametrize("host", HUB)
+def test_a_registry_of_several_names_has_the_credentials_of_each(tmp_path, host):
+    name, found = parse_name(f"docker://{host}/a/b"), {}
+    for key in (*HUB, "https://index.docker.io/v1/", "https://index.docker.io/v1/access-token", "docker.io/a", "docker.io/a/b"):
+        given = write(tmp_path / "given.json", {"auths": {key: entry(key), "other.test": entry("other")}})
+        found[key] = find_credentials(name, given).basic() == basic(key)[0]
+    assert all(found.values()), found
+
+
+def test_a_url_with_more_of_a_path_comes_after_the_registrys_own(tmp_path):
+    """A login in the browser leaves docker's own tokens beside the password, and so before it in a sorted file."""
+    url = "https://host.test:5000/v1/"
+    auths = {f"{url}access-token": entry("token"), url: entry("right"), f"{url}refresh-token": entry("token")}
+    assert found_in(tmp_path, {"auths": auths}) == basic("right")
+
+
+def test_the_name_that_was_written_comes_before_the_registrys_others(tmp_path):
+    auths = {"https://index.docker.io/v1/": entry("docker"), "docker.io": entry("podman")}
+    for host, wanted in (("docker.io", "podman"), ("index.docker.io", "podman"), ("registry-1.docker.io", "podman")):
+        given = write(tmp_path / "given.json", {"auths": auths})
+        assert find_credentials(parse_name(f"docker://{host}/a/b"), given).basic() == basic(wanted)[0]
+
+
+def test_an_entry_may_hold_user_and_password_as_they_are(tmp_path):
+    """As pull secrets that were written by hand do; docker reads them."""
+    plain = {"username": "user", "password": SECRET}
+    assert found_in(tmp_path, {"auths": {"host.test:5000": plain}}) == basic(SECRET)
+    assert found_in(tmp_path, {"auths": {"host.test:5000": {**plain, **entry("x")}}}) == basic("x")
+    for broken in ({"username": "user"}, {"password": SECRET}, {"username": "", "password": SECRET}):
+        assert found_in(tmp_path, {"auths": {"host.test:5000": broken}}) is None
+    for wrong in ({**plain, "password": 5}, {**plain, "username": f"a:{SECRET}"}):
+        with pytest.raises(errors.SourceError) as caught:
+            found_in(tmp_path, {"auths": {"host.test:5000": wrong}})
+        assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
 def test_an_identity_token_comes_before_a_password(tmp_path):
     found = found_in(tmp_path, {"auths": {"host.test:5000": {**entry("x"), "identitytoken": "refresh me"}}})
     assert found[1] == "refresh me"
@@ -367,6 +422,18 @@ def test_a_helper_is_asked_for_the_host(tmp_path, helper):
     assert found_in(tmp_path, configured) == basic("helped")
     assert found_in(tmp_path, {"credsStore": "test", "auths": {"host.test:5000": {}}}) == basic("helped")
     assert found_in(tmp_path, {"credsStore": "test", "auths": {"host.test:5000": entry("file")}}) == basic("file")
+
+
+def test_a_helper_is_asked_under_the_name_that_the_login_gave_it(tmp_path, helper):
+    helper('read host; echo "{\\"Username\\":\\"user\\",\\"Secret\\":\\"$host\\"}"')
+    name = parse_name("docker://docker.io/a/b")
+
+    def asked(document):
+        return find_credentials(name, write(tmp_path / "given.json", document)).basic()
+
+    assert asked({"credHelpers": {"docker.io": "test"}}) == basic("docker.io")[0]
+    assert asked({"credHelpers": {"https://index.docker.io/v1/": "test"}}) == basic("https://index.docker.io/v1/")[0]
+    assert asked({"credsStore": "test"}) == basic("https://index.docker.io/v1/")[0]   # where docker login puts it
 
 
 def test_a_helper_may_have_an_identity_token(tmp_path, helper):

@@ -11,6 +11,7 @@ import layerstore
 from layerstore.cli.commands import cli
 from layerstore.system import kernel
 from layerstore.trees import mounted, overlay
+from layerstore.trees.attach import escape
 from namespaces import MS_BIND, NEWNS, PRIVATE
 from storekit import add, image
 from test_check import flip
@@ -62,7 +63,7 @@ def test_overlays_that_others_mounted_over_a_layer_are_named_however_they_name_i
         overlay.mount_overlay([str(lower)], str(targets[name]), overlay_form="trusted", empty_dir=str(empty))
 
     def at_once(name, lower):
-        lowers = f"lowerdir={overlay._escape(str(lower))}:{overlay._escape(str(empty))}"
+        lowers = f"lowerdir={escape(str(lower))}:{escape(str(empty))}"
         kernel.mount("overlay", str(targets[name]), "overlay", 1, lowers)
 
     def mount():
@@ -105,7 +106,7 @@ def test_what_is_mounted_in_the_same_namespace_is_named_by_its_path_and_once(sto
 def test_without_proc_a_repair_tells_what_it_knows_itself(store, monkeypatch):
     layer, _ = damaged(store)
 
-    def gone(_process="self"):
+    def gone(_process="self", **_around):
         raise FileNotFoundError(2, "there is no /proc")
 
     monkeypatch.setattr(mounted, "table", gone)

@@ -4,9 +4,12 @@ import hashlib
 import io
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,6 +173,31 @@ def test_a_tree_whose_txid_or_spool_is_torn_is_swept(root, image, file):
     path.write_bytes(bytes(path.stat().st_size))
     with layerstore.open(root) as store:
         assert [each.do for each in store.recovery.actions] == [Do.SWEEP]
+
+
+def stale(kept):
+    """One piece is another, which once was right: all checksums hold, and only the content's digest can tell."""
+    at, head = spool._HEAD_BYTES, spool._PIECE_HEAD
+    mark, start, length, _crc = head.unpack_from(kept, at)
+    other = bytes(length)
+    piece = spool._sealed(head.pack(mark, start, length, zlib.crc32(other))) + other
+    return kept[:at] + piece + kept[at + len(piece):]
+
+
+@pytest.mark.parametrize(("tear", "again"), [
+    (lambda kept: kept[:len(kept) // 2], 0.66),
+    (lambda kept: kept[:len(kept) // 2] + bytes(len(kept) - len(kept) // 2), 0.66),   # its length came, its last pages did not
+    (lambda kept: kept[:400_000] + bytes(8192) + kept[408_192:], 0.9),                # pages in the middle did not
+    (stale, 1.2),
+], ids=["short", "zeros", "hole", "stale"])
+def test_what_a_loss_of_power_made_of_a_spool_is_not_believed_and_the_rest_is_used(root, image, reads, tear, again):
+    cut_off(root, image, 0.9)
+    (tree,) = tree_names(root, "staging")
+    path = Path(root, "staging", tree, "blob")
+    path.write_bytes(tear(path.read_bytes()))
+    pull(root, image, reads)
+    assert sum(reads.total().values()) <= again * image_bytes(image)
+    holds_the_content(root, image)
 
 
 def test_what_does_not_verify_is_not_kept(tmp_path, root, image):
@@ -502,6 +530,9 @@ def test_a_pull_waits_for_another_no_longer_than_it_is_told_to(root, image, arme
         try:
             with pytest.raises(errors.BusyError):
                 store.pull(image.reference, options=PullOptions(workers=workers, wait=0.1))
+            command = [sys.executable, "-m", "layerstore", "--root", root, "pull", "--wait", "0", "-q", image.reference]
+            ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            assert (ran.returncode, "still being staged" in ran.stderr) == (1, True)
         finally:
             over.set()
             other.join()

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import threading
+from contextlib import nullcontext
 
 import pytest
 
 import imagemaker
 import layerstore
 from crash.failing import full
+from crash.remote import remotely
 from layerstore import PullOptions, TarDiffer
 from layerstore.opening import reserve
 from layerstore.verbs import space
@@ -394,5 +396,23 @@ def test_recovery_works_on_a_disk_filled_to_the_last_block(tmp_path, point):
             assert store.layer(kept.id)
             assert len(store.layers()) == (1 if point == "delete.rename" else 3)
             assert store.check(content=True).sound
+
+    small_disk(tmp_path, "ext4", scenario)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("share", [0.6, 1.2])
+def test_what_is_kept_to_resume_from_gives_way_to_the_layer_where_the_disk_has_no_room_for_both(tmp_path, share):
+    def scenario(root, disk):
+        with layerstore.open(root) as store:
+            free = reserve.free_bytes(store._handle.root_fd) - reserve.margin(store._handle.root_fd)
+            made = imagemaker.Image([imagemaker.Layer({"big": os.urandom(int(free * share))}, compression="gzip")])
+            made.write_oci(tmp_path / "image", tag="latest")
+            pulled = nullcontext() if share < 1 else pytest.raises(NoSpaceError, match="would fill the disk")
+            with remotely(), pulled:   # the guess before it is for content that can be compressed
+                store.pull(f"oci:{tmp_path}/image:latest", options=PullOptions(preflight=False))
+            assert tree_names(root, "staging") == []
+            assert states(store) == ["committed"] * (share < 1)
+            assert add(store, {"small": b"2"}).created
 
     small_disk(tmp_path, "ext4", scenario)

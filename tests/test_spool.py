@@ -1,5 +1,6 @@
 """The spool of a remote blob: what it keeps, what it believes, and reading a blob through it."""
 
+import errno
 import hashlib
 import io
 import os
@@ -223,6 +224,25 @@ def test_a_disk_that_fails_ends_the_keeping_and_nothing_else(tree, point):
         kept.keep(1000, DATA[1000:2000])
         assert kept.missing(0, 2000) == [(0, 2000)]
     assert not fs.exists(tree, "blob")
+
+
+@pytest.mark.parametrize("use", [lambda kept: kept.read(0), lambda kept: kept.keep(1000, DATA[1000:2000])], ids=["read", "keep"])
+def test_what_is_kept_makes_room_where_hardly_any_is_left(tree, use):
+    with_pieces(tree, (0, 1000))
+    with closing(Spool(tree, KEY, len(DATA), keep_free=1 << 60)) as kept:
+        assert use(kept) is None
+        assert kept.missing(0, 2000) == [(0, 2000)]
+    assert not fs.exists(tree, "blob")
+
+
+def test_a_disk_that_does_not_say_what_is_free_ends_the_keeping_and_nothing_else(tree, monkeypatch):
+    def failing(_fd):
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fstatvfs", failing)
+    with closing(Spool(tree, KEY, len(DATA), keep_free=1)) as kept:
+        kept.keep(0, DATA[:1000])
+        assert kept.missing(0, 1000) == [(0, 1000)]
 
 
 def test_a_spool_that_cannot_be_cut_is_made_anew(tree):

@@ -89,9 +89,12 @@ def test_type_7_is_a_regular_file():
     assert one(header(b"f", b"7")).type == "file"
 
 
-@pytest.mark.parametrize("flag", [b"0", b"\0"])
-def test_a_file_named_with_a_slash_is_a_directory_as_in_old_archives(flag):
-    assert one(header(b"old/", flag)).type == "dir"
+def test_a_file_named_with_a_slash_is_a_directory_in_archives_of_before_ustar():
+    assert one(header(b"old/", b"\0")).type == "dir"
+
+
+def test_a_directory_after_a_global_header_keeps_its_own_records():
+    assert one(pax((b"comment", b"1"), type=b"g") + pax((b"path", b"long")) + file(b"short")).name == b"long"
 
 
 def test_header_only_entries_have_no_data_whatever_their_size_says():
@@ -171,7 +174,7 @@ SPARSE_DATA = b"A" * 512 + b"B" * 512
 
 
 def old_sparse_tail(segments, real, more=0):
-    table = b"".join(b"%011o\0%011o\0" % s for s in segments[:4]).ljust(96, b"\0")
+    table = b"".join(b"%011o\0%011o\0" % s if s else bytes(24) for s in segments[:4]).ljust(96, b"\0")
     return bytes(41) + table + bytes([more]) + b"%011o\0" % real
 
 
@@ -240,10 +243,32 @@ BAD = {
     "a hard link to nothing": (hardlink(b"h", b""), "empty hard-link target"),
     "a symlink to nothing": (symlink(b"s", b""), "target"),
     "a NUL in a PAX path": (pax((b"path", b"a\0b")) + file(b"f"), "NUL"),
-    "a NUL in a PAX link": (pax((b"linkpath", b"a\0b")) + symlink(b"f", b"x"), "target"),
+    "a NUL in a PAX link": (pax((b"linkpath", b"a\0b")) + symlink(b"f", b"x"), "NUL"),
+    "a NUL in a PAX link of a file (as Go)": (pax((b"linkpath", b"a\0b")) + file(b"f"), "NUL"),
+    "a NUL in a PAX key": (pax((b"path\0x", b"ab")) + file(b"f"), "NUL"),
     "a NUL in a GNU long name": (gnu_long(b"L", b"a\0b") + file(b"f"), "NUL"),
+    "a GNU long name without an end": (header(b"L", b"L", size=4, magic=b"ustar  \0") + pad(b"longer") + file(b"f"), "into its padding"),
     "a component of 256 bytes": (gnu_long(b"L", b"a/" + b"n" * 256) + file(b"f"), "longer than 255"),
     "a directory with data": (header(b"d/", b"0", size=5), "named as a directory"),
+    "an old directory with data": (header(b"d/", b"\0", size=5), "named as a directory"),
+    "a file named as a directory": (header(b"d/", b"0"), "named as a directory"),
+    "a sparse directory": (pax((b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b"")) + directory(b"d"), "said to have data"),
+    "a hard link with data by PAX": (file(b"a") + pax((b"size", b"4")) + hardlink(b"h", b"a"), "said to have data"),
+    "a sparse file in a ustar header": (header(b"s", b"S", tail=old_sparse_tail([], 8)), "in another format"),
+    "a sparse map with a gap": (
+        header(b"s", b"S", size=8, magic=b"ustar  \0", tail=old_sparse_tail([(0, 4), None, (8, 4)], 20)), "with a gap"),
+    "a sparse map after its end": (
+        header(b"s", b"S", size=4, magic=b"ustar  \0", tail=old_sparse_tail([(0, 4)], 20, 1)) + bytes(512), "after its end"),
+    "a sparse file of two versions": (
+        pax((b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b"0,4"), (b"GNU.sparse.realsize", b"8")) + file(b"s", b"four"), "two versions"),
+    "two sparse maps": (
+        pax((b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b"0,4"), (b"GNU.sparse.map", b"1,4")) + file(b"s", b"four"), "two PAX records"),
+    "a sparse file of star's": (pax((b"SCHILY.realsize", b"9")) + file(b"s", b"four"), "star or Solaris"),
+    "a global header after a local one": (pax((b"path", b"a")) + pax((b"comment", b"b"), type=b"g") + file(b"f"), "global PAX header between"),
+    "a size that begins with NUL": (header(b"f", raw_size=b"\0" + b"0000000004\0"), "begins with NUL"),
+    "a number of too many bits": (header(b"f", raw_size=b"\x81" + bytes(11)), "not a number"),
+    "a prefix before ustar": (header(b"f", magic=bytes(8), prefix=b"d"), "no place for it"),
+    "a prefix in star's times": (header(b"f", tail=b"p" * 140 + bytes(23) + b"tar\0"), "star's times"),
     "a PAX length beyond its header": (pax(data=b"99 path=x\n") + file(b"f"), "length is wrong"),
     "a PAX length that cuts the value": (pax(data=b"8 path=xyz\n") + file(b"f"), "length is wrong"),
     "a PAX length of zero": (pax(data=b"0 path=x\n") + file(b"f"), "length is wrong"),

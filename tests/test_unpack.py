@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 import threading
 import traceback
+import tracemalloc
 import types
 
 import pytest
@@ -463,6 +464,7 @@ def test_a_directory_replaces_a_link_to_a_directory(tree, outside):
     (file(b"a") + file(b"a/b"), "not a directory"),
     (hardlink(b"h", b"missing"), "not in this layer before it"),
     (hardlink(b"h", b"no/such"), "not in this layer"),
+    (hardlink(b"h", b"h"), "not in this layer before it"),
     (directory(b"d") + hardlink(b"h", b"d"), "a directory"),
     (file(b"d/f") + hardlink(b"d", b"d/f"), "would replace"),
     (header(b".wh.x") + hardlink(b"h", b"x"), "a whiteout"),
@@ -777,3 +779,22 @@ def test_a_disk_that_is_full_is_not_taken_for_an_attribute_that_is_too_large(tre
     monkeypatch.setattr(os, "statvfs", lambda _where: types.SimpleNamespace(f_bavail=3, f_frsize=4096))
     with pytest.raises(OSError, match="user.a"):
         tree.unpack(pax((b"SCHILY.xattr.user.a", b"x")) + file(b"a"))
+
+
+def test_of_a_directory_little_is_remembered(tmp_path):
+    """What is said of many is said once, and nothing is made for what few of them have."""
+    tree, count, held = Tree(tmp_path / "layer"), 800, []
+
+    def archive():
+        for part in range(3):            # the first fills what is bounded
+            yield b"".join(directory(b"d%d/%d" % (part, n), mtime=1 << 30) for n in range(count))
+            held.append(tracemalloc.get_traced_memory()[0])
+        yield END
+
+    tracemalloc.start()
+    try:
+        unpack(archive(), DiffTarget(*tree.fds, overlay_form=FORM))
+    finally:
+        tracemalloc.stop()
+        tree.close()
+    assert (held[2] - held[1]) / count < 250

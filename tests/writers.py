@@ -82,9 +82,22 @@ def extract_bsd(data, dest):
     return _extract(["bsdtar", "-P", "--numeric-owner", "--same-owner", "-C", dest, "-xpf", "-"], data)
 
 
+def extract_tarfile(data, dest):
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", errorlevel=1, encoding="utf-8", errors="surrogateescape") as archive:
+            archive.extraction_filter = lambda member, _dest: member   # also where extractall knows no filters yet
+            archive.extractall(dest, numeric_owner=True)
+    except (tarfile.TarError, OSError, KeyError, ValueError) as error:
+        return False, repr(error)
+    return True, ""
+
+
 def _extract(command, data):
     ran = subprocess.run(command, input=data, capture_output=True, env=ENVIRONMENT)
     return ran.returncode == 0, ran.stderr.decode(errors="replace")
+
+
+READERS = {"gnu": extract_gnu, "bsd": extract_bsd, "tarfile": extract_tarfile}
 
 
 def as_written(writer, form, snapshot):

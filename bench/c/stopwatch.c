@@ -3,7 +3,8 @@
  * Prints, on standard error's last line: wall seconds, user and system seconds (it and all that it waited for), the
  * greatest resident set of any one process of them in KiB, and its exit status. Only this program stands between the
  * clock and the command: a Python parent would lend the child its own resident set before exec, and wait4(2) would tell
- * that one. Nothing else belongs here. */
+ * that one. The command finds in its environment when it was begun: STOPWATCH_BEGUN, in seconds of CLOCK_MONOTONIC.
+ * Nothing else belongs here. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,9 @@ int main(int argc, char **argv)
 
     if (argc < 2) return 2;
     clock_gettime(CLOCK_MONOTONIC, &a);
+    char begun[40];
+    snprintf(begun, sizeof begun, "%lld.%09ld", (long long)a.tv_sec, a.tv_nsec);
+    setenv("STOPWATCH_BEGUN", begun, 1);
     pid_t pid = fork();
     if (pid < 0) { perror("fork"); return 2; }
     if (pid == 0) {

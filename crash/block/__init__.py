@@ -76,6 +76,7 @@ def all_workloads(directory: str) -> dict[str, Workload]:
     """All that there are, by name; their images are written to *directory*."""
     pictures = workloads.Images(directory)
     others = repairing.build() | parts.build(directory) | restoring.build(directory) | keeping.build(pictures)
+    others |= repairing.whole(pictures)
     others |= lost.telling(lost.build(pictures)) | beside.build(pictures, directory)
     return more.build(workloads.build(pictures) | others)
 

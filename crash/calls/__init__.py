@@ -31,7 +31,7 @@ from layerstore.testing.oracle import Verdict
 FAULTS = {"kill": Fault.KILL, "tear": Fault.TEAR, "short": Fault.SHORT}
 ONE_PROCESS = (
     "pull", "apply", "batch", "delete", "image-delete", "checkpoint", "gc", "adopt", "resume", "take", "partial",
-    "everything", "rebuild", "rebuild-log", "repair", "quota", *restoring.NAMES, *keeping.NAMES,
+    "everything", "rebuild", "rebuild-log", "repair", repairing.WHOLE, "quota", *restoring.NAMES, *keeping.NAMES,
 )
 
 
@@ -67,7 +67,7 @@ def preloaded(options: argparse.Namespace) -> Iterator[State]:
     work = tempfile.mkdtemp(prefix="calls-", dir="/dev/shm" if os.path.isdir("/dev/shm") else options.work)
     try:
         images = Images(os.path.join(work, "images"))
-        workloads = build(images) | lost.telling(lost.build(images)) | repairing.build()
+        workloads = build(images) | lost.telling(lost.build(images)) | repairing.build() | repairing.whole(images)
         here = os.path.join(work, "images")
         workloads |= beside.build(images, here) | parts.build(here, in_order=True)
         workloads |= restoring.build(here) | keeping.build(images)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
-from layerstore.recovery import executor, rebuilding
+from layerstore.recovery import moving, rebuilding
 from layerstore.store import Store
 from layerstore.system import faults, fs
+from layerstore.system.removing import remove_tree
 
 
 def ignores_short_writes() -> None:
@@ -35,9 +37,9 @@ def names_later() -> None:
 def deletes_in_place() -> None:
     """A deleted layer's tree is unlinked where it is, instead of being renamed to the trash first."""
     def unlink(handle: Any, _txid: str, row: Any, _facts: Any) -> None:
-        fs.remove_tree(handle.dirs["layers"], row["layer_id"], point="delete.rename")
+        remove_tree(handle.dirs["layers"], row["layer_id"], point="delete.rename")
 
-    executor._move_to_trash = unlink  # type: ignore[assignment]
+    moving.to_trash = unlink  # type: ignore[assignment]
 
 
 def mends_in_place() -> None:
@@ -47,6 +49,13 @@ def mends_in_place() -> None:
             os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
 
     fs.exchange = over
+
+
+def keeps_nothing_of_an_image() -> None:
+    """A damaged side file of an image is replaced, and what it was is not kept."""
+    rest = import_module("layerstore.verbs.repair.rest")   # its package has a function of that name
+    assert hasattr(rest, "_keep")
+    vars(rest)["_keep"] = lambda _handle, _image: []
 
 
 def moves_the_old_database_away_first() -> None:

@@ -1,4 +1,4 @@
-"""Bringing one tree to rest: the steps of ``layerstore.recovery.executor``, which recovery and the verbs share.
+"""Bringing one tree to rest: the steps of recovery (``executor``, ``acting``, ``batches``), which it and the verbs share.
 
 What is decided is asked of the product's planner (``planner.decide``); here is only when it is asked, which locks
 are held then, and which effects follow. A step is what nobody can look into: one effect, one lock taken, one
@@ -153,7 +153,7 @@ def _delete_a_path(w: World, p: Proc) -> list[Move]:
 
 
 def _record(w: World, p: Proc, trigger: Trigger) -> World:
-    """``executor._fire``: one transition, if the row is still in the state that it was decided upon."""
+    """``acting._fire``: one transition, if the row is still in the state that it was decided upon."""
     return fire(w, p.t, trigger) if w.trees[p.t].row.value == p.note[1] else w
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 _HEAD = """# The same kills, beside containers/storage
 
-{subjects}. Made by `python -m crash.peer DIR` as root; {fs}; {every}.
+{subjects}. Found by `python -m crash.peer crash/results` as root; {fs}; {every}; at commit {commit}.
+`make figures` makes this page of it.
 
 One layer is imported on a parent that is there already: the same two tars, the same file system, each store with its
 own defaults. The kernel stops the program before every change that it makes to the disk (and to its mounts), whichever
@@ -28,7 +29,7 @@ def page(found: dict[str, Any]) -> str:
     every = "each change" if found["every"] == 1 else f"every {found['every']}th change only"
     head = _HEAD.format(
         subjects=" and ".join(f"{each['version']}, `{each['verb']}`" for each in subjects),
-        fs=f"on {found['fs']}", every=every,
+        fs=f"on {found['fs']}", every=every, commit=found["commit"],
     )
     return "\n".join([head, *_counts(subjects), *(line for each in subjects for line in _points(each))]) + "\n"
 

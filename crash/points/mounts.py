@@ -39,7 +39,7 @@ from layerstore.testing import (
     still_clock,
     telling,
 )
-from layerstore.trees import overlay
+from layerstore.trees import mounted
 
 NAME = "mount"
 _NEW_NAMESPACE = 0x00020000        # CLONE_NEWNS
@@ -149,7 +149,7 @@ class Site:
     def clear(self) -> None:
         """Unmount and remove all that a state left."""
         for target in self.targets:
-            while overlay.is_overlay_mounted(target):
+            while mounted.is_overlay_mounted(target):
                 kernel.umount2(target, _DETACH)
         shutil.rmtree(self.root, ignore_errors=True)
         for path in (self._told, self._ledger):
@@ -172,7 +172,7 @@ class Site:
         with layerstore.open(self.root) as store:
             rows = {each.target: each for each in store.mounts()}
             for target in self.targets:
-                if overlay.is_overlay_mounted(target):
+                if mounted.is_overlay_mounted(target):
                     if target not in rows:
                         found.append(f"{target} is mounted, and no row knows it")
                     found += self._content_problems(target)
@@ -181,7 +181,7 @@ class Site:
                 store.unmount(target)
             if store.mounts() or os.listdir(os.path.join(self.root, "uppers")):
                 found.append("unmounting by name left something")
-            found += [f"{each} is still mounted" for each in self.targets if overlay.is_overlay_mounted(each)]
+            found += [f"{each} is still mounted" for each in self.targets if mounted.is_overlay_mounted(each)]
             store.delete_layer(w.TOP_ID)   # nothing pins it any more
         return found
 

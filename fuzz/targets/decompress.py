@@ -17,11 +17,12 @@ import zstandard
 from fuzz.pieces import in_pieces
 from layerstore.errors import CompressionError, LimitExceededError
 from layerstore.formats import compression
+from layerstore.formats.compression import decoders
 from layerstore.model import Limits
 
 LIMITS = Limits(max_bytes=1 << 18)
 _KINDS = ("gzip", "zstd", "auto", "xz", "bzip2")
-_INSTALLED = compression.inflate
+_INSTALLED = decoders.inflate
 
 
 def check(data: bytes) -> None:
@@ -43,11 +44,11 @@ def _told(found: bytes | None) -> str:
 
 
 def _by_zlib(body: bytes) -> bytes | None:
-    compression.inflate = zlib
+    decoders.inflate = zlib
     try:
         return _ours([body], "gzip")
     finally:
-        compression.inflate = _INSTALLED
+        decoders.inflate = _INSTALLED
 
 
 def _ours(pieces: list[bytes], kind: str) -> bytes | None:

@@ -35,6 +35,7 @@ from layerjournal.errors import (
     UsageError,
 )
 from layerjournal.gate import Gate
+from layerjournal.mapped import Mapped, Said
 from layerjournal.metapage import expected_size
 
 T = TypeVar("T")
@@ -64,6 +65,8 @@ def _after_fork_in_child() -> None:
             _inherited.add(engine.identity)
         else:
             engine.env.close()
+            if hasattr(engine, "mapped"):
+                engine.mapped.close()
     _engines.clear()
 
 
@@ -110,6 +113,8 @@ class Engine:
             )
             self.is_open, self.identity = True, _identity(data)
             _engines.add(self)
+            self._page_size = self.env.stat()["psize"]
+            self.mapped = Mapped(data, say=self._said, problems=structural_problems)
             if look and not create:
                 self._check_pages(data)
             self._begin(tables, create=create)
@@ -132,14 +137,21 @@ class Engine:
         except lmdb.Error as error:
             raise _tables_error(error, self.path, tables) from error
 
+    def _said(self) -> Said:
+        info = self.env.info()
+        return Said((info["last_pgno"] + 1) * self._page_size, info["last_txnid"])
+
     def _abandon(self) -> None:
         self.is_open = False   # first: half closed is closed to users, and closing it again goes on
+        if hasattr(self, "mapped"):
+            self.mapped.close()
         if hasattr(self, "env"):
             self.env.close()
         _engines.discard(self)
 
     def open_tables(self, names: Sequence[str]) -> None:
         """Open more tables of this environment. DamagedError if there is no such one."""
+        self.mapped.heed()
         try:
             self.dbs.update({name: self._database(name, create=False) for name in names})
         except lmdb.Error as error:
@@ -167,6 +179,7 @@ class Engine:
         """A consistent, compacted copy of ``data.mdb`` into the existing directory *path*, while others write."""
         try:
             with self._gate.inside():
+                self.mapped.heed()
                 self.env.copy(path, compact=True)
         except lmdb.Error as error:
             raise _use_error(error, path) from error
@@ -181,6 +194,7 @@ class Engine:
             with self._gate.inside():
                 try:
                     try:
+                        self.mapped.heed()
                         txn = self._snapshot()
                         if txn is not None:
                             yield txn
@@ -216,6 +230,7 @@ class Engine:
         for _ in range(_TRIES):
             try:
                 with self._gate.inside():
+                    self.mapped.heed()
                     if next(self._begun) % _READERS_EVERY == 0:
                         with suppress(lmdb.Error):   # only help
                             self.env.reader_check()   # one that was killed keeps all later pages from reuse

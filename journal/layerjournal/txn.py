@@ -39,6 +39,15 @@ class ReadTxn:
             row = load_row(table, key, stored)   # first: it proves the key, too
             yield key.decode(), row
 
+    def keys(self, table: str) -> Iterator[str]:
+        """All keys, in the order of their bytes. No row is read, and so none proves its key; ``get`` and ``scan`` do."""
+        with self._txn.cursor(db=self._db(table)) as cursor:
+            found = cursor.first()
+            while found:
+                key = bytes(cursor.key())
+                yield key.decode(errors="backslashreplace")
+                found = self._next(cursor, key)
+
     def stored_rows(self, table: str, prefix: str = "") -> Iterator[tuple[bytes, bytes]]:
         """As scan, of keys and rows as they are stored."""
         data = prefix.encode()

@@ -103,6 +103,17 @@ def test_a_scan_is_in_the_order_of_the_keys_bytes(journal):
         assert [key for key, _ in view.scan("parcels", "a")] == ["a", "a\x00", "aa"]
 
 
+def test_keys_are_told_without_a_row_being_read(journal, monkeypatch):
+    names = ["b", "a", "ä", "a\x00"]
+    pack(journal, *names)
+    monkeypatch.setattr("layerjournal.txn.load_row", None)
+    with journal.read() as view:
+        assert list(view.keys("parcels")) == sorted(names, key=str.encode)
+        with pytest.raises(UsageError):
+            list(view.keys("nowhere"))
+    assert journal.update("look", lambda t: list(t.keys("parcels"))) == sorted(names, key=str.encode)
+
+
 def test_a_scan_goes_on_rightly_while_the_table_changes():
     class Clearing(Parcels):
         def project(self, view, record):

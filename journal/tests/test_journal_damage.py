@@ -11,7 +11,7 @@ from layerjournal import DamagedError, Journal, RecordError, Replay, RowError, S
 from layerjournal.engine import Engine
 from layerjournal.journal import OWN_TABLES
 from layerjournal.views import store_row
-from parcels import Parcels, in_child, mark, move, pack
+from parcels import Parcels, in_child, mark, move, pack, state
 
 
 @pytest.fixture
@@ -337,3 +337,59 @@ def test_no_bit_that_is_flipped_in_the_data_file_is_silent_or_kills_a_replay(wri
             assert status in (0, 70), f"bit {bit} killed the process: {status}"
             assert status == 0 or "Error" in said.split(":")[0], (bit, said)
     assert found > 100, "the experiment did not hit anything"
+
+
+# -- the data file, while it is open ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("length", [0, 100, 4096, 8192, 20_000])
+@pytest.mark.parametrize("use", [
+    lambda journal: state(journal), lambda journal: pack(journal, "new"), lambda journal: journal.verify(),
+    lambda journal: journal.copy_to(f"{journal.path}-copy"),
+], ids=["read", "update", "verify", "copy"])
+def test_a_data_file_that_somebody_truncates_while_it_is_open_is_refused_instead_of_killing_the_process(written, length, use):
+    def child():
+        with parcels.reopen(written) as journal:
+            os.truncate(written / "data.mdb", length)
+            use(journal)
+
+    status, said = in_child(child)
+    assert (status, said.split(":")[0]) == (70, "DamagedError")
+    assert "truncated while it is open" in said
+
+
+def test_what_another_process_made_longer_and_somebody_cut_off_again_is_refused(written):
+    with parcels.reopen(written) as journal:
+        before = os.path.getsize(written / "data.mdb")
+        in_child(lambda: parcels.reopen(written).update("grow", lambda txn: [move(txn, f"g{n}", "packed") for n in range(400)]))
+        assert os.path.getsize(written / "data.mdb") > before
+        os.truncate(written / "data.mdb", before)
+        with pytest.raises(DamagedError, match="truncated while it is open"):
+            state(journal)
+
+
+def test_a_data_file_that_was_short_once_is_not_used_when_somebody_makes_it_long_again(written):
+    size = os.path.getsize(written / "data.mdb")
+    with parcels.reopen(written) as journal:
+        os.truncate(written / "data.mdb", size // 2)
+        with pytest.raises(DamagedError):
+            state(journal)
+        os.truncate(written / "data.mdb", size)
+        with pytest.raises(DamagedError):
+            pack(journal, "new")
+
+
+def test_a_data_file_that_is_removed_while_it_is_open_is_refused(written):
+    with parcels.reopen(written) as journal:
+        os.unlink(written / "data.mdb")
+        with pytest.raises(DamagedError, match="removed while it is open"):
+            pack(journal, "new")
+
+
+def test_a_data_file_whose_last_pages_were_never_written_is_used(written, monkeypatch):
+    with parcels.reopen(written) as journal:
+        engine, walked = journal._engine, []
+        monkeypatch.setattr(engine.mapped, "_problems", lambda path: walked.append(path) or [])
+        said = engine._said()
+        monkeypatch.setattr(engine.mapped, "_say", lambda: said.__class__(1 << 30, said.transaction))
+        assert state(journal) == state(journal)
+        assert len(walked) == 1, "that it is whole is found out once"

@@ -4,8 +4,9 @@ Layout, top to bottom; a module imports only from below it (a test checks, and h
 
 - ``cli``, the command line · ``observing``, ready-made observers
 - ``store``, the face: one method a verb · ``calling``, around every call of one
-- ``verbs``, one module each, and ``begin`` ``staging`` ``holds`` ``quota`` that they share
-- ``dedup``, what is here already · ``recovery``, what a crash left: planner, executor, rebuilding
+- ``verbs``, one module each, and ``batch`` ``claiming`` ``begin`` ``staging`` ``holds`` ``names`` ``quota`` that they
+  share
+- ``dedup``, what is here already · ``recovery``, what a crash left: planner, executor and its steps, rebuilding
 - ``opening``, an open store and a new one · ``lifecycle``, the states and the catalog: pure
 - ``targets``, images out · ``differs`` ``chunked``, layers in · ``sources``, images in
 - ``trees``, a layer as files on disk · ``formats``, files' formats, without a store
@@ -60,12 +61,13 @@ if TYPE_CHECKING:   # for type checkers the names are plain imports; see ``_PUBL
     from layerstore.store import open as open  # noqa: A004 - the name that users expect
     from layerstore.system.faults import point as fault_point  # noqa: F401 - it is in ``_PUBLIC``
     from layerstore.trees.extract import ExtractReport as ExtractReport
-    from layerstore.verbs.apply import LayerSpec as LayerSpec
+    from layerstore.verbs.batch import LayerSpec as LayerSpec
     from layerstore.verbs.check.findings import CheckReport as CheckReport
     from layerstore.verbs.check.findings import Finding as Finding
     from layerstore.verbs.checkpoint import CheckpointReport as CheckpointReport
     from layerstore.verbs.commit import CommitOptions as CommitOptions
     from layerstore.verbs.delete import DeleteReport as DeleteReport
+    from layerstore.verbs.gauges import Gauges as Gauges
     from layerstore.verbs.gc import GcReport as GcReport
     from layerstore.verbs.pull import PullOptions as PullOptions
     from layerstore.verbs.push import PushReport as PushReport
@@ -80,7 +82,7 @@ __version__ = "0.1.0"
 
 # What each public name comes from. Resolved at first use: importing layerstore must stay cheap.
 _PUBLIC = {
-    "open": "store", "Store": "store", "StagedLayer": "verbs.stage", "LayerSpec": "verbs.apply",
+    "open": "store", "Store": "store", "StagedLayer": "verbs.stage", "LayerSpec": "verbs.batch",
     "PullOptions": "verbs.pull", "CommitOptions": "verbs.commit", "Progress": "progress", "Quiet": "progress",
     "Tally": "progress", "LayerTally": "progress", "CheckProgress": "progress",
     "Differ": "model", "DiffOutput": "model", "DiffTarget": "model",
@@ -94,9 +96,9 @@ _PUBLIC = {
     "BlobSource": "partial", "Finder": "partial", "LocalBlob": "sources.blobs",
     # what verbs return
     "CheckReport": "verbs.check.findings", "Finding": "verbs.check.findings", "CheckpointReport": "verbs.checkpoint",
-    "DeleteReport": "verbs.delete", "ExtractReport": "trees.extract", "GcReport": "verbs.gc", "Life": "lifecycle.timeline",
-    "PushReport": "verbs.push", "RepairReport": "verbs.repair", "Space": "verbs.space", "Usage": "verbs.usage",
-    "ImageUsage": "verbs.usage", "ViewReport": "verbs.view",
+    "DeleteReport": "verbs.delete", "ExtractReport": "trees.extract", "Gauges": "verbs.gauges", "GcReport": "verbs.gc",
+    "Life": "lifecycle.timeline", "PushReport": "verbs.push", "RepairReport": "verbs.repair", "Space": "verbs.space",
+    "Usage": "verbs.usage", "ImageUsage": "verbs.usage", "ViewReport": "verbs.view",
     # for tools that look into a journal, or crash-test themselves
     "CatalogProjector": "lifecycle.projection", "fault_point": "system.faults:point",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from layerstore.cli import main
+from layerstore.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

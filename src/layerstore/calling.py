@@ -51,7 +51,7 @@ def as_verb(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P
                 checkpoint.relieve(handle)   # so that the next attempt finds what was deleted before
                 raise
             except OSError as error:
-                raise host_error(error, f"{method.__name__} in {self.root}") from error
+                raise host_error(error, f"{method.__name__} in {self.root}", at=handle.root_fd) from error
 
     return call
 

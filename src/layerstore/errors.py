@@ -41,6 +41,7 @@
     │   ├── UnsupportedFormatError     the store was written by a newer layerstore
     │   ├── ReadOnlyError              the store is open, or mounted, read-only
     │   ├── NoSpaceError               the disk or a quota of its file system is full
+    │   │   ├── NoInodesError             it has room for bytes, and for no more files
     │   │   └── QuotaError                the store's own quota is used up
     │   ├── PrivilegeError             needs a privilege that this process lacks
     │   ├── PidNamespaceError          another pid namespace has the store open
@@ -62,7 +63,8 @@ __all__ = [
     "AlreadyOpenError", "ArchiveError", "BeneathError", "BeneathMissingError", "BusyError", "CallerError", "ClosedError",
     "CompressionError", "DamagedError", "DigestMismatchError", "DuplicateLayerError", "DuplicateNameError", "ForkedError",
     "HostError", "ImageRefusedError", "InUseError", "InputError", "InvalidArgumentError", "IoError", "JournalDamagedError",
-    "LayerDamagedError", "LayerstoreError", "LimitExceededError", "NoMatchingPlatformError", "NoSpaceError",
+    "LayerDamagedError", "LayerstoreError", "LimitExceededError", "NoInodesError", "NoMatchingPlatformError",
+    "NoSpaceError",
     "OutcomeError", "OutcomeUnknownError", "ParentUnavailableError", "PendingError", "PidNamespaceError",
     "PoisonedError", "PrivilegeError", "QuotaError", "RangesUnsupportedError", "ReadOnlyError", "RegistryAccessError",
     "RegistryError", "RegistryUnavailableError", "SizeMismatchError", "SourceError", "StagedHandleError",
@@ -294,6 +296,12 @@ class NoSpaceError(HostError):
     ) -> None:
         super().__init__(what, hint=hint)
         self.needed, self.free = needed, free
+
+
+class NoInodesError(NoSpaceError):
+    """Files, not bytes: ``needed`` and ``free`` are numbers of inodes, where they are known."""
+
+    default_hint = "remove files on that file system: 'layerstore gc', or delete images; 'df -i' counts"
 
 
 class QuotaError(NoSpaceError):

@@ -31,6 +31,10 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("low_water", "emptied", "archived", "seconds"),
     "checkpoint-failed": ("error",),
     "checked": ("layer_id", "depth", "findings", "number", "of", "bytes", "seconds"),
+    "check-ended": (
+        "depth", "findings", "layers", "looked_at", "recent", "left", "left_unsound", "unread", "complete_since_ns",
+        "seconds",
+    ),
     "repaired": ("layer_id", "steps", "seconds"),
     "quarantined": ("layer_id", "why", "files", "seconds"),
     "noted": ("diff_id", "note"),

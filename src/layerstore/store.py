@@ -54,8 +54,8 @@ class _Verb:
 
 
 _VERBS = [_Verb(f"verbs.{name}") for name in (
-    "apply", "check", "checkpoint", "commit", "delete", "explain", "export", "gc", "holds", "mount", "pull", "quota",
-    "push", "repair", "space", "stage", "usage", "view",
+    "apply", "batch", "check", "checkpoint", "commit", "delete", "explain", "export", "gauges", "gc", "holds", "mount",
+    "pull", "quota", "push", "repair", "space", "stage", "usage", "view",
 )] + [_Verb("opening.reading"), _Verb("opening.create")]
 if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore.lifecycle.timeline import Life
@@ -65,11 +65,13 @@ if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore.trees.extract import ExtractReport
     from layerstore.verbs import (
         apply,
+        batch,
         check,
         checkpoint,
         delete,
         explain,
         export,
+        gauges,
         gc,
         holds,
         mount,
@@ -86,8 +88,8 @@ if TYPE_CHECKING:   # for type checkers they are plain imports
     from layerstore.verbs.pull import PullOptions
     from layerstore.verbs.stage import StagedLayer
 else:
-    (apply, check, checkpoint, committing, delete, explain, export, gc, holds, mount, pull, quota, push, repair, space,
-     stage, usage, view, reading, _) = _VERBS
+    (apply, batch, check, checkpoint, committing, delete, explain, export, gauges, gc, holds, mount, pull, quota, push,
+     repair, space, stage, usage, view, reading, _) = _VERBS
 
 
 def open(  # noqa: A001 - layerstore.open is the name that users expect
@@ -260,11 +262,11 @@ class Store:
         filled, for the next stage of the same content; after, recovery finishes it.
 
         """
-        spec = apply.LayerSpec(staged, parent=parent, id=id, names=tuple(names), big_data=dict(big_data or {}))
+        spec = batch.LayerSpec(staged, parent=parent, id=id, names=tuple(names), big_data=dict(big_data or {}))
         return apply.apply_batch(self._handle, [spec], replace_names=replace_names)[0][0]
 
     @as_verb
-    def apply_batch(self, specs: Sequence[apply.LayerSpec], *, replace_names: bool = False) -> list[Layer]:
+    def apply_batch(self, specs: Sequence[batch.LayerSpec], *, replace_names: bool = False) -> list[Layer]:
         """Apply several staged layers as one: all become visible in the same moment, or none does.
 
         A member's parent may be an earlier member. Raises and durability as ``apply_staged_layer``.
@@ -672,6 +674,15 @@ class Store:
         Whose the bytes of layers are tells ``usage``, which walks them; this walks none.
         """
         return space.space(self._handle)
+
+    @as_verb
+    def gauges(self) -> gauges.Gauges:
+        """What gauges show of the store: its disk, trees by state, quota, reserve, trash and journal. Reads only.
+
+        Takes no lock and waits for nobody. The cost is that of reading the catalog's rows, whatever lies in the store;
+        what is counted here by its names, ``space`` measures. ``layerstore.observing.Metrics.watch`` asks for it.
+        """
+        return gauges.gauges(self._handle)
 
     @as_verb
     def usage(self) -> usage.Usage:

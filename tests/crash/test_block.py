@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(3600)]
 EACH = 40            # states of each recording: 17 workloads on 4 file systems (less 2 on one); half as many of one recovery of each
 FLOOR = 3000
 SLICED = ("partial",)   # a few states on two file systems; the whole is for `make crash`
-NOT_HERE = ("check", "gc-segments", "repair-source", "repair-parts", "repair-rest")   # ``posix`` cuts a slice of these
+NOT_HERE = ("check", "gc-segments", "repair-source", "repair-parts", "repair-rest", "repair-whole")   # ``posix`` cuts a slice of these
 CAUGHT_WITHIN = 60   # states in which each planted mistake must be seen
 
 
@@ -196,6 +196,7 @@ def test_a_product_that_leaves_out_a_sync_is_caught(record_property, scratch, fs
 
 @pytest.mark.parametrize(("fs", "mistake", "workload"), [
     ("ext4", "a repair that exchanges before it syncs", "repair-source"),
+    ("ext4", "what is put back is told before it syncs", "repair-whole"),
     ("ext4", "a view that is switched before it syncs", "view"),
     ("xfs", "a database that gets its name before it syncs", "rebuild-log"),   # ext4 writes what is renamed over a file
 ])

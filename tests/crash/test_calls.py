@@ -56,7 +56,8 @@ def test_a_slice_of_the_calls_of_one_that_has_many(record_property, name):
 
 @pytest.mark.parametrize(("mistake", "workload", "faults"), [
     ("ignores_short_writes", "pull", "short"), ("names_later", "apply", "kill"), ("deletes_in_place", "delete", "kill"),
-    ("mends_in_place", "repair", "kill"), ("moves_the_old_database_away_first", "rebuild-log", "kill"),
+    ("mends_in_place", "repair", "kill"), ("keeps_nothing_of_an_image", "repair-whole", "kill"),
+    ("moves_the_old_database_away_first", "rebuild-log", "kill"),
 ])
 def test_a_planted_mistake_is_caught(mistake, workload, faults):
     found = calls.states(options(workload=[workload], faults=faults, sabotage=f"crash.calls.controls:{mistake}"))

@@ -106,7 +106,7 @@ def test_a_tree_lock_that_is_kept_after_an_error_is_seen(bench, monkeypatch):
         made(self, *args)
 
     monkeypatch.setattr(flock.TreeLock, "__init__", keeping)
-    found = aimed(bench, "delete", ("resolve_deleting", "_lock_where_it_is"), errors=["MemoryError"])
+    found = aimed(bench, "delete", ("resolve_deleting", "lock_where_it_is"), errors=["MemoryError"])
     assert any("descriptors stay open" in line for s in found for line in s.violations)
     assert any("deferred" in line for s in found for line in s.violations), "nor did it get in another process's way"
 

@@ -110,7 +110,7 @@ def test_the_page_counts_what_was_found():
         asdict(Point("containers-storage", n, f"write {n}", outcome, left=left, again=True))
         for n, outcome, left in [(1, "rolled back", []), (2, "rolled back", ["graph/.tmp"]), (3, "committed", [])]
     ]
-    text = page({"fs": "ext4", "every": 1, "subjects": [
+    text = page({"commit": "abc", "fs": "ext4", "every": 1, "subjects": [
         {"name": "containers-storage", "version": "containers-storage 1", "verb": "import-layer", "repair": "shutdown",
          "points": points},
     ]})

@@ -19,7 +19,7 @@ from crash import points
 from crash.content import TREES
 from crash.workloads import Images
 from layerstore.dedup import places
-from layerstore.recovery import executor, mending, mounting, recover
+from layerstore.recovery import acting, batches, mending, mounting, moving, recover
 from layerstore.recovery.planner import Do
 from layerstore.testing import CrashExplorer, FaultNotReachedError, Passing, kill_at, passings, reopen
 from layerstore.verbs import begin
@@ -150,15 +150,15 @@ def first_bad(work, name, levels=(1.0,)):
 
 SABOTAGES = {
     "recovery trusts an incomplete batch and commits without moving its trees":
-        ("batch", executor, "_into_place", lambda original: lambda handle, txid, row: True),
+        ("batch", batches, "_into_place", lambda original: lambda handle, txid, row: True),
     "recovery does not look for strays":
         ("pull", recover, "_strays", lambda original: lambda handle, subjects: ({}, ())),
     "the side file is not written":
-        ("batch", executor, "_write_side_file", lambda original: lambda *a: None),
+        ("batch", moving, "write_side_file", lambda original: lambda *a: None),
     "the image's file is not written":
-        ("pull", executor, "write_image_file", lambda original: lambda *a: None),
+        ("pull", batches, "write_image_file", lambda original: lambda *a: None),
     "a deletion is acknowledged before the tree is moved away":
-        ("delete", executor, "_move_to_trash", lambda original: lambda *a: None),
+        ("delete", moving, "to_trash", lambda original: lambda *a: None),
     "a layer that content is taken from is not held":
         ("partial", places, "ReaderLock", lambda original: lambda *a, **k: SimpleNamespace(close=lambda: None)),
     "a tree is gone on with as it was left":
@@ -185,7 +185,7 @@ def test_a_repair_that_is_ended_without_the_txid_that_it_was_to_give_is_caught(w
 
 def test_a_sweep_that_forgets_the_tree_is_caught(work, monkeypatch):
     """By the oracle's own look at the directories: the next recovery, which would sweep the stray, does not look."""
-    monkeypatch.setitem(executor._ACTIONS, Do.SWEEP, executor._drop_row)
+    monkeypatch.setitem(acting.ACTIONS, Do.SWEEP, acting._drop_row)
     monkeypatch.setattr(recover, "_strays", lambda handle, subjects: ({}, ()))
     bad = first_bad(work, "adopt")
     assert bad is not None and any("no row knows it" in each for each in bad.violations)

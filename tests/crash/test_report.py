@@ -78,6 +78,19 @@ def test_the_figures_for_the_docs_are_the_same(results, tmp_path):
     assert "Violations" not in text
 
 
+def test_the_page_of_a_summary_is_that_of_the_lines(results, tmp_path):
+    collect([made(outcome="violation", seed=31, violations=["gone | lost"])], path=str(results / "outside.jsonl"))
+    (results / "barriers.json").write_text(json.dumps([{"leave_out": ["a.sync"], "caught_by": "b | c", "states": 3, "reason": None}]))
+    (results / "model-two.json").write_text(json.dumps({"states": 7, "closed": True}))
+    report(results, "--figures", tmp_path / "lines.md", "--summary", tmp_path / "kept.json")
+    assert main(["figures", str(tmp_path / "kept.json"), str(tmp_path / "kept.md")]) == 0
+    page = (tmp_path / "lines.md").read_text()
+    assert (tmp_path / "kept.md").read_text() == page
+    assert "| a.sync | b \\| c | 3 |  |" in page
+    assert "gone | lost" in page
+    assert "reproduce" in (tmp_path / "kept.json").read_text()
+
+
 def test_every_rig_has_a_place_run_or_not(results):
     report(results)
     found = gather(str(results), RIGS)

@@ -21,7 +21,7 @@ from crash.schedule.search import Plan
 from layerstore.lifecycle import catalog
 from layerstore.recovery import looking, recover
 from layerstore.system import flock, fs
-from layerstore.verbs import apply, delete
+from layerstore.verbs import apply, claiming, delete
 from layerstore.verbs.check import layers as check_layers
 from layerstore.verbs.check import structure
 from layerstore.lifecycle.machine import fire
@@ -170,17 +170,17 @@ def caught(work, name, **changed):
 
 
 def test_a_claim_tested_outside_of_its_transaction_is_found(work, monkeypatch):
-    real, decided = apply._is_duplicate, {}
-    claim = apply._claim
+    real, decided = claiming._is_duplicate, {}
+    claim = claiming.claim
 
-    def early(handle, members, *rest):
+    def early(handle, batch):
         with handle.read() as view:
-            for member in members:
+            for member in batch.members:
                 decided[member.layer_id] = real(view, member)
-        return claim(handle, members, *rest)
+        return claim(handle, batch)
 
-    monkeypatch.setattr(apply, "_claim", early)
-    monkeypatch.setattr(apply, "_is_duplicate", lambda txn, member: decided[member.layer_id])
+    monkeypatch.setattr(apply, "claim", early)
+    monkeypatch.setattr(claiming, "_is_duplicate", lambda txn, member: decided[member.layer_id])
     assert caught(work, "same-id") is not None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from layerstore.chunked.opening import Opened
 from layerstore.chunked.plan import Fetch, Local, Part, Zeros
 from layerstore.errors import DamagedError, DigestMismatchError, LimitExceededError, TocError
-from layerstore.formats.compression import Units
+from layerstore.formats.compression.units import Units
 from layerstore.formats.packed import read_chunks
 from layerstore.partial import Ahead, Place
 from layerstore.system.descriptors import Descriptor

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from layerstore.chunked.cutting import Piece, cut
-from layerstore.formats.compression import ZstdFrames
+from layerstore.formats.compression.writing import ZstdFrames
 from layerstore.formats.crc64 import crc64
 
 __all__ = ["Content"]

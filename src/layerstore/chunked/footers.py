@@ -19,7 +19,7 @@ ZSTD_MOST = 8 + 64                       # bytes of the blob's end that are look
 STARGZ_MOST = 51
 FRAME = 8                                # bytes of a skippable frame before what is in it
 _SKIPPABLE = b"\x50\x2a\x4d\x18"
-_MAGIC = b"GNUlInUx"
+_MAGIC, _OLDER_MAGIC = b"GNUlInUx", b"GnUlInUx"   # a case that was changed with the form, on purpose or not
 
 # magic, deflate, "there is an extra field", no time; what made it, and where, is nobody's business
 _HEAD = rb"\x1f\x8b\x08\x04\x00{4}.{2}"
@@ -33,9 +33,9 @@ def zstd(end: bytes, blob_size: int) -> tuple[Position, Position | None]:
 
     TocError if there is no footer, or it says what cannot be; Unsuitable as in ``annotations.position_in``.
     """
-    for size in (64, 40):
+    for size, magic in ((64, _MAGIC), (40, _OLDER_MAGIC)):
         footer = end[-size:]
-        if len(footer) == size and footer.endswith(_MAGIC) and end[:-size].endswith(_SKIPPABLE + struct.pack("<I", size)):
+        if len(footer) == size and footer.endswith(magic) and end[:-size].endswith(_SKIPPABLE + struct.pack("<I", size)):
             numbers = list(struct.unpack(f"<{size // 8 - 1}Q", footer[:-8]))
             toc = position_in(numbers[:4], blob_size)
             rest = numbers[4:]

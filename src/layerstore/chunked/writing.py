@@ -22,7 +22,7 @@ from layerstore.chunked.annotations import Position, Unsuitable, announcing
 from layerstore.chunked.content import Content
 from layerstore.chunked.described import described
 from layerstore.chunked.toc import LONGEST_ENTRY
-from layerstore.formats.compression import ZstdFrames, ZstdWriter
+from layerstore.formats.compression.writing import ZstdFrames, ZstdWriter
 from layerstore.formats.tar import Entry, TarReader
 from layerstore.formats.tar.header import BLOCK
 from layerstore.model import Limits

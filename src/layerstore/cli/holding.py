@@ -1,4 +1,4 @@
-"""The commands for what keeps images and layers: names, leases, mounts. Imported when one of them is named."""
+"""What keeps images and layers, names, leases and mounts, and letting go of them: ``rm``. Imported when one is named."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from layerstore.cli import output
 from layerstore.cli.options import Settings, complete_references, json_option, reference_argument
+from layerstore.errors import InvalidArgumentError
 
 
 @click.command()
@@ -64,3 +65,27 @@ def mounts(settings: Settings, as_json: bool) -> None:
         [(each.target, ("writable" if each.writable else "mounted") if each.mounted else "kept",
           " ".join(map(output.short, each.layers)), output.when(each.since_ns)) for each in found],
     )
+
+
+@click.command()
+@reference_argument
+@click.option("--keep-layers", is_flag=True, help="Keep the layers that nothing else uses.")
+@click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for readers.")
+@json_option
+@click.pass_obj
+def rm(settings: Settings, reference: str, keep_layers: bool, wait: float, as_json: bool) -> None:
+    """Delete an image (and the layers nothing else uses) or a layer. ID in full, or a name."""
+    with settings.open(write=True) as store:
+        kind, owner = store.resolve(reference)
+        if reference != owner and len(reference) < 64 and owner.startswith(reference):
+            raise InvalidArgumentError(f"{reference!r} is only the beginning of an ID",
+                                       hint=f"where something is written, give it in full: {owner}")
+        if kind == "image":
+            report = store.delete_image(owner, keep_layers=keep_layers, wait=wait)
+        else:
+            report = store.delete_layer(owner, wait=wait)
+    if as_json:
+        output.as_json(dataclasses.asdict(report))
+        return
+    output.lines([f"deleted {output.short(each)}" for each in report.layers])
+    output.lines([f"deferred {output.short(each)}: readers still hold it" for each in report.deferred])

@@ -32,7 +32,10 @@ def since(text: str) -> int:
     try:
         return int(datetime.fromisoformat(text).timestamp() * 1e9)
     except ValueError:
-        return time.time_ns() - int(seconds(text) * 1e9)
+        try:
+            return time.time_ns() - int(seconds(text) * 1e9)
+        except click.UsageError as error:
+            raise click.UsageError(f"{text!r} is neither a time span nor a date: 12h, 7d, 2026-11-30") from error
 
 
 @click.command()
@@ -56,10 +59,16 @@ def check(
 
     With --since or --budget the store is opened for writing (and recovered): when each layer was found sound is kept.
     """
+    if content and depth not in (None, "content"):
+        raise click.UsageError(f"--content is --depth content, and not --depth {depth}")
+    depth = "content" if content else depth or "structure"
+    if depth == "structure" and (since_text is not None or budget is not None):
+        click.echo("note: structure is always looked at whole: --since and --budget are for --content and --depth metadata",
+                   err=True)
     settings: Settings = context.obj
     with settings.open(write=since_text is not None or budget is not None) as store, _bar(as_json) as bar:
         report = store.check(
-            depth=depth or ("content" if content else "structure"), workers=workers,
+            depth=depth, workers=workers,
             since_ns=None if since_text is None else since(since_text),
             budget=None if budget is None else seconds(budget), rate=None if rate is None else rate * 1e6, beneath=beneath,
             progress=bar,
@@ -86,6 +95,7 @@ def _summary(report: Any) -> str:
     left = [
         (report.unread, "paths may not be read by this user"), (report.recent, "layers were looked at recently"),
         (report.left, "layers are left for the next check"),
+        (report.left_unsound, "of them were not sound when last looked at"),
     ]
     return (
         f"{report.layers} layers, {report.images} images: "

@@ -1,4 +1,4 @@
-"""``explain``, ``du``, ``space`` and ``quota``: what a store is made of. Imported when one of them is named."""
+"""``explain``, ``du``, ``space``, ``metrics`` and ``quota``: what a store is made of. Imported when one is named."""
 
 from __future__ import annotations
 
@@ -74,6 +74,15 @@ def space(settings: Settings, as_json: bool) -> None:
         ("WHAT", "SIZE"),
         [(name, value if isinstance(value, str) else output.size(value)) for name, value in found.items()], right=(1,),
     )
+
+
+@click.command()
+@click.pass_obj
+def metrics(settings: Settings) -> None:
+    """Print the store's gauges in Prometheus' text format. What commands count and find, --metrics-textfile gathers."""
+    from layerstore.cli.watching import OpenedAgain, metrics_of  # noqa: PLC0415
+
+    click.echo(metrics_of(OpenedAgain(settings.root, settings.allow), "metrics").text(), nl=False)
 
 
 @click.command()

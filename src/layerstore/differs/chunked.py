@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from layerstore.chunked import Unsuitable
 from layerstore.chunked.assembly import Assembler, completed
+from layerstore.chunked.layout import File
 from layerstore.chunked.opening import Opened, open_chunked
 from layerstore.chunked.plan import Local, Plan, make_plan, merged, wanted
 from layerstore.differs.tar import fill, fill_from
@@ -21,6 +22,7 @@ from layerstore.errors import (
     DamagedError,
     DigestMismatchError,
     InvalidArgumentError,
+    NoInodesError,
     RangesUnsupportedError,
     SizeMismatchError,
     SourceError,
@@ -28,6 +30,7 @@ from layerstore.errors import (
 from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
 from layerstore.partial import Ahead as Here
 from layerstore.partial import BlobSource, Digests, Finder, Place, ReadsAhead, until
+from layerstore.system import filesystem
 from layerstore.system.threads import Channel, Worker, running
 from layerstore.trees.donors import Donors
 from layerstore.trees.spooled import through
@@ -105,6 +108,7 @@ class ChunkedDiffer:
         """All that may find that the blob must be read as a whole; nothing was unpacked yet."""
         reader = _Reader(blob, target.progress)
         opened = open_chunked(self._expect, reader.read, target.limits)
+        _heed_inodes(target.diff_fd, opened)
         places = stack.enter_context(_find(self._finder, *wanted(opened.items)))
         plan = make_plan(opened.items, {digest: place.size for digest, place in places.items()})
         opened = opened._replace(items=[])   # the plan has all that is to be known of them
@@ -133,6 +137,14 @@ class ChunkedDiffer:
         pieces = completed(assembler, self._diff_id, self._tell) if opened.lines is None else assembler
         output = fill(quiet, pieces, diff_id=self._diff_id, compression="none", is_blob=False, stop=self._stop)
         return replace(output, toc_digest=opened.toc_digest, compression=opened.codec)
+
+
+def _heed_inodes(fd: int, opened: Opened) -> None:
+    """NoInodesError if there are fewer than files with content: else it fails when all but the last have been made."""
+    free = filesystem.free_inodes(fd)
+    needed = len({item.path for item in opened.items if isinstance(item, File)})
+    if free is not None and needed > free:
+        raise NoInodesError(f"the layer has {needed} files, and {free} inodes are free", needed=needed, free=free)
 
 
 def _find(

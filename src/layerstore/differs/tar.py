@@ -34,7 +34,7 @@ __all__ = ["Source", "TarDiffer", "fill", "fill_from"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Callable[[], BinaryIO] | BlobSource
 
-_CHUNK = 1 << 20                         # bytes read at once
+_CHUNK = 1 << 19                         # bytes read at once
 _DEPTH = 8                               # chunks between two threads: rides out a slow file or read
 
 

@@ -13,8 +13,8 @@ Format: a packed file (``packed``) of arrays::
     ["end", records, folds]
 
 Paths, link names, attributes and digests are binary. A later record of a path replaces an earlier one.
-*folds* counts replacements: if it is 0, every record is final and a reader needs no memory. Directories come
-last, each once.
+*folds* counts replacements: if it is 0, every record is final and a reader needs no memory, else some (``folding``).
+Directories come last, each once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from layerstore.errors import DamagedError
+from layerstore.formats.folding import folded
 from layerstore.formats.packed import PackedWriter, file_digest, open_regular, read_packed
 from layerstore.system.descriptors import Descriptor
 
@@ -143,14 +144,14 @@ def read_manifest(source: str | bytes | int) -> Iterator[ManifestEntry]:
 def final_entries(source: str | bytes | int) -> Iterator[ManifestEntry]:
     """What the layer holds in the end: each path once. A hard link names a path that comes before it.
 
-    Streams if no record replaces another; else keeps all in memory. DamagedError as ``read_manifest``.
+    Streams if no record replaces another; else keeps what may be replaced (``folding``). DamagedError as ``read_manifest``.
     """
-    folds = -1
+    end = _End(0, 0)
     for record in _records(source):
         if isinstance(record, _End):
-            folds = record.folds
-    if folds:
-        yield from _folded(source)
+            end = record
+    if end.folds:
+        yield from _folded(source, end.records)
     else:
         yield from read_manifest(source)
 
@@ -164,54 +165,17 @@ class _End(NamedTuple):
     folds: int
 
 
-class _Node:
-    """One path while records are replayed.
-
-    A tree, so that removing a directory costs its depth, not the layer.
-    """
-
-    __slots__ = ("children", "record")
-
-    def __init__(self) -> None:
-        self.children: dict[bytes, _Node] | None = None
-        self.record: ManifestEntry | None = None
-
-    def at(self, path: bytes) -> _Node:
-        node = self
-        for part in path.split(b"/") if path else ():
-            if node.children is None:
-                node.children = {}
-            node = node.children.setdefault(part, _Node())
-        return node
-
-
-def _folded(source: str | bytes | int) -> Iterator[ManifestEntry]:
+def _folded(source: str | bytes | int, count: int) -> Iterator[ManifestEntry]:
     """Replay the records: a hard link stands for the file that its target was when the link was made."""
-    root = _Node()
-    for record in _records(source):
-        if isinstance(record, _Gone):
-            node = root.at(record.path)
-            node.children = node.record = None
-        elif isinstance(record, ManifestEntry):
-            meant: ManifestEntry | None = record
-            if record.type == "hardlink":
-                meant = root.at(record.linkname).record
-            if meant is None:
-                raise DamagedError(f"a manifest links {record.path!r} to {record.linkname!r}, which it lacks")
-            root.at(record.path).record = meant
-    first: dict[int, bytes] = {}         # a file (by its record) -> the path that now stands for it
-    todo = [(b"", root)]
-    while todo:
-        path, node = todo.pop()
-        if node.record is not None:
-            original = first.setdefault(id(node.record), path)
-            if original != path:
-                yield ManifestEntry(path, "hardlink", linkname=original)
-            else:
-                yield node.record._replace(path=path)
-        for name in sorted(node.children or (), reverse=True):
-            assert node.children is not None
-            todo.append((path + b"/" + name if path else name, node.children[name]))
+    def records() -> Iterator[tuple[bytes, ManifestEntry | None]]:
+        for record in _records(source):
+            if not isinstance(record, _End):
+                yield record.path, None if isinstance(record, _Gone) else record
+
+    return folded(
+        records, count, lambda record, path: record._replace(path=path),
+        lambda path, to: ManifestEntry(path, "hardlink", linkname=to),
+    )
 
 
 def _records(source: str | bytes | int) -> Iterator[ManifestEntry | _Gone | _End]:

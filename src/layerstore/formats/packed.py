@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import msgpack
 
 from layerstore.errors import CompressionError, DamagedError, LimitExceededError
-from layerstore.formats.compression import ZstdWriter, decompressed
+from layerstore.formats.compression import decompressed
+from layerstore.formats.compression.writing import ZstdWriter
 from layerstore.model import Limits
 from layerstore.system.descriptors import NEW_FILE, Descriptor
 

@@ -2,7 +2,7 @@
 
 Canonical msgpack (layerjournal's strict codec) of a map. ``layer`` and an image's are written from the row alone, so
 that anybody can write them again and get the same bytes; ``output`` before the row has anything of it, by whoever filled
-the tree. Only the formats belong here; writing is ``executor``'s and ``staging``'s.
+the tree. Only the formats belong here; writing is ``moving``'s and ``staging``'s.
 """
 
 from __future__ import annotations

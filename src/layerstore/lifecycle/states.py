@@ -143,14 +143,14 @@ def destination(kind: str, trigger: str, source: str) -> State | None:
 
 
 def diagram(kind: Kind = Kind.LAYER) -> str:
-    """The table for *kind* as a mermaid state diagram."""
-    lines = ["stateDiagram-v2"]
+    """The table for *kind* as a mermaid state diagram: one arrow from a state to another, with all that lead there."""
+    arrows: dict[tuple[str, str], list[str]] = {}
     for row in TRANSITIONS:
         if row.kind is kind:
-            source = "[*]" if row.source is State.ABSENT else row.source.value
-            dest = "[*]" if row.dest is State.ABSENT else row.dest.value
-            lines.append(f"    {source} --> {dest}: {row.trigger.value}")
-    return "\n".join(lines) + "\n"
+            ends = ["[*]" if state is State.ABSENT else state.value for state in (row.source, row.dest)]
+            arrows.setdefault((ends[0], ends[1]), []).append(row.trigger.value)
+    lines = [f"    {source} --> {dest}: {', '.join(triggers)}\n" for (source, dest), triggers in arrows.items()]
+    return "".join(["stateDiagram-v2\n", *lines])
 
 
 def page() -> str:

@@ -1,16 +1,20 @@
-"""Metrics by prometheus_client (the extra ``metrics``): the one module that imports it.
+"""Metrics by prometheus_client (the extra ``metrics``), which this module and those two alone import.
 
-An observer that counts, a text page for a program that serves one, and a textfile for node_exporter. Names begin with
-``layerstore_``; docs/observing.md lists them.
+An observer that counts, and a text page for a program that serves one. What stores' gauges show is ``watched``'s, what
+node_exporter reads ``textfile``'s. Names begin with ``layerstore_``; docs/observing.md lists them.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import time
+from threading import Lock
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from layerstore.observing.textfile import FINDINGS, Textfile
+from layerstore.observing.watched import Gauged, Labelled, Watched
 
 __all__ = ["Metrics"]
 
@@ -21,11 +25,19 @@ VERB_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1_800
 class Metrics:
     """An observer that counts. ``registry`` holds the metrics; give one of your own to have them beside others.
 
-    One object may watch several stores of a process, and all of them are counted together.
+    One object may be the observer of several stores of a process, and all of them are counted together. Give *store*, the
+    store's directory, to have that as a label of all: then the metrics of several stores of a machine can be told apart.
     """
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry = CollectorRegistry() if registry is None else registry
+    def __init__(self, registry: CollectorRegistry | None = None, *, store: str | None = None) -> None:
+        self.registry = CollectorRegistry() if registry is None else registry
+        self._own = CollectorRegistry()
+        self.registry.register(Labelled(self._own, {} if store is None else {"store": store}))
+        self._textfile = Textfile(self.registry)
+        self._make_counters(self._own)
+        self._make_gauges()
+
+    def _make_counters(self, registry: CollectorRegistry) -> None:
         self.barriers = Histogram(
             "layerstore_barrier_seconds", "Syncs and durable commits, by the fault point that they pass.", ["name"],
             buckets=BARRIER_SECONDS, registry=registry,
@@ -47,16 +59,51 @@ class Metrics:
             "layerstore_blob_bytes", "Bytes of the blobs that layers were staged from.", registry=registry,
         )
         self.recovery = Counter("layerstore_recovery_actions", "What recovery did.", ["action"], registry=registry)
-        self.head = Gauge("layerstore_journal_head", "The journal's last record that was seen.", registry=registry)
+
+    def _make_gauges(self) -> None:
+        """Without a registry: each gets into it when it is first set, so that none says 0 of what is not known."""
+        self.head = Gauge("layerstore_journal_head", "The journal's last record that was seen.", registry=None)
         self.low_water = Gauge(
-            "layerstore_journal_low_water", "The record up to which recovery need not look back.", registry=registry,
+            "layerstore_journal_low_water", "The record up to which recovery need not look back.", registry=None,
         )
         self.recovered = Gauge(
-            "layerstore_recovery_seconds", "How long the last opening's recovery took.", registry=registry,
+            "layerstore_recovery_seconds", "How long the last opening's recovery took.", registry=None,
         )
         self.poisoned = Gauge(
-            "layerstore_poisoned", "1 after a sync or commit failed: open the store again.", registry=registry,
+            "layerstore_poisoned", "1 after a sync or commit failed: open the store again.", registry=None,
         )
+        self.findings = Gauge(
+            FINDINGS, "Findings of the last check at this depth, by code; 0 for those of earlier ones that are gone.",
+            ["depth", "code"], registry=None,
+        )
+        self.check_layers = Gauge(
+            "layerstore_check_layers", "The last check's layers: looked_at, recent, left, and left_unsound of those.",
+            ["depth", "what"], registry=None,
+        )
+        self.check_ended = Gauge(
+            "layerstore_check_end_timestamp_seconds", "When the last check at this depth ended.", ["depth"], registry=None,
+        )
+        self.check_complete = Gauge(
+            "layerstore_check_complete_since_timestamp_seconds",
+            "Every layer was looked at, at this depth, since then; 0: some never.", ["depth"], registry=None,
+        )
+        self._shown: set[Gauge] = set()
+        self._lock = Lock()
+
+    def _show(self, gauge: Gauge, value: float, *labels: str) -> None:
+        (gauge.labels(*labels) if labels else gauge).set(value)
+        with self._lock:
+            if gauge not in self._shown:
+                self._own.register(gauge)
+                self._shown.add(gauge)
+
+    def watch(self, store: Watched) -> None:
+        """Show gauges of *store*, too, read whenever the metrics are: its disk, damage, what is in flight, its journal.
+
+        They have the label ``store``, its root. After it is closed, or if it cannot be read, ``layerstore_up`` is 0 and
+        the others are not there. *store* is a ``layerstore.Store``, or what has its ``root`` and ``gauges``.
+        """
+        self.registry.register(Gauged(store))
 
     def event(self, what: str, **fields: Any) -> None:
         tell = getattr(self, f"_{what.replace('-', '_')}", None)
@@ -71,21 +118,34 @@ class Metrics:
 
     def _transition(self, fields: dict[str, Any]) -> None:
         self.transitions.labels(fields["kind"], fields["trigger"], fields["state"]).inc()
-        self.head.set(fields["seq"])
+        self._show(self.head, fields["seq"])
 
     def _recovery(self, fields: dict[str, Any]) -> None:
         self.recovery.labels(fields["action"]).inc()
 
     def _opened(self, fields: dict[str, Any]) -> None:
-        self.recovered.set(fields["seconds"])
-        self.head.set(fields["head"])
-        self.low_water.set(fields["low_water"])
+        self._show(self.recovered, fields["seconds"])
+        self._show(self.poisoned, 0)
+        self._show(self.head, fields["head"])
+        self._show(self.low_water, fields["low_water"])
 
     def _checkpoint(self, fields: dict[str, Any]) -> None:
-        self.low_water.set(fields["low_water"])
+        self._show(self.low_water, fields["low_water"])
+
+    def _check_ended(self, fields: dict[str, Any]) -> None:
+        depth, codes = fields["depth"], fields["findings"]
+        for code in {code for sample in self.findings.collect() for each in sample.samples
+                     if each.labels["depth"] == depth for code in [each.labels["code"]]}:
+            self.findings.labels(depth, code).set(0)
+        for code, number in codes.items():
+            self._show(self.findings, number, depth, code)
+        for what in ("looked_at", "recent", "left", "left_unsound"):
+            self._show(self.check_layers, fields[what], depth, what)
+        self._show(self.check_ended, time.time(), depth)
+        self._show(self.check_complete, (fields["complete_since_ns"] or 0) / 1e9, depth)
 
     def _poisoned(self, _fields: dict[str, Any]) -> None:
-        self.poisoned.set(1)
+        self._show(self.poisoned, 1)
 
     def _staged(self, fields: dict[str, Any]) -> None:
         self._count("staged", 1, fields["bytes"])
@@ -109,17 +169,10 @@ class Metrics:
         return generate_latest(self.registry).decode()
 
     def write_textfile(self, path: str | os.PathLike[str]) -> None:
-        """Write it to *path* for node_exporter's textfile collector: aside, then renamed, so that nobody reads half of it.
+        """Put it into *path* for node_exporter's textfile collector: aside, then renamed, so that nobody reads half of it.
 
-        Raises OSError. Durability: none; it is written again.
+        Several processes may write one file, one after the other or at once: what each has counted since it last wrote is
+        added to the counts that are there, and of gauges those that it has replace what is there. Raises OSError.
+        Durability: none; a file that is lost begins anew.
         """
-        target = os.fspath(path)
-        aside = f"{target}.{os.getpid()}.part"   # no ``.prom`` at its end: the collector takes it for none of its files
-        try:
-            with open(aside, "x", encoding="utf-8") as file:
-                file.write(self.text())
-            os.rename(aside, target)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(aside)
-            raise
+        self._textfile.write(os.fspath(path))

@@ -22,6 +22,7 @@ from layerstore.opening.form import Form
 from layerstore.opening.handle import DIRECTORIES
 from layerstore.opening.journaling import create_journal, journal_errors, open_journal
 from layerstore.system import filesystem, flock, fs
+from layerstore.system.removing import remove_tree
 
 __all__ = ["create"]
 
@@ -65,7 +66,7 @@ def _create(
 def _make(root_fd: int, root: str, own: dict[str, Any], clock: Callable[[], int]) -> None:
     for name in fs.names_in(root_fd):
         if name.startswith(".probe-"):   # of a create that was killed
-            fs.remove_tree(root_fd, name, point="create.clear")
+            remove_tree(root_fd, name, point="create.clear")
     for name in DIRECTORIES:
         if not fs.exists(root_fd, name):
             fs.make_dir(root_fd, name, point="create.directory")

@@ -68,8 +68,8 @@ def ensure(root_fd: int) -> None:
         fs.allocate(root_fd, NAME, wanted, point="reserve.make")
     except OSError as error:
         fs.unlink(root_fd, NAME, point="reserve.give-back")   # a part of it would only be in the way
-        failure = fs.host_error(error, "making the reserve that deletions need on a full disk")
-        if isinstance(failure, NoSpaceError):
+        failure = fs.host_error(error, "making the reserve that deletions need on a full disk", at=root_fd)
+        if type(failure) is NoSpaceError:
             raise NoSpaceError(str(failure), needed=wanted, free=free_bytes(root_fd)) from error
         raise failure from error
 

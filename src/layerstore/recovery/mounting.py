@@ -10,12 +10,8 @@ from typing import Any
 from layerstore.lifecycle.machine import fire, state_of
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.opening.handle import Handle
-from layerstore.system import fs
-from layerstore.trees import overlay
-
-
-def is_mounted(target: str) -> bool:
-    return overlay.is_overlay_mounted(target)
+from layerstore.system.removing import remove_tree
+from layerstore.trees.mounted import overlay_targets
 
 
 def boot_id() -> str:
@@ -46,7 +42,7 @@ class Seen:
 
 
 def look(handle: Handle) -> Seen:
-    return Seen(boot_id(), namespace(), uppers_of(handle), overlay.overlay_targets())
+    return Seen(boot_id(), namespace(), uppers_of(handle), overlay_targets())
 
 
 def is_anothers(seen: Seen, row: Mapping[str, Any]) -> bool:
@@ -87,7 +83,7 @@ def forget(handle: Handle, mount_id: str, *, keep_upper: bool = True) -> bool:
     used = row["state"] == State.MOUNTED or row.get("kept", False)
     drop = not (row["writable"] and keep_upper and used)
     if drop:
-        fs.remove_tree(handle.dirs["uppers"], mount_id, point="unmount.upper.unlink")
+        remove_tree(handle.dirs["uppers"], mount_id, point="unmount.upper.unlink")
 
     def change(txn: object) -> None:
         state = state_of(txn, Kind.MOUNT, mount_id)

@@ -36,6 +36,7 @@ from layerstore.opening.journaling import journal_errors, open_journal, rebuild_
 from layerstore.recovery.readopt import Item, Outcome, complete, deletions
 from layerstore.recovery.remains import gather
 from layerstore.system import filesystem, flock, fs
+from layerstore.system.removing import remove_tree
 
 __all__ = ["RebuildReport", "rebuild"]
 
@@ -260,7 +261,7 @@ class _Rebuild:
             yield made, outcome
 
     def _clear(self) -> None:
-        fs.remove_tree(self._dirs["staging"], _ASIDE, point="rebuild.clear")
+        remove_tree(self._dirs["staging"], _ASIDE, point="rebuild.clear")
 
     def _keep_old(self) -> str | None:
         """A second name for the old database; None if there is none. What is no file is moved away."""

@@ -17,7 +17,7 @@ from layerstore.errors import DamagedError, JournalDamagedError, PrivilegeError
 from layerstore.formats import records
 from layerstore.lifecycle.states import State, Trigger
 from layerstore.opening.handle import Handle
-from layerstore.recovery import at_risk, executor, looking, mounting
+from layerstore.recovery import at_risk, batches, executor, looking, mounting, moving
 from layerstore.recovery.planner import Action, Do, Probe, Subjects, plan
 from layerstore.system import flock, fs
 
@@ -125,12 +125,10 @@ def _strays(handle: Handle, subjects: Subjects) -> tuple[dict[str, bool], tuple[
                     strays[f"{directory}/{name}"] = flock.is_locked(handle.dirs[directory], name)
                 elif row["state"] in (State.COMMITTED, State.QUARANTINED) and name not in subjects.layers:
                     misplaced.append(f"{directory}/{name}")
-        for name in fs.names_in(handle.dirs["uppers"]):
-            if view.get("mounts", name) is None:
-                strays[f"uppers/{name}"] = False
-        for name in fs.names_in(handle.dirs["images"]):
-            row = view.get("images", name)
-            if row is None and not (name.startswith(".") and _being_written(view, name)):
+        for name in {*fs.names_in(handle.dirs["uppers"])}.difference(view.keys("mounts")):
+            strays[f"uppers/{name}"] = False
+        for name in {*fs.names_in(handle.dirs["images"])}.difference(view.keys("images")):   # the rows are large: not read
+            if not (name.startswith(".") and _being_written(view, name)):
                 strays[f"images/{name}"] = False
     return strays, tuple(misplaced)
 
@@ -197,13 +195,13 @@ def carry_out(handle: Handle, action: Action) -> bool:
                 return executor.remove_stray(handle, action.key)
         return executor.remove_stray(handle, action.key)
     if action.do is Do.SET_ASIDE and "/" in action.key:
-        executor.set_aside(handle, *action.key.split("/", 1))
+        moving.set_aside(handle, *action.key.split("/", 1))
         return True
     if action.do is Do.FINISH_IMAGE:
         with handle.read() as view:
             row = view.get("images", action.key)
         if row is not None and row["state"] == State.INCOMPLETE:
-            executor.finish_batch(handle, row["txid"])
+            batches.finish_batch(handle, row["txid"])
         return True
     if action.do is Do.REWRITE_IMAGE:
         return _rewrite_image(handle, action.key)
@@ -222,7 +220,7 @@ def _rewrite_image(handle: Handle, image_id: str) -> bool:
                 promise = record.payload
     if promise is None:
         raise DamagedError(f"image {image_id} is above the mark, but its promise is not in the log")
-    executor.write_image_file(handle, image_id, promise)
+    batches.write_image_file(handle, image_id, promise)
     return True
 
 

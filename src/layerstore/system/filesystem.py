@@ -45,6 +45,12 @@ def identify(fd: int) -> str:
     return known.get(magic, f"unknown({magic:#x})")
 
 
+def free_inodes(fd: int) -> int | None:
+    """How many files an ordinary process may still make on *fd*'s; None where inodes are made as they are needed."""
+    status = os.fstatvfs(fd)
+    return status.f_favail if status.f_files else None
+
+
 def probe(fd: int, *, allow: tuple[str, ...] = (), functional: bool = False) -> Filesystem:
     """Say what *fd* lives on, or raise UnsafeFilesystemError.
 

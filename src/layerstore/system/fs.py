@@ -1,10 +1,11 @@
-"""Every effect on the disk outside the journal: the one module of the store that touches files.
+"""Effects on the disk outside the journal: making, writing, moving and syncing what is in a store, and reading it back.
 
 Each effect passes a named fault point (``faults``) before and after; the caller names it, so that one function
 serves several steps of the write order (docs/crash-model.md). Everything is relative to open directory
 descriptors. No decisions are made here: what to do comes from the verbs and from recovery's plan.
 
-Layer content is written by ``unpack`` through descriptors handed out here; reading is anybody's.
+Whole trees are removed by ``removing``, and what others read is made by ``public``. Layer content is written by ``unpack``
+through descriptors handed out here; reading is anybody's.
 """
 
 from __future__ import annotations
@@ -13,30 +14,38 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from layerstore.errors import BusyError, HostError, IoError, NoSpaceError, PrivilegeError, ReadOnlyError
-from layerstore.system import faults, kernel, namespace
+from layerstore.errors import (
+    BusyError,
+    HostError,
+    IoError,
+    NoInodesError,
+    NoSpaceError,
+    PrivilegeError,
+    ReadOnlyError,
+)
+from layerstore.system import faults, kernel
 from layerstore.system.descriptors import DIRECTORY, NEW_FILE, Descriptor
 
 _PIECE = 1 << 20
 TXID_FILE = "txid"
-_LARGE = 64 << 20                        # bytes: so many more, and a file that is removed counts once more
-_NOT_REMOVABLE = (
-    "remove it as root, or in the user namespace that made it ('podman unshare layerstore gc'); or install uidmap and "
-    "give this user ranges in /etc/subuid and /etc/subgid"
-)
 
 
 class SyncError(OSError):
     """A sync failed: what it was to make durable may be lost, and the next one would not say so. Never tried again."""
 
 
-def host_error(error: OSError, doing: str) -> HostError:
-    """The typed error for a failing system call, naming what was being done."""
+def host_error(error: OSError, doing: str, *, at: int | None = None) -> HostError:
+    """The typed error for a failing system call, naming what was being done; *at* is open where it was.
+
+    A file system that is full says the same of bytes and of inodes; so it is asked what of them is left *at* there now.
+    """
     text = f"{doing}: {error.strerror or error}"
     number = error.errno
+    if number == errno.ENOSPC and at is not None and os.fstatvfs(at).f_favail == 0 < os.fstatvfs(at).f_files:
+        return NoInodesError(f"{doing}: the file system has no inode left for another file", free=0)
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return NoSpaceError(text)
     if number == errno.EROFS:
@@ -86,7 +95,7 @@ def write_new(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool = F
     with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
         write_all(fd, data)
         if sync:
-            _sync(fd)
+            fsync(fd)
 
 
 def extend(fd: int, parts: list[bytes], *, point: str) -> None:
@@ -114,7 +123,7 @@ def replace_file(dir_fd: int, name: str, data: bytes, *, point: str, sync: bool 
     with faults.point(f"{point}.write"), Descriptor(aside, flags, dir_fd=dir_fd) as fd:
         write_all(fd, data)
         if sync:
-            _sync(fd)
+            fsync(fd)
     with faults.point(f"{point}.rename"):
         os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
@@ -255,126 +264,15 @@ def sync_filesystem(fd: int, *, point: str) -> None:
 
 def sync_dir(fd: int, *, point: str) -> None:
     with faults.point(point):
-        _sync(fd)
+        fsync(fd)
 
 
-def _sync(fd: int) -> None:
+def fsync(fd: int) -> None:
+    """fsync(2) within an effect, which has the fault point. SyncError."""
     try:
         os.fsync(fd)
     except OSError as error:
         raise SyncError(error.errno, error.strerror) from error
-
-
-def remove_tree(dir_fd: int, name: str, *, point: str, pause: Callable[[int], None] | None = None) -> None:
-    """Unlink a whole tree, by descriptors, following nothing; one that is not there is fine.
-
-    *pause*, if given, is called before each of its files, and may wait, or raise: then the rest stays. It is told for how
-    many that file counts: one more for each 64 MiB that are allocated to it.
-
-    What belongs to subordinate ids of this user is removed in a user namespace that has them (``namespace``).
-    PrivilegeError for what this process may not remove; what it may has gone by then.
-    """
-    with faults.point(point):
-        try:
-            status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        is_dir = stat.S_ISDIR(status.st_mode)
-        try:
-            _remove(dir_fd, os.fsencode(name), is_dir=is_dir, pause=pause)
-        except PermissionError as error:
-            _remove_as_subids(dir_fd, name, error, is_dir=is_dir)
-
-
-def _remove_as_subids(dir_fd: int, name: str, denied: PermissionError, *, is_dir: bool) -> None:
-    why = str(denied.strerror)
-    if os.geteuid() != 0:
-        try:
-            why = namespace.remove_as_subids(dir_fd, name) or why
-        except namespace.SubidsError as error:
-            why = f"{why}; {error}"
-        else:
-            with suppress(PermissionError):   # of somebody else's, or kept by an attribute of the file system (chattr(1))
-                return _remove(dir_fd, os.fsencode(name), is_dir=is_dir)   # what is left says why by its error
-    raise PrivilegeError(f"removing the tree {name}: {why}", hint=_NOT_REMOVABLE) from denied
-
-
-def _weight(dir_fd: int, name: bytes) -> int:
-    try:
-        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    except OSError:
-        return 1
-    return 1 if status.st_nlink > 1 else 1 + status.st_blocks * 512 // _LARGE
-
-
-def _remove(dir_fd: int, name: bytes, *, is_dir: bool, pause: Callable[[int], None] | None = None) -> None:
-    if pause is not None:
-        pause(1 if is_dir else _weight(dir_fd, name))
-    if not is_dir:
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=dir_fd)
-        return
-    try:
-        directory = Descriptor(name, DIRECTORY, dir_fd=dir_fd)
-    except FileNotFoundError:   # somebody else is removing the same garbage
-        return
-    except PermissionError:  # a layer may hold directories of mode 0 that an ordinary user made
-        os.chmod(name, 0o700, dir_fd=dir_fd)
-        directory = Descriptor(name, DIRECTORY, dir_fd=dir_fd)
-    with directory as fd:
-        # depth is bounded by Limits.max_depth plus the store's own levels, so recursion and descriptors are too
-        with os.scandir(fd) as entries:
-            children = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
-        for child, child_is_dir in children:
-            try:
-                _remove(fd, child, is_dir=child_is_dir, pause=pause)
-            except PermissionError:
-                os.fchmod(fd, 0o700)
-                _remove(fd, child, is_dir=child_is_dir, pause=pause)
-    with suppress(FileNotFoundError):
-        os.rmdir(name, dir_fd=dir_fd)
-
-
-# -- what others read: a view ------------------------------------------------------------------------------------
-
-
-def make_public_dir(dir_fd: int, name: str, *, point: str) -> None:
-    """A directory that everybody may read, whatever the umask; one that is there is fine."""
-    with faults.point(point), suppress(FileExistsError):
-        os.mkdir(name, dir_fd=dir_fd)
-        os.chmod(name, 0o755, dir_fd=dir_fd)  # noqa: S103 - that is its purpose
-
-
-def put_public_file(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:
-    """Put *pieces* at *name* by way of ``.<name>.new``, synced, and rename: where the name is, all of it is."""
-    aside = f".{name}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    with faults.point(f"{point}.write"), Descriptor(aside, flags, dir_fd=dir_fd) as fd:
-        os.fchmod(fd, 0o644)
-        for piece in pieces:
-            write_all(fd, piece)
-        _sync(fd)
-    with faults.point(f"{point}.rename"):
-        os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-
-
-def turn_link(dir_fd: int, name: str, target: str, *, point: str) -> None:
-    """Let the link *name* lead to *target*, by way of ``.<name>.new`` and rename: the old target or the new one."""
-    aside = f".{name}.new"
-    unlink(dir_fd, aside, point=f"{point}.clear")
-    make_symlink(os.fsencode(target), dir_fd, aside, point=f"{point}.write")
-    with faults.point(f"{point}.rename"):
-        os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-
-
-def remove_if_empty(dir_fd: int, name: str, *, point: str) -> None:
-    """Remove a directory, unless there is something in it, or mounted on it; one that is not there is fine."""
-    with faults.point(point):
-        try:
-            os.rmdir(name, dir_fd=dir_fd)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
-                raise
 
 
 # -- trees ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
 from layerstore.chunked.writing import write_chunked
-from layerstore.formats.compression import ZstdWriter
+from layerstore.formats.compression.writing import ZstdWriter
 from layerstore.model import Descriptor
 from layerstore.system.descriptors import Descriptor as Opened
 from layerstore.targets import OutgoingLayer

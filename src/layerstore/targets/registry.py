@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from io import BytesIO
 from typing import BinaryIO, TypeVar, cast
-from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
 from layerstore.errors import InvalidArgumentError, RegistryError
 from layerstore.model import Descriptor
 from layerstore.signatures import ATTACHED, Signature
 from layerstore.sources.attached import referrers_tag, signature_tag
 from layerstore.sources.registry import RegistryOptions, connect
-from layerstore.sources.registry.failures import Broken, origin, shown
+from layerstore.sources.registry.failures import Broken, origin, shown, with_query
 from layerstore.sources.registry.names import parse_name
 from layerstore.targets import Outgoing, OutgoingLayer, Sent
 from layerstore.targets.beside import blobs_of, referring
@@ -113,19 +113,14 @@ class RegistryTarget:
         return blob
 
     def _has(self, digest: str) -> bool:
-        def ask() -> bool:
-            with self._client.once("HEAD", f"{self._base}blobs/{digest}", {}, (200, 307, 404)) as reply:
-                return reply.status != 404
-
-        return self._tried(ask)
+        return self._tried(lambda: self._client.has(f"blobs/{digest}"))
 
     def _upload(self, data: BinaryIO, digest: str, size: int) -> None:
         def put() -> None:
             with self._client.once("POST", f"{self._base}blobs/uploads/", {"Content-Length": "0"}, (202,)) as reply:
                 target = self._target(reply.target, reply.header("Location"))
             data.seek(0)
-            parts = urlsplit(target)
-            target = urlunsplit(parts._replace(query=urlencode([*parse_qsl(parts.query), ("digest", digest)])))
+            target = with_query(target, [("digest", digest)])
             headers = {"Content-Type": _BINARY, "Content-Length": str(size)}
             self._client.once("PUT", target, headers, (201, 204), data).close()
 

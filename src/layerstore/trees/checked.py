@@ -44,6 +44,11 @@ class Checked:
     at_risk: int = 0
     part: Part | None = None
 
+    def was_unsound(self, depth: str) -> bool:
+        """Whether something was found, or could not be read, when it, or a part of it, was last looked at so closely."""
+        in_part = self.part is not None and self.part.depth == depth and not self.part.sound
+        return in_part or self.looked.get(depth, 0) > self.sound.get(depth, 0)
+
 
 def read(tree_fd: int) -> Checked:
     """What is noted in the layer's directory *tree_fd*; nothing, if that cannot be read or understood."""

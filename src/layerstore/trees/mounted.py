@@ -1,20 +1,20 @@
-"""What is mounted: the table of a mount namespace, and which overlays have a given directory for a layer. Reads only.
+"""What is mounted: the table of a mount namespace, what is at a path, which overlays have a given directory for a layer.
 
 Of other mount namespaces only those are seen of which a process may be looked at (ptrace(2), "access mode": root, and
-who runs it); each is looked at once. Mounting is ``overlay``'s.
+who runs it); each is looked at once. Reads only: mounting is ``overlay``'s.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from layerstore.system.fs import host_error
 
-__all__ = ["Mounted", "overlays_over", "table"]
+__all__ = ["Mounted", "is_overlay_mounted", "mounts_at", "overlay_targets", "overlays_over", "table", "topmost"]
 
 _LOWERS = (b"lowerdir", b"lowerdir+", b"datadir+")
 _PLAIN = re.compile(rb"[^\s\\#,]+")        # of a path: what stands in the table as it is
@@ -51,6 +51,35 @@ def _decoded(field: bytes) -> bytes:
     return re.sub(rb"\\([0-3][0-7]{2})", lambda m: bytes([int(m[1], 8)]), field)
 
 
+def is_overlay_mounted(target: str) -> bool:
+    """Whether an overlay is mounted at *target* in this mount namespace, even if another mount covers it."""
+    return any(each.fstype == "overlay" for each in mounts_at(target))
+
+
+def overlay_targets() -> frozenset[str]:
+    """Where overlays are mounted in this mount namespace, as absolute paths without symbolic links; covered ones, too."""
+    return frozenset(os.fsdecode(each.target) for each in _here() if each.fstype == "overlay")
+
+
+def mounts_at(target: str) -> list[Mounted]:
+    """What is mounted at *target* in this mount namespace. HostError without /proc."""
+    path = os.fsencode(os.path.realpath(target))
+    return [each for each in _here(path) if each.target == path]
+
+
+def topmost(mounts: Sequence[Mounted]) -> Mounted:
+    """Of mounts at one place, the one on which no other sits: the table's order does not tell."""
+    parents = {each.parent for each in mounts}
+    return next((each for each in reversed(mounts) if each.id not in parents), mounts[-1])
+
+
+def _here(around: bytes = b"") -> list[Mounted]:
+    try:
+        return list(table(around=around))
+    except OSError as error:
+        raise host_error(error, "reading /proc/self/mountinfo") from error
+
+
 def overlays_over(directories: Collection[str]) -> list[str]:
     """Where overlays are mounted that have one of *directories* for a layer. HostError without /proc.
 
@@ -60,12 +89,8 @@ def overlays_over(directories: Collection[str]) -> list[str]:
     if not directories:
         return []
     wanted, found = _Wanted(directories), []
-    try:
-        here = list(table())
-    except OSError as error:
-        raise host_error(error, "reading /proc/self/mountinfo") from error
     told = set()
-    for each in here:
+    for each in _here():
         if each.fstype == "overlay" and wanted.has(each, ""):
             told.add(each.device)
             found.append(os.fsdecode(each.target))

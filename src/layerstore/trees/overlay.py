@@ -1,11 +1,8 @@
-"""Mounting a stack of layer trees with overlayfs, unmounting it, asking whether it is there. Knows no store.
+"""Mounting a stack of layer trees with overlayfs, and unmounting it: what may be asked for, what an error means.
 
-What overlayfs asks for, and what is done about it (Documentation/filesystems/overlayfs.rst,
-fs/overlayfs/params.c):
+Knows no store. How the kernel is asked is ``attach``'s, whether something is mounted ``mounted``'s. What overlayfs wants,
+and what is done about it here (Documentation/filesystems/overlayfs.rst, fs/overlayfs/params.c):
 
-* Options in one page: 4095 bytes are full at some fifty layers. Since Linux 6.8 each layer is its own
-  fsconfig(2) call (``lowerdir+``); before, or where a sandbox forbids fsopen(2), long chains go to mount(2)
-  with descriptor numbers as paths, relative to /proc/self/fd. Both carry the kernel's maximum of 500 layers.
 * Two layers at least, if there is no upper one: an empty directory goes beneath a single layer. (A bind mount
   would show the layer's whiteouts as devices.)
 * An opaque *root* is not looked at by the kernel: what lies beneath such a layer is left out of the stack
@@ -15,9 +12,8 @@ fs/overlayfs/params.c):
 * ``trusted.*`` attributes are invisible, without an error, outside the initial user namespace. A mount would
   then show what opaque directories hide, so it is refused.
 
-A label (SELinux) is the mount option ``context``, which stands for all that the mount shows. It is a string of its own to
-fsconfig(2); in mount(2)'s data it is put into double quotes, for categories have commas (security/selinux/hooks.c,
-``selinux_sb_eat_lsm_opts``). What could end the quotes, or begin another option, is in no label.
+A label (SELinux) stands for all that the mount shows. What could end the quotes around it, or begin another option, is in
+no label.
 
 Every mount has ``redirect_dir=nofollow,metacopy=off,index=off``, whatever the kernel's defaults: no layer can
 lead elsewhere, and an upper directory holds whole files at their own names, so that it can be packed as a
@@ -30,27 +26,20 @@ from __future__ import annotations
 import errno
 import os
 import re
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 
 from layerstore.errors import BusyError, HostError, InvalidArgumentError, PrivilegeError, UnknownMountError
 from layerstore.system import faults, fs, kernel
-from layerstore.trees.mounted import Mounted, table
+from layerstore.trees.attach import MAX_STRING, Stack, attach
+from layerstore.trees.mounted import mounts_at, topmost
 
-__all__ = [
-    "MAX_LAYERS", "OverlaySupport", "check_label", "is_overlay_mounted", "mount_id", "mount_overlay", "overlay_targets",
-    "probe", "unmount",
-]
+__all__ = ["MAX_LAYERS", "check_label", "mount_overlay", "unmount"]
 
 MAX_LAYERS = 500                         # OVL_MAX_STACK, fs/overlayfs/params.h
 _FORMS = ("trusted", "user")
 _OPTIONS = ("redirect_dir=nofollow", "metacopy=off", "index=off")
 _LABEL = re.compile(r"[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+){2}(:[A-Za-z0-9_.,:-]+)?\Z")   # user:role:type[:level]
-_MAX_STRING = 255                        # bytes of an fsconfig(2) string
-_MAX_DATA = os.sysconf("SC_PAGE_SIZE") - 1  # bytes of mount(2)'s data
-_MS_RDONLY, _MS_NODEV = 1, 4             # sys/mount.h
 _UMOUNT_NOFOLLOW = 8
 _NO_OVERLAY_HINT = "load the kernel's module (modprobe overlay), or use 'layerstore extract'"
 _NO_PRIVILEGE = {
@@ -59,55 +48,6 @@ _NO_PRIVILEGE = {
     "user": "run as root or in a user namespace of your own (unshare --user --map-root-user --mount), "
             "or use 'layerstore extract'",
 }
-
-
-class _NotByPiecesError(Exception):
-    """The kernel, or a sandbox, does not let us append layers one by one."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stack:
-    """What is to be mounted: paths, absolute; the topmost layer first."""
-
-    lowers: tuple[str, ...]
-    upper: str | None
-    work: str | None
-    options: tuple[str, ...]             # "flag" or "key=value", without commas in them
-    label: str | None                    # checked: no quotes in it, perhaps commas
-
-    @property
-    def writable(self) -> bool:
-        return self.upper is not None
-
-
-@dataclass(frozen=True, slots=True)
-class OverlaySupport:
-    """What this process may do here. ``appends``: layers one by one, as Linux 6.8 can.
-
-    ``trusted``: trusted.* attributes are readable, so that trees of that form can be mounted.
-    """
-
-    can_mount: bool
-    appends: bool
-    trusted: bool
-
-
-def probe() -> OverlaySupport:
-    """Try out, without mounting anything, what the kernel and this process's privileges allow."""
-    trusted = kernel.has_trusted_xattrs()
-    try:
-        fd = kernel.fsopen("overlay")
-    except OSError as error:
-        # before Linux 5.2 only a mount itself tells
-        perhaps = error.errno == errno.ENOSYS and os.geteuid() == 0
-        return OverlaySupport(can_mount=perhaps, appends=False, trusted=trusted)
-    try:
-        kernel.fsconfig(fd, kernel.FSCONFIG_SET_STRING, "lowerdir+", b"/")
-    except OSError:
-        return OverlaySupport(can_mount=True, appends=False, trusted=trusted)
-    finally:
-        os.close(fd)
-    return OverlaySupport(can_mount=True, appends=True, trusted=trusted)
 
 
 def mount_overlay(
@@ -138,17 +78,14 @@ def mount_overlay(
         )
     try:
         with faults.point("overlay.mount"):
-            try:
-                _mount_by_pieces(stack, target)
-            except _NotByPiecesError:
-                _mount_at_once(stack, target)
+            attach(stack, target)
     except OSError as error:
         raise _typed(error, doing, overlay_form, label) from error
 
 
 def check_label(label: str) -> str:
     """Return *label* if it has the form of a security context, ``user:role:type[:level]``; else InvalidArgumentError."""
-    if not isinstance(label, str) or not _LABEL.match(label) or len(label) > _MAX_STRING:
+    if not isinstance(label, str) or not _LABEL.match(label) or len(label) > MAX_STRING:
         raise InvalidArgumentError(
             f"{label!r} is no label for a mount", hint="write user:role:type[:level], as 'ls -Z' shows it",
         )
@@ -164,10 +101,10 @@ def unmount(target: str) -> None:
     Durability: what was written to the upper directory is with the kernel, as after any write; nothing is
     synced.
     """
-    here = _mounts_at(target)
+    here = mounts_at(target)
     if not any(each.fstype == "overlay" for each in here):
         raise UnknownMountError(f"no overlay is mounted at {target}", hint="look at /proc/self/mountinfo")
-    top = _topmost(here)
+    top = topmost(here)
     if top.fstype != "overlay":
         raise BusyError(f"the overlay at {target} is covered by a mount ({top.fstype})", hint="unmount that")
     try:
@@ -186,50 +123,13 @@ def unmount(target: str) -> None:
         raise fs.host_error(error, doing) from error
 
 
-def is_overlay_mounted(target: str) -> bool:
-    """Whether an overlay is mounted at *target* in this mount namespace, even if another mount covers it."""
-    return any(each.fstype == "overlay" for each in _mounts_at(target))
-
-
-def overlay_targets() -> frozenset[str]:
-    """Where overlays are mounted in this mount namespace, as absolute paths without symbolic links; covered ones, too."""
-    return frozenset(os.fsdecode(each.target) for each in _table() if each.fstype == "overlay")
-
-
-def mount_id(target: str) -> int | None:
-    """The kernel's ID of the topmost overlay at *target* (proc_pid_mountinfo(5)), or None. IDs are reused."""
-    overlays = [each for each in _mounts_at(target) if each.fstype == "overlay"]
-    return _topmost(overlays).id if overlays else None
-
-
-# -- what is mounted -----------------------------------------------------------------------------------------
-
-
-def _mounts_at(target: str) -> list[Mounted]:
-    path = os.fsencode(os.path.realpath(target))
-    return [each for each in _table(path) if each.target == path]
-
-
-def _table(around: bytes = b"") -> list[Mounted]:
-    try:
-        return list(table(around=around))
-    except OSError as error:
-        raise fs.host_error(error, "reading /proc/self/mountinfo") from error
-
-
-def _topmost(mounts: Sequence[Mounted]) -> Mounted:
-    """Of mounts at one place, the one on which no other sits: the table's order does not tell."""
-    parents = {each.parent for each in mounts}
-    return next((each for each in reversed(mounts) if each.id not in parents), mounts[-1])
-
-
 # -- before mounting -----------------------------------------------------------------------------------------
 
 
 def _stack(
     lowers: Sequence[str], *, upper: str | None, work: str | None, form: str, empty_dir: str | None,
     label: str | None,
-) -> _Stack:
+) -> Stack:
     if form not in _FORMS:
         raise InvalidArgumentError(f"overlay form {form!r} is neither 'trusted' nor 'user'")
     if (upper is None) != (work is None):
@@ -252,7 +152,7 @@ def _stack(
             raise InvalidArgumentError("a read-only mount of one layer needs an empty directory beneath it")
         visible.append(empty_dir)
     options = _OPTIONS + (("userxattr",) if form == "user" else ())
-    return _Stack(
+    return Stack(
         lowers=tuple(map(os.path.abspath, visible)), upper=upper and os.path.abspath(upper),
         work=work and os.path.abspath(work), options=options, label=None if label is None else check_label(label),
     )
@@ -272,132 +172,6 @@ def _visible(lowers: Sequence[str], form: str) -> list[str]:
             if os.getxattr(path, f"{form}.overlay.opaque") == b"y":
                 break
     return visible
-
-
-# -- the two ways to mount -----------------------------------------------------------------------------------
-
-
-def _mount_by_pieces(stack: _Stack, target: str) -> None:
-    """Make the mount aside, one fsconfig(2) a layer, then put it in place: it appears at once and whole."""
-    try:
-        context = kernel.fsopen("overlay")
-    except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.EPERM):  # EPERM: so some sandboxes answer to unknown calls
-            raise _NotByPiecesError from error
-        raise
-    try:
-        _configure(context, stack)
-        attributes = kernel.MOUNT_ATTR_NODEV | (0 if stack.writable else kernel.MOUNT_ATTR_RDONLY)
-        tree = kernel.fsmount(context, attributes)
-        try:
-            kernel.move_mount(tree, target)
-        finally:
-            os.close(tree)
-    except OSError as error:
-        said = "; ".join(kernel.fs_messages(context))
-        if said:
-            raise OSError(error.errno, f"{error.strerror} (the kernel says: {said})") from error
-        raise
-    finally:
-        os.close(context)
-
-
-def _configure(context: int, stack: _Stack) -> None:
-    for option in stack.options:
-        key, has_value, value = option.partition("=")
-        if has_value:
-            kernel.fsconfig(context, kernel.FSCONFIG_SET_STRING, key, value.encode())
-        else:
-            kernel.fsconfig(context, kernel.FSCONFIG_SET_FLAG, key)
-    if stack.label is not None:
-        kernel.fsconfig(context, kernel.FSCONFIG_SET_STRING, "context", stack.label.encode())
-    for number, path in enumerate(stack.lowers):
-        try:
-            _set_path(context, "lowerdir+", path)
-        except OSError as error:
-            if error.errno == errno.EINVAL and number == 0:  # Linux before 6.8; else mount(2) will say what
-                raise _NotByPiecesError from error
-            raise
-    for key, own in (("upperdir", stack.upper), ("workdir", stack.work)):
-        if own is not None:
-            _set_path(context, key, own)
-    if not stack.writable:
-        kernel.fsconfig(context, kernel.FSCONFIG_SET_FLAG, "ro")
-    kernel.fsconfig(context, kernel.FSCONFIG_CMD_CREATE)
-
-
-def _set_path(context: int, key: str, path: str) -> None:
-    """A path too long for a parameter goes by way of a descriptor; the kernel resolves it during the call."""
-    # the kernel unescapes the two others, but not lowerdir+
-    value = os.fsencode(path if key == "lowerdir+" else path.replace("\\", "\\\\"))
-    if len(value) <= _MAX_STRING:
-        kernel.fsconfig(context, kernel.FSCONFIG_SET_STRING, key, value)
-        return
-    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        kernel.fsconfig(context, kernel.FSCONFIG_SET_STRING, key, b"/proc/self/fd/%d" % fd)
-    finally:
-        os.close(fd)
-
-
-def _mount_at_once(stack: _Stack, target: str) -> None:
-    """mount(2), for kernels without ``lowerdir+``."""
-    data = _data(stack, _escape)
-    if len(os.fsencode(data)) <= _MAX_DATA:
-        _mount2(stack, target, data)
-        return
-    with ExitStack() as descriptors:
-        numbers: dict[str, str] = {}
-        for path in (*stack.lowers, stack.upper, stack.work):
-            if path is not None:
-                fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                descriptors.callback(os.close, fd)
-                numbers[path] = str(fd)
-        data, place = _data(stack, numbers.__getitem__), os.path.abspath(target)
-        _in_directory("/proc/self/fd", lambda: _mount2(stack, place, data))
-
-
-def _mount2(stack: _Stack, target: str, data: str) -> None:
-    kernel.mount("overlay", target, "overlay", _MS_NODEV | (0 if stack.writable else _MS_RDONLY), data)
-
-
-def _data(stack: _Stack, name: Callable[[str], str]) -> str:
-    options = [*stack.options, "lowerdir=" + ":".join(map(name, stack.lowers))]
-    if stack.upper is not None and stack.work is not None:
-        options += [f"upperdir={name(stack.upper)}", f"workdir={name(stack.work)}"]
-    if stack.label is not None:
-        options.append(f'context="{stack.label}"')
-    return ",".join(options)
-
-
-def _escape(path: str) -> str:
-    return re.sub(r"([\\:,])", r"\\\1", path)
-
-
-def _in_directory(directory: str, act: Callable[[], None]) -> None:
-    """Run *act* with *directory* as the working directory, and leave everybody else's as it is.
-
-    A thread of its own that stops sharing the working directory with the others: needs no privilege and no
-    fork.
-    """
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            kernel.unshare(kernel.CLONE_FS)
-            os.chdir(directory)
-            act()
-        except BaseException as error:  # noqa: BLE001 - handed over to the caller
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="layerstore-mount")
-    thread.start()
-    try:
-        thread.join()
-    finally:
-        thread.join()                    # after an interrupt too: the descriptors must outlive the call
-    if failed:
-        raise failed[0]
 
 
 def _typed(error: OSError, doing: str, form: str, label: str | None) -> HostError:

@@ -10,8 +10,9 @@ Numbers are little-endian; offsets and sizes 8 bytes, the others 4. Nothing is s
 reads headers only and stops at the first that is not whole, a piece's checksum is looked at when it is read, and what is
 made of the pieces is verified by the blob's digest or the layer's diffID as if all had been fetched.
 
-Keeping is never a reason to fail: an error of the disk, a full one for instance, ends it and gives its space back. Here
-are the file and its rules only; who reads through it is ``spooled``'s, which trees are kept for it ``recovery``'s.
+Keeping is never a reason to fail: an error of the disk ends it and gives its space back, and so does a disk that has
+hardly room for what is made of the blob. Here are the file and its rules only; who reads through it is ``spooled``'s,
+which trees are kept for it ``recovery``'s.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
+from layerstore.system.removing import remove_tree
 
 __all__ = ["NAME", "PIECE", "WORTH_BYTES", "Spool", "kept_ns", "length", "start_over"]
 
@@ -54,13 +56,14 @@ class Spool:
     """The spool in the tree open as *dir_fd*, of the blob with *digest* and *size* bytes; made if there is none.
 
     What is there and is not this blob's is replaced. Used by any number of threads. ``close`` it. Raises nothing for a
-    disk that fails: then nothing is kept.
+    disk that fails: then nothing is kept. Nor is anything once fewer than twice *keep_free* bytes are free on the disk:
+    who is to leave so much free itself comes first, and what was kept makes room for it.
 
     Durability: none.
     """
 
-    def __init__(self, dir_fd: int, digest: str, size: int) -> None:
-        self.size = size
+    def __init__(self, dir_fd: int, digest: str, size: int, keep_free: int = 0) -> None:
+        self.size, self._least_free = size, 2 * keep_free
         self._dir_fd, self._head = dir_fd, _sealed(_HEAD.pack(_MAGIC, size, bytes.fromhex(digest.partition(":")[2])))
         self._most = _HEAD_BYTES + size + _PIECE_HEAD_BYTES * (size // _SMALLEST + 64)
         self._lock = threading.Lock()
@@ -81,7 +84,7 @@ class Spool:
                 return file
         self._pieces, self._starts, self._end = {}, [], _HEAD_BYTES
         if fs.exists(self._dir_fd, NAME):
-            fs.remove_tree(self._dir_fd, NAME, point="stage.spool.unlink")
+            remove_tree(self._dir_fd, NAME, point="stage.spool.unlink")
         fs.write_new(self._dir_fd, NAME, self._head, point="stage.spool.create")
         return Descriptor(NAME, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, dir_fd=self._dir_fd)
 
@@ -105,6 +108,7 @@ class Spool:
     def read(self, start: int, length: int = PIECE) -> bytes | None:
         """The bytes from *start* on, of one piece and at most *length*; None if they are not here, or not right."""
         with self._lock:
+            self._give_way()
             found = self._around(start)
             if found is None or self._file is None:
                 return None
@@ -160,6 +164,7 @@ class Spool:
 
     def _append(self, start: int, data: bytes) -> None:
         at, crc = self._end + _PIECE_HEAD_BYTES, zlib.crc32(data)
+        self._give_way()
         if self._file is None or at + len(data) > self._most:
             return
         try:
@@ -174,6 +179,15 @@ class Spool:
     def _add(self, start: int, piece: _Piece) -> None:
         self._pieces[start] = piece
         insort(self._starts, start)
+
+    def _give_way(self) -> None:
+        """What is unpacked beside it looks at the same disk, and would fail for what is kept here."""
+        if self._least_free and self._file is not None:
+            with suppress(OSError):
+                found = os.fstatvfs(self._dir_fd)
+                if found.f_bavail * found.f_frsize >= self._least_free:
+                    return
+            self._give_up()
 
     def _give_up(self) -> None:
         self._forget()
@@ -234,5 +248,5 @@ def start_over(tree_fd: int, *, keep: Iterable[str]) -> None:
     keeping = set(keep)
     for name in fs.names_in(tree_fd):
         if name not in keeping:
-            fs.remove_tree(tree_fd, name, point="stage.over.unlink")
+            remove_tree(tree_fd, name, point="stage.over.unlink")
     fs.make_dir(tree_fd, "diff", point="stage.diff", mode=0o755)

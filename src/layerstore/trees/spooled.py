@@ -40,7 +40,7 @@ def through(
         return run(target, blob)
     resumed, spared = _Sum(target.resumed), _Sum(target.spared)
     inside = replace(target, progress=_nobody, resumed=_nobody, spared=spared)
-    with closing(Spool(target.dir_fd, digest, blob.size)) as spool:
+    with closing(Spool(target.dir_fd, digest, blob.size, target.keep_free)) as spool:
         through_spool = SpooledBlob(blob, spool, target.progress, resumed)
         try:
             return run(inside, through_spool)
@@ -59,7 +59,8 @@ def _once_more(
     start_over(target.dir_fd, keep=(fs.TXID_FILE,))
     if target.digests is not None:
         target.digests.start_over()
-    with fs.open_dir("diff", target.dir_fd) as diff_fd, closing(Spool(target.dir_fd, digest, blob.size)) as spool:
+    kept = Spool(target.dir_fd, digest, blob.size, target.keep_free)
+    with closing(kept) as spool, fs.open_dir("diff", target.dir_fd) as diff_fd:
         return run(replace(inside, diff_fd=diff_fd), SpooledBlob(blob, spool, target.progress, target.resumed))
 
 

@@ -115,7 +115,7 @@ def verify_tree(
                     yield problem
             if entry.type == "dir" and sound and only is None:
                 try:
-                    listed += len(os.listdir(fds.get(entry.path)))
+                    listed += _listed(fds.get(entry.path))
                 except OSError:          # it was sound when it was compared
                     sound = False
         # else nothing can be too many, and no paths need to be remembered
@@ -149,10 +149,16 @@ def _problems(
     try:
         found = list(compare(fds, entry, form=form, ids=ids, content=look))
         if entry.type == "dir" and not found:
-            os.listdir(fds.get(entry.path))
+            _listed(fds.get(entry.path))
         yield from found
     except OSError as error:
         yield unlooked(entry.path, error)
+
+
+def _listed(dir_fd: int) -> int:
+    """How many names a directory has; they are not held, for it may have a million."""
+    with os.scandir(dir_fd) as names:
+        return sum(1 for _ in names)
 
 
 def _surplus(fds: dirfds.DirFds, known: set[bytes]) -> Iterator[Problem]:

@@ -112,10 +112,11 @@ def _fresh(handle: Handle, keys: Sequence[str | None]) -> list[Staging]:
         for each in made[registered:]:
             drop_tree(handle, each.txid)
     except BaseException as error:
+        told = fs.host_error(error, "making a staging directory", at=handle.root_fd) if isinstance(error, OSError) else None
         with suppress(LayerstoreError):
             discard(handle, *made)   # the rows may be there, or not
-        if isinstance(error, OSError):
-            raise fs.host_error(error, "making a staging directory") from error
+        if told is not None:
+            raise told from error
         raise
     return made[:registered]
 

@@ -23,6 +23,7 @@ from layerstore.opening.handle import Handle
 from layerstore.opening.journaling import journal_errors
 from layerstore.system import flock, fs
 from layerstore.system.rate import EnoughError, Portion
+from layerstore.system.removing import remove_tree
 
 EVERY = 2_048
 """Records after which a verb that has finished makes a checkpoint by itself: lazy, so that redo stays a path walked."""
@@ -145,7 +146,7 @@ def empty_gone(
     emptied = []
     for txid in trees:
         try:
-            fs.remove_tree(handle.dirs["trash"], txid, point="checkpoint.empty.unlink", pause=pause)
+            remove_tree(handle.dirs["trash"], txid, point="checkpoint.empty.unlink", pause=pause)
         except PrivilegeError as error:
             left = left or error
         except EnoughError:

@@ -31,8 +31,10 @@ from layerstore.opening.reading import ReaderLock
 from layerstore.sources.platforms import this_machine
 from layerstore.system import flock, fs
 from layerstore.system.descriptors import DIRECTORY
-from layerstore.verbs.apply import LayerSpec, apply_batch, check_name
+from layerstore.verbs.apply import apply_batch
+from layerstore.verbs.batch import LayerSpec
 from layerstore.verbs.export import image_documents
+from layerstore.verbs.names import check_name
 from layerstore.verbs.stage import stage
 
 __all__ = ["CommitOptions", "commit"]

@@ -13,7 +13,7 @@ from layerstore.lifecycle.states import Kind, Trigger
 from layerstore.model import check_id
 from layerstore.opening.beneath import only_own, over
 from layerstore.opening.handle import Handle, new_txid
-from layerstore.verbs.apply import check_name, check_name_free
+from layerstore.verbs.names import check_name, check_name_free
 
 _LEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}\Z")
 

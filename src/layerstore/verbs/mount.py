@@ -35,6 +35,7 @@ from layerstore.system import faults, flock, fs
 from layerstore.system.idmap import IDENTITY
 from layerstore.trees import extract, overlay
 from layerstore.trees.meant import Recorded
+from layerstore.trees.mounted import is_overlay_mounted
 
 
 def chain_of(handle: Handle, kind: str, owner: str, *, damaged: bool = False) -> list[Layer]:
@@ -65,7 +66,7 @@ def mount(
         try:
             _attach(handle, mount_id, chain, target, writable, label)
         except BaseException:
-            if mounting.is_mounted(target):
+            if is_overlay_mounted(target):
                 overlay.unmount(target)
             # an upper directory that was there already holds somebody's data; a fresh one holds nothing
             mounting.forget(handle, mount_id, keep_upper=kept is not None)
@@ -76,7 +77,7 @@ def mount(
 
 def _resume(handle: Handle, chain: list[Layer], target: str, writable: bool) -> str | None:
     """A kept upper directory for the same chain and target, from before a reboot."""
-    if mounting.is_mounted(target):
+    if is_overlay_mounted(target):
         raise BusyError(f"something is mounted by overlayfs at {target} already", hint="unmount it first")
     with handle.read() as view:
         for known in catalog.mounts(view):

@@ -28,8 +28,10 @@ from layerstore.opening.reading import ReaderLock
 from layerstore.progress import Progress, Quiet
 from layerstore.signatures import OfferedImage, Signature
 from layerstore.sources import ImageSource, open_source
-from layerstore.verbs.apply import LayerSpec, apply_batch, check_name
+from layerstore.verbs.apply import apply_batch
+from layerstore.verbs.batch import LayerSpec
 from layerstore.verbs.holds import set_name
+from layerstore.verbs.names import check_name
 from layerstore.verbs.pull_layers import Job, PullOptions, stage_all
 from layerstore.verbs.space import preflight
 from layerstore.verbs.stage import StagedLayer

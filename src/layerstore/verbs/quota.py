@@ -20,7 +20,7 @@ from layerstore.opening.handle import Handle
 from layerstore.recovery import looking
 from layerstore.system import flock, fs
 
-__all__ = ["NAME", "check", "limit_of", "remaining", "set_limit", "used"]
+__all__ = ["NAME", "check", "limit_of", "remaining", "set_limit", "size_of", "used"]
 
 NAME = "quota.json"
 _MAXIMUM = 1 << 62
@@ -72,16 +72,17 @@ def _make_way(handle: Handle) -> None:
 
 def used(handle: Handle, view: Any, *, mine: Mapping[str, int] | None = None) -> int:
     """What counts, as *view* has it, in bytes. *mine*: sizes of trees of ours that say nothing of themselves on disk."""
-    total, known = 0, dict(mine or {})
-    for txid, row in view.scan("layers"):
-        if "output" in row:
-            total += int(row["output"]["diff_size"])
-        elif txid in known:
-            total += known[txid]
-        elif row["state"] == State.STAGING:
-            left = looking.left_at(handle, txid)
-            total += int(left["output"]["diff_size"]) if left is not None else 0
-    return total
+    return sum(size_of(handle, txid, row, mine or {}) for txid, row in view.scan("layers"))
+
+
+def size_of(handle: Handle, txid: str, row: Mapping[str, Any], mine: Mapping[str, int]) -> int:
+    """What one tree counts, as its row says, or what lies on disk; *mine* as for ``used``."""
+    if "output" in row:
+        return int(row["output"]["diff_size"])
+    if txid in mine:
+        return mine[txid]
+    left = looking.left_at(handle, txid) if row["state"] == State.STAGING else None
+    return 0 if left is None else int(left["output"]["diff_size"])
 
 
 def remaining(handle: Handle) -> int | None:

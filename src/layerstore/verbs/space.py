@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layerstore.errors import NoSpaceError
+from layerstore.errors import NoInodesError, NoSpaceError
 from layerstore.lifecycle import catalog
 from layerstore.model import LayerSource
 from layerstore.opening import reserve
 from layerstore.opening.handle import Handle
-from layerstore.system import fs
+from layerstore.system import filesystem, fs
 from layerstore.trees.measure import measure
 from layerstore.verbs import quota
 
@@ -22,6 +22,7 @@ EXPANSION = {"gzip": 2.5, "zstd": 3.0}
 """Uncompressed : compressed: the lowest that was measured of six kinds of real layers (2.5 to 12.8, and 3.0 to 17.9)."""
 
 _ENTRY_BYTES = 4_096   # of the journal and of side files, a layer
+_INODES = 6            # a layer: its directory, ``diff``, ``txid``, manifest, tar-split and side file, whatever is in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,11 @@ def estimate(view: Any, source: LayerSource) -> int:
 
 
 def preflight(handle: Handle, missing: Sequence[LayerSource]) -> None:
-    """Before a byte is fetched: NoSpaceError if *missing* layers do not fit on the disk; QuotaError if not the quota."""
+    """Before a byte is fetched: NoSpaceError if *missing* layers do not fit on the disk; QuotaError if not the quota.
+
+    NoInodesError if it has not as many inodes as any layer takes. What a layer with a TOC takes more is known, and asked
+    for, when that is read.
+    """
     with handle.read() as view:
         sizes = {source.diff_id: estimate(view, source) for source in missing}
     quota.held_to(handle, sizes)
@@ -96,4 +101,10 @@ def preflight(handle: Handle, missing: Sequence[LayerSource]) -> None:
             f"the {len(sizes)} layers that are missing need about {needed} bytes, and {free} are free", needed=needed,
             free=free, hint="free space ('layerstore gc', or delete images); or try it all the same: preflight=False, "
             "--no-preflight",
+        )
+    least, inodes = _INODES * len(sizes), filesystem.free_inodes(handle.root_fd)
+    if inodes is not None and least > inodes:   # how many files are in them is told by none but those with a TOC
+        raise NoInodesError(
+            f"the {len(sizes)} layers that are missing need {least} inodes at least, and {inodes} are free", needed=least,
+            free=inodes,
         )

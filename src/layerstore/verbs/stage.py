@@ -157,13 +157,13 @@ def fill(
             if fs.exists(lock_fd, spool.NAME):   # this differ's, or of an attempt before, if this one had no use for it
                 fs.unlink(lock_fd, spool.NAME, point="stage.spool.unlink")
     except BaseException as error:
-        over = _over_quota(handle, error, limits, room)
+        told: LayerstoreError | None = _over_quota(handle, error, limits, room)
+        if isinstance(error, OSError):   # before anything is given back: why is asked of the disk as it is
+            told = fs.host_error(error, "unpacking a layer", at=handle.root_fd)
         with suppress(LayerstoreError):
-            give_up(handle, tree, error=over or error)
-        if over is not None:
-            raise over from error
-        if isinstance(error, OSError):
-            raise fs.host_error(error, "unpacking a layer") from error
+            give_up(handle, tree, error=told or error)
+        if told is not None:
+            raise told from error
         raise
     handle.observer.event(
         "staged", txid=tree.txid, diff_id=output.diff_id, bytes=output.diff_size, blob_bytes=output.blob_size,

@@ -31,6 +31,7 @@ from layerstore.model import DiffOutput
 from layerstore.opening import reserve
 from layerstore.opening.handle import Handle
 from layerstore.system import flock, fs
+from layerstore.system.removing import remove_tree
 from layerstore.trees import spool
 from layerstore.trees.spooled import is_bad_content
 
@@ -114,7 +115,7 @@ def discard(handle: Handle, *stagings: Staging, pause: Callable[[int], None] | N
     """Give trees up, in one transaction: rows first, then the trees. What was promised meanwhile is only let go of.
 
     Where the row cannot be dropped now, as on a poisoned handle, the next open sweeps the tree. *pause* as for
-    ``fs.remove_tree``.
+    ``removing.remove_tree``.
     """
     held = [each for each in stagings if handle.holds(each.txid)]
     if not held:
@@ -180,7 +181,7 @@ def drop_tree(handle: Handle, txid: str, pause: Callable[[int], None] | None = N
     """Unlink a tree that has no row, and let go of it. What cannot be unlinked now is swept by the next open."""
     try:
         with suppress(OSError, HostError, BusyError):
-            fs.remove_tree(handle.dirs["staging"], txid, point="discard.unlink", pause=pause)
+            remove_tree(handle.dirs["staging"], txid, point="discard.unlink", pause=pause)
     finally:
         handle.let_go(txid)
 

@@ -40,7 +40,7 @@ from layerstore.lifecycle import catalog
 from layerstore.model import Layer
 from layerstore.opening.beneath import looking
 from layerstore.opening.handle import Handle
-from layerstore.system import flock, fs, kernel
+from layerstore.system import flock, fs, kernel, public
 from layerstore.verbs import holds, view_files, view_marker
 from layerstore.verbs.export import image_documents
 
@@ -80,7 +80,7 @@ def view(handle: Handle, directory: str) -> ViewReport:
             if os.fstat(at).st_dev != os.fstat(handle.root_fd).st_dev:   # the names that the view's links lead to
                 handle.sync(handle.sync_fd, point="view.store.sync")
         if plan.generation != now.name:
-            fs.turn_link(at, view_files.CURRENT, f"generations/{plan.generation}", point="view.switch")
+            public.turn_link(at, view_files.CURRENT, f"generations/{plan.generation}", point="view.switch")
             fs.sync_dir(at, point="view.switch.sync")
             view_files.sweep(at, view_files.present(at))
         holds.renew_lease(handle, lease, list(plan.layers))
@@ -104,7 +104,7 @@ def remove(handle: Handle, directory: str) -> None:
                 fs.sync_dir(at, point="view.remove.content.sync")
                 fs.unlink(at, view_marker.NAME, point="view.remove.marker")
         with fs.open_dir(os.path.dirname(path)) as parent:
-            fs.remove_if_empty(parent, os.path.basename(path), point="view.remove.dir")
+            public.remove_if_empty(parent, os.path.basename(path), point="view.remove.dir")
             fs.sync_dir(parent, point="view.remove.dir.sync")
     elif not _is_held(handle, lease):
         raise InvalidArgumentError(f"there is no view at {path}")
@@ -137,7 +137,7 @@ def _opened(path: str) -> Iterator[int]:
     """The directory, made if it is missing, with its lock held."""
     if not os.path.isdir(path):
         with fs.open_dir(os.path.dirname(path)) as parent:
-            fs.make_public_dir(parent, os.path.basename(path), point="view.dir")
+            public.make_dir(parent, os.path.basename(path), point="view.dir")
     with fs.open_dir(path) as at, flock.locked_dir(at):
         yield at
 

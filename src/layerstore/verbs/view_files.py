@@ -17,7 +17,8 @@ from layerstore.formats.containers_storage.plan import GENERATED, Plan, Present
 from layerstore.model import Layer
 from layerstore.opening.beneath import diff_path
 from layerstore.opening.handle import Handle
-from layerstore.system import fs
+from layerstore.system import fs, public
+from layerstore.system.removing import remove_tree
 from layerstore.verbs.export import go_tar_split
 
 __all__ = ["CURRENT", "clear", "found", "make", "moved", "present", "sweep"]
@@ -49,7 +50,7 @@ def sweep(at: int, now: Present) -> None:
             with fs.open_dir(directory, at) as own:
                 for name in fs.names_in(own):
                     if name not in names:
-                        fs.remove_tree(own, name, point="view.sweep")
+                        remove_tree(own, name, point="view.sweep")
 
 
 def moved(handle: Handle, at: int, plan: Plan) -> dict[str, str]:
@@ -86,7 +87,7 @@ def make(handle: Handle, at: int, plan: Plan, now: Present, turned: Mapping[str,
         _make_layer(handle, at, layer, plan, shown=layer.id in now.layers)
     for layer_id, tree in turned.items():
         with fs.open_dir(f"overlay/{layer_id}", at) as own:
-            fs.turn_link(own, "diff", tree, point="view.turn")
+            public.turn_link(own, "diff", tree, point="view.turn")
     if plan.generation != now.name:
         _make_generation(at, plan)
 
@@ -94,7 +95,7 @@ def make(handle: Handle, at: int, plan: Plan, now: Present, turned: Mapping[str,
 def _skeleton(at: int) -> None:
     for name in planning.DIRECTORIES:
         if not fs.exists(at, name):
-            fs.make_public_dir(at, name, point="view.mkdir")
+            public.make_dir(at, name, point="view.mkdir")
     for name in planning.LOCKS:          # podman opens them, and could not make them where the view is read-only
         if not fs.exists(at, name):
             fs.write_pieces(at, name, [], point="view.file", public=True)
@@ -104,7 +105,7 @@ def _skeleton(at: int) -> None:
 
 def _make_image(at: int, image: ShownImage, *, shown: bool) -> None:
     pool = f"images/{planning.pool_name(image)}"
-    fs.make_public_dir(at, pool, point="view.mkdir")
+    public.make_dir(at, pool, point="view.mkdir")
     for key, data in image.big_data().items():
         _file(at, pool, big_data_file(key), [data], shown=shown)
     _link(at, f"overlay-images/{image.image.id}", f"../current/images/{image.image.id}", shown=True)
@@ -112,12 +113,12 @@ def _make_image(at: int, image: ShownImage, *, shown: bool) -> None:
 
 def _clear_layer(at: int, layer_id: str) -> None:
     for name in (f"overlay/l/{link_name(layer_id)}", f"overlay-layers/{layer_id}.tar-split.gz", f"overlay/{layer_id}"):
-        fs.remove_tree(at, name, point="view.sweep")
+        remove_tree(at, name, point="view.sweep")
 
 
 def _make_layer(handle: Handle, at: int, layer: Layer, plan: Plan, *, shown: bool) -> None:
     own, tree = f"overlay/{layer.id}", _tree_of(handle, layer.id)
-    fs.make_public_dir(at, own, point="view.mkdir")
+    public.make_dir(at, own, point="view.mkdir")
     _link(at, f"{own}/diff", tree, shown=shown)
     _file(at, own, "link", [link_name(layer.id).encode()], shown=shown)
     below = planning.lower_of(layer, plan.layers)
@@ -138,10 +139,10 @@ def _tar_split(handle: Handle, layer: Layer) -> Iterator[bytes]:
 
 def _make_generation(at: int, plan: Plan) -> None:
     own = f"generations/{plan.generation}"
-    fs.make_public_dir(at, own, point="view.mkdir")
+    public.make_dir(at, own, point="view.mkdir")
     for name, text in plan.documents.items():
         fs.write_pieces(at, f"{own}/{name}", [text], point="view.file", public=True)
-    fs.make_public_dir(at, f"{own}/images", point="view.mkdir")
+    public.make_dir(at, f"{own}/images", point="view.mkdir")
     for image_id, shown in plan.images.items():
         _link(at, f"{own}/images/{image_id}", f"../../../images/{planning.pool_name(shown)}")
 
@@ -158,7 +159,7 @@ def _file(at: int, directory: str, name: str, pieces: Iterable[bytes], *, shown:
         fs.write_pieces(at, path, pieces, point=point, public=True)
     elif not fs.exists(at, path):
         with fs.open_dir(directory, at) as own:
-            fs.put_public_file(own, name, pieces, point="view.restore")
+            public.put_file(own, name, pieces, point="view.restore")
 
 
 def _gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -173,4 +174,4 @@ def clear(at: int) -> None:
     fs.unlink(at, CURRENT, point="view.remove.switch")
     fs.sync_dir(at, point="view.remove.sync")
     for name in ("overlay-images", "overlay-layers", "overlay", "images", "generations", f".{CURRENT}.new"):
-        fs.remove_tree(at, name, point="view.remove")
+        remove_tree(at, name, point="view.remove")

@@ -13,12 +13,13 @@ from zlib import adler32
 from layerstore.errors import ArchiveError
 
 __all__ = [
-    "BLOCK", "HEADER_ONLY", "TIME_END", "TYPES", "ZERO_BLOCK", "Header", "device", "number", "parse", "prefix_of",
-    "verify_checksum",
+    "BLOCK", "GNU_MAGIC", "HEADER_ONLY", "TIME_END", "TYPES", "ZERO_BLOCK", "Header", "device", "number", "parse",
+    "prefix_of", "verify_checksum",
 ]
 
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
+GNU_MAGIC = b"ustar  \0"
 TIME_END = 1 << 63                       # nanoseconds that fit what file systems and manifests can hold
 
 TYPES = {
@@ -64,6 +65,8 @@ def verify_checksum(block: bytes, offset: int) -> None:
 def parse(block: bytes, offset: int) -> Header:
     """The fields of *block*, whose checksum is right. ArchiveError for a number that is none."""
     name, mode, uid, gid, size, mtime, _, flag, link = _FIELDS.unpack_from(block)
+    if block[345]:
+        _check_prefix(block, offset)
     name, link = prefix_of(block) + name.partition(b"\0")[0], link.partition(b"\0")[0]
     plain = _PLAIN.match(block, 100)
     if plain is not None:
@@ -79,8 +82,23 @@ def prefix_of(block: bytes) -> bytes:
     """What *block* says of the directory that its name is in, with a slash."""
     if not block[345] or block[257:263] != b"ustar\0":
         return b""
-    star = block[508:512] == b"tar\0"    # which keeps times in the last 24 bytes of the prefix
-    return block[345 : 476 if star else 500].partition(b"\0")[0] + b"/"
+    return block[345 : 476 if _is_star(block) else 500].partition(b"\0")[0] + b"/"
+
+
+def _is_star(block: bytes) -> bool:
+    """Whether it keeps times in the last 24 bytes of the prefix."""
+    return block[508:512] == b"tar\0"
+
+
+def _check_prefix(block: bytes, offset: int) -> None:
+    """ArchiveError if readers would disagree about whether, or how far, these bytes are the directory of a name."""
+    magic = block[257:265]
+    if magic == GNU_MAGIC:               # which has times and a sparse map there
+        return
+    if magic[:6] != b"ustar\0":
+        raise ArchiveError(f"a name goes on where the format {magic!r} has no place for it", offset=offset)
+    if _is_star(block) and 0 not in block[345:476]:
+        raise ArchiveError("a prefix that runs into star's times", offset=offset)
 
 
 def device(block: bytes, offset: int) -> tuple[int, int]:
@@ -91,6 +109,8 @@ def device(block: bytes, offset: int) -> tuple[int, int]:
 def number(field: bytes, what: str, offset: int, *, signed: bool = False) -> int:
     """An octal or base-256 header field. Negative only with *signed*."""
     if field[0] & 0x80:
+        if field[0] not in (0x80, 0xFF):   # more bits than any field needs: Go takes them, nobody else
+            raise ArchiveError(f"a {what} that is not a number: {field!r}", offset=offset)
         value = int.from_bytes(bytes((field[0] & 0x7F,)) + field[1:], "big")
         if field[0] & 0x40:
             value -= 1 << (8 * len(field) - 1)
@@ -99,8 +119,11 @@ def number(field: bytes, what: str, offset: int, *, signed: bool = False) -> int
         if not -TIME_END <= value < TIME_END:
             raise ArchiveError(f"a {what} beyond 64 bits: {value}", offset=offset)
         return value
-    text = field.partition(b"\0")[0].strip(b" ")
+    text, _, rest = field.partition(b"\0")
+    text = text.strip(b" ")
     if not text:
+        if rest.strip(b"\0 "):           # Go reads what follows, GNU tar after one NUL, others a zero
+            raise ArchiveError(f"a {what} that begins with NUL: {field!r}", offset=offset)
         return 0
     if not text.isdigit():               # int() would take signs, underscores and inner spaces
         raise ArchiveError(f"a {what} that is not a number: {field!r}", offset=offset)

@@ -10,7 +10,6 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import unquote_to_bytes
 
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import Limits
@@ -22,6 +21,13 @@ _MAX_DIGITS = 20                         # 2^64 has twenty; also keeps int() awa
 _SCHILY = "SCHILY.xattr."
 _LIBARCHIVE = "LIBARCHIVE.xattr."
 _GLOBAL_KEYS = frozenset({"uid", "gid", "mtime"})
+_TEXTS = frozenset({b"linkpath", b"uname", b"gname"})   # and path, which has its own words for it
+_SPARSE = "GNU.sparse."
+_SPARSE_KEYS = {                         # those of each version; no other's may stand beside them
+    (b"1", b"0"): frozenset({"major", "minor", "name", "realsize"}),
+    (b"0", b"1"): frozenset({"major", "minor", "name", "size", "numblocks", "map"}),
+    (b"0", b"0"): frozenset({"major", "minor", "name", "size", "numblocks", "offset", "numbytes"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +85,17 @@ def parse(data: bytes, offset: int) -> Records:
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not equals or not key:
             raise ArchiveError(f"a PAX record without a key: {data[at : at + 40]!r}", offset=offset)
-        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
-            pairs.append((key, value))
+        if 0 in key or (0 in value and key in _TEXTS):   # readers in C see only what is before it
+            raise ArchiveError(f"a NUL byte in a PAX record: {data[at : at + 40]!r}", offset=offset)
         try:
-            values[key.decode("utf-8")] = value
+            name = key.decode("utf-8")
         except UnicodeDecodeError:
             raise ArchiveError(f"a PAX key that is not UTF-8: {key[:40]!r}", offset=offset) from None
+        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+            pairs.append((key, value))
+        elif name.startswith(_SPARSE) and name in values:   # GNU tar adds one map to the other
+            raise ArchiveError(f"two PAX records {name!r}", offset=offset)
+        values[name] = value
         at = end
     return Records(values, tuple(pairs))
 
@@ -109,7 +120,7 @@ def overrides(shared: Mapping[str, bytes], local: Records | None, offset: int, l
         elif not value:
             continue
         elif key.startswith(_LIBARCHIVE):
-            weak[unquote_to_bytes(key[len(_LIBARCHIVE) :])] = _base64(value, offset)
+            weak[_unquoted(key[len(_LIBARCHIVE) :])] = _base64(value, offset)
         elif key == "path":
             found.path = value
         elif key == "linkpath":
@@ -125,8 +136,10 @@ def overrides(shared: Mapping[str, bytes], local: Records | None, offset: int, l
     if weak or xattrs:
         found.xattrs = {**weak, **xattrs}
         _check_xattrs(found.xattrs, offset, limits)
-    if local is not None and any(key.startswith("GNU.sparse.") for key in local.values):
+    if local is not None and any(key.startswith(_SPARSE) for key in local.values):
         _sparse(found, local, offset)
+    if values.get("SCHILY.realsize") or values.get("SUN.holesdata"):
+        raise ArchiveError("a sparse file as only star or Solaris have it", offset=offset)
     return found
 
 
@@ -144,6 +157,12 @@ def _check_xattrs(xattrs: Mapping[bytes, bytes], offset: int, limits: Limits) ->
                 f"the attribute {name!r} at offset {offset} has {len(value)} bytes", limit="max_xattr_value",
                 maximum=limits.max_xattr_value,
             )
+
+
+def _unquoted(name: str) -> bytes:
+    from urllib.parse import unquote_to_bytes  # noqa: PLC0415 - rarely needed, and slow to import
+
+    return unquote_to_bytes(name)
 
 
 def _base64(value: bytes, offset: int) -> bytes:
@@ -191,6 +210,9 @@ def _sparse(found: Overrides, local: Records, offset: int) -> None:
         segments = tuple(zip(numbers[::2], numbers[1::2], strict=True))
     else:
         raise ArchiveError(f"a sparse file of the unknown version {version!r}", offset=offset)
+    others = {key for key in local.values if key.startswith(_SPARSE)} - {_SPARSE + key for key in _SPARSE_KEYS[version]}
+    if others:
+        raise ArchiveError(f"a sparse file of two versions: {sorted(others)} in one of {version!r}", offset=offset)
     if size is None:
         raise ArchiveError("a sparse file without its real size", offset=offset)
     promised = get("GNU.sparse.numblocks")

@@ -9,6 +9,7 @@ from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.formats.tar import pax, sparse
 from layerstore.formats.tar.header import (
     BLOCK,
+    GNU_MAGIC,
     HEADER_ONLY,
     TIME_END,
     TYPES,
@@ -162,6 +163,8 @@ class TarReader:
             verify_checksum(block, offset)
             kind = block[156:157]
             if kind == b"g":
+                if extensions is not None:   # Go's reader, and so the field, forgets what came before it
+                    raise ArchiveError("a global PAX header between an extension header and its entry", offset=offset)
                 self._set_globals(pax.parse(self._extension(block, offset), offset), offset)
             elif kind in b"xLK":
                 extensions = extensions or _Extensions()
@@ -175,7 +178,10 @@ class TarReader:
             raise LimitExceededError(
                 f"the extension header at offset {offset} has {size} bytes", limit="max_pax_record", maximum=maximum,
             )
-        return self._stream.take(size + -size % BLOCK, "an extension header")[:size]
+        data = self._stream.take(size + -size % BLOCK, "an extension header")
+        if block[156:157] in b"LK" and 0 not in data[:size] and any(data[size:]):   # GNU tar reads to the next NUL
+            raise ArchiveError("a GNU long name that runs into its padding", offset=offset)
+        return data[:size]
 
     def _set_globals(self, records: pax.Records, offset: int) -> None:
         for key, value in records.values.items():
@@ -219,9 +225,9 @@ class TarReader:
             mtime_ns = max(-TIME_END, min(mtime_ns, TIME_END - 1))
         self.raw_name = name
         clean = self._names.name(name, offset)
-        if kind == "file" and name[-1:] == b"/":   # how archives older than ustar, and GNU's reader, mean a directory
-            if size:
-                raise ArchiveError(f"{show(name)} is named as a directory but has data", offset=offset)
+        if kind == "file" and name[-1:] == b"/":
+            if size or flag != b"\0":    # to GNU tar it is a directory, to Go a file: but for archives older than ustar
+                raise ArchiveError(f"{show(name)} is named as a directory but is a file", offset=offset)
             kind = "dir"
         if kind == "file":
             if more is _NONE and not self._globals and flag != b"S":
@@ -229,6 +235,8 @@ class TarReader:
             size, holes = self._data_of(block, flag, size, segments, offset, clean)
             return Entry(clean, kind, mode & 0o7777, uid, gid, size, mtime_ns, b"", 0, 0, xattrs, holes, offset)
         assert kind in HEADER_ONLY
+        if segments is not None or (more.pax is not None and more.pax.values.get("size", b"0").strip(b"0")):
+            raise ArchiveError(f"{show(name)}, a {kind}, is said to have data", offset=offset)
         major, minor = self._device(block, kind, name, offset)
         link = self._link(kind, clean, link, offset)
         return Entry(clean, kind, mode & 0o7777, uid, gid, 0, mtime_ns, link, major, minor, xattrs, None, offset)
@@ -267,6 +275,8 @@ class TarReader:
         if flag == b"S":
             if given is not None:
                 raise ArchiveError("both an old GNU and a PAX sparse map for one entry", offset=offset)
+            if block[257:265] != GNU_MAGIC:   # star's is another, and other readers see a file without holes
+                raise ArchiveError("a sparse file of GNU's in another format", offset=offset)
             size = number(block[483:495], "real size", offset)
             segments = sparse.old_gnu(block, stream.take, offset, maximum)
         else:

@@ -25,14 +25,21 @@ def old_gnu(header: bytes, take: Take, offset: int, maximum: int) -> Segments:
     found: list[tuple[int, int]] = []
     block, start, slots, more = header, 386, 4, header[482]
     taken = 0
+    ended = False                        # readers end at the first slot that is not used
     while True:
         for i in range(slots):
             raw_at, raw_length = _SLOT.unpack_from(block, start + i * 24)
-            if raw_at[0] and raw_length[0]:
+            if raw_at[0] and raw_length[0] and not ended:
                 at = number(raw_at, "sparse offset", offset)
                 found.append((at, number(raw_length, "sparse size", offset)))
+            elif raw_at[0] or raw_length[0]:
+                raise ArchiveError("a sparse map with a gap", offset=offset)
+            else:
+                ended = True
         if not more:
             return tuple(found)
+        if ended:
+            raise ArchiveError("a sparse map that goes on after its end", offset=offset)
         taken += BLOCK
         if taken > maximum:
             raise _too_long(offset, maximum)

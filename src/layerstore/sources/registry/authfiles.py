@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from layerstore.errors import InvalidArgumentError, SourceError
@@ -20,6 +20,7 @@ from layerstore.sources.registry.secrets import Credentials
 __all__ = ["auth_files", "find_credentials", "look_up"]
 
 _MAX_BYTES = 1 << 20
+_URL_SLASHES = 3   # in https://HOST/v1
 
 
 def find_credentials(name: Name, auth_file: str | None) -> Credentials | None:
@@ -72,21 +73,19 @@ def _read(path: str, *, required: bool) -> Mapping[str, Any] | None:
 def look_up(document: Mapping[str, Any], name: Name, path: str) -> Credentials | None:
     """The credentials in one file's *document*. *path* is for messages. Raises as ``find_credentials``."""
     helpers, entries = _table(document, "credHelpers", path), _table(document, "auths", path)
-    if name.host in helpers:
-        return ask_helper(helpers[name.host], name.host)
-    for key in _keys(name):
+    for key in (*name.hosts, *name.login):
+        if key in helpers:
+            return ask_helper(helpers[key], key)
+    for key in (*_keys(name), *_urls(name, entries)):
         if key in entries:
             return _decode(entries[key], path) or _from_store(document, name)
-    for key, entry in entries.items():   # docker login once wrote URLs
-        if key.startswith(("https://", "http://")) and key.split("/")[2] == name.host:
-            return _decode(entry, path) or _from_store(document, name)
     return _from_store(document, name)
 
 
 def _from_store(document: Mapping[str, Any], name: Name) -> Credentials | None:
     """Docker's store for all hosts. Its configuration travels to machines that lack the program: then it has none."""
     store = document.get("credsStore")
-    return ask_helper(store, name.host, required=False) if store else None
+    return ask_helper(store, (*name.login, name.host)[0], required=False) if store else None
 
 
 def _table(document: Mapping[str, Any], key: str, path: str) -> Mapping[str, Any]:
@@ -97,13 +96,19 @@ def _table(document: Mapping[str, Any], key: str, path: str) -> Mapping[str, Any
 
 
 def _keys(name: Name) -> Iterator[str]:
-    """The repository, then each namespace around it, then the host."""
-    key = name.label
+    """The repository, then each namespace around it, then the host; each under every name of the registry."""
+    path = f"/{name.repository}"
     while True:
-        yield key
-        key, slash, _last = key.rpartition("/")
-        if not slash:
+        yield from (f"{host}{path}" for host in name.hosts)
+        if not path:
             return
+        path = path.rpartition("/")[0]
+
+
+def _urls(name: Name, entries: Iterable[str]) -> list[str]:
+    """Keys that are the registry's URL, as docker login writes them. One with more of a path may be for something else."""
+    urls = [key for key in entries if key.startswith(("https://", "http://")) and key.split("/")[2] in name.hosts]
+    return sorted(urls, key=lambda url: url.rstrip("/").count("/") > _URL_SLASHES)
 
 
 def _decode(entry: Any, path: str) -> Credentials | None:
@@ -113,7 +118,7 @@ def _decode(entry: Any, path: str) -> Credentials | None:
     if isinstance(token, str) and token:
         return Credentials(identity_token=token)
     if not encoded:   # what docker login writes where a helper has the secret
-        return None
+        return _plain(entry, path)
     try:
         username, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
         if not colon:
@@ -121,3 +126,16 @@ def _decode(entry: Any, path: str) -> Credentials | None:
         return Credentials(username, password.strip("\0"))
     except (ValueError, TypeError, InvalidArgumentError):   # not chained: UnicodeDecodeError has the bytes
         raise SourceError(f"an entry of 'auths' in {path} is not base64 of user:password", hint="log in again") from None
+
+
+def _plain(entry: Mapping[str, Any], path: str) -> Credentials | None:
+    """What is written by hand, and read by docker: the user and the password as they are."""
+    username, password = entry.get("username"), entry.get("password")
+    if not username or not password:
+        return None
+    try:
+        if not isinstance(username, str) or not isinstance(password, str):
+            raise TypeError
+        return Credentials(username, password)
+    except (TypeError, InvalidArgumentError):
+        raise SourceError(f"an entry of 'auths' in {path} has an unusable user or password", hint="log in again") from None

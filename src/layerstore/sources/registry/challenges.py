@@ -1,7 +1,7 @@
 """``WWW-Authenticate``: what a server wants to be told. Parsing only (RFC 9110 §11.6.1).
 
 Several challenges in one header or in several (which are joined by commas) are told apart: an auth-scheme is a word that
-no ``=`` follows.
+no ``=`` follows. What other schemes than Basic and Bearer say in one word instead of parameters is left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Challenge", "parse_challenges"]
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER = re.compile(rf'[\s,]*({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_WORD}))')
-_SCHEME = re.compile(rf"[\s,]*({_WORD})(?=[\s,]|\Z)")
+_SCHEME = re.compile(rf"[\s,]*({_WORD})(?=[\s,]|\Z)(?:\s+[0-9A-Za-z._~+/-]+=*(?=\s*(?:,|\Z)))?")   # "token68", too: skipped
 _MAX_LENGTH = 16 << 10
 _MAX_CHALLENGES = 16
 

@@ -38,7 +38,7 @@ class Client:
 
     def __init__(self, name: Name, options: RegistryOptions, *, push: bool = False) -> None:
         self.name, self._options = name, options
-        self.home = f"{'http' if options.plain_http else 'https'}://{name.host}/v2/"
+        self.home = f"{'http' if options.plain_http else 'https'}://{name.server}/v2/"
         self._origin = origin(self.home)
         self.stopped = threading.Event()
         self._slots = threading.BoundedSemaphore(max(1, options.connections))
@@ -112,6 +112,22 @@ class Client:
             raise Broken(
                 f"{method} {reply.url}: {reply.status}{code}", reply.url, status=reply.status, after=retry_after(reply))
 
+    def has(self, path: str) -> bool:
+        """Whether the repository says, by one HEAD of *path* below it, that it is there; raises as ``once``.
+
+        Storage elsewhere that it refers to is asked, too. If that says neither, nobody knows, and so it is not there.
+        """
+        url = f"{self.home}{self.name.repository}/{path}"
+        with self.once("HEAD", url, {}, (200, 404, *_REDIRECTS)) as reply:
+            if reply.status not in _REDIRECTS:
+                return reply.status == 200
+            target = self._follow(reply)
+        try:
+            with self._redirected(target, _ALWAYS, (), "HEAD") as reply:
+                return reply.status == 200
+        except Broken:
+            return False
+
     def close(self) -> None:
         """End the pauses between tries, and close what is not in use. May be called again."""
         self.stopped.set()
@@ -121,15 +137,17 @@ class Client:
         """Looked for when the registry asks, and not before: a helper may ask a person."""
         return self._options.credentials or find_credentials(self.name, self._options.auth_file)
 
-    def _redirected(self, url: str, headers: Mapping[str, str], stops: Sequence[threading.Event]) -> Reply:
+    def _redirected(
+        self, url: str, headers: Mapping[str, str], stops: Sequence[threading.Event], method: str = "GET",
+    ) -> Reply:
         for _ in range(_MAX_REDIRECTS + 1):
-            reply = self._authorized(url, headers, stops=stops)
+            reply = self._authorized(url, headers, method, stops=stops)
             if reply.status not in _REDIRECTS:
                 return reply
             with reply:
                 url = self._follow(reply)
         raise RegistryError(
-            f"more than {_MAX_REDIRECTS} redirects in a row: GET {reply.url}: {reply.status}",
+            f"more than {_MAX_REDIRECTS} redirects in a row: {method} {reply.url}: {reply.status}",
             status=reply.status, url=reply.url,
         )
 
@@ -155,7 +173,7 @@ class Client:
     ) -> Reply:
         if origin(url) != self._origin:
             return self._transport.send(method, url, headers, body, stops)
-        said = self._authority.header()
+        said = self._authority.header(stops)
         reply = self._transport.send(method, url, {**headers, "Authorization": said} if said else headers, body, stops)
         if reply.status != 401:
             return reply
@@ -163,9 +181,9 @@ class Client:
             challenges = parse_challenges(reply.header("WWW-Authenticate"))
             shown = reply.url
         if not challenges:   # some say how to authenticate only here (distribution-spec, "Determining Support")
-            with self._transport.send("GET", self.home, _ALWAYS) as ping:
+            with self._transport.send("GET", self.home, _ALWAYS, stops=stops) as ping:
                 challenges = parse_challenges(ping.header("WWW-Authenticate"))
-        said = self._authority.answer(challenges, said, shown)
+        said = self._authority.answer(challenges, said, shown, stops)
         if body is not None and not isinstance(body, bytes):
             body.seek(0)
         return self._transport.send(method, url, {**headers, "Authorization": said}, body, stops)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from layerstore.errors import RegistryAccessError, RegistryError
 
-__all__ = ["Broken", "code_of", "origin", "refuse", "shown"]
+__all__ = ["Broken", "code_of", "origin", "refuse", "shown", "with_query"]
 
 _CODE = re.compile(r"[A-Z][A-Z_]{2,39}\Z")
 _PORTS = {"http": 80, "https": 443}
@@ -33,6 +34,13 @@ def origin(url: str) -> tuple[str, str, int]:
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError("not an HTTP URL")
     return parts.scheme, parts.hostname.lower(), parts.port or _PORTS[parts.scheme]
+
+
+def with_query(url: str, more: Sequence[tuple[str, str]]) -> str:
+    """*url* with *more* in its query, behind what is there, which stays as its author wrote it: it may be signed."""
+    parts = urlsplit(url)
+    query = "&".join(filter(None, (parts.query, urlencode(more))))
+    return urlunsplit(parts._replace(query=query, fragment=""))
 
 
 def shown(url: str, home: str) -> str:

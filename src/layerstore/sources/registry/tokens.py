@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit
 
 from layerstore.errors import RegistryAccessError, RegistryError
 from layerstore.sources.registry.challenges import Challenge
-from layerstore.sources.registry.failures import Broken, origin, refuse, shown
+from layerstore.sources.registry.failures import Broken, origin, refuse, shown, with_query
 from layerstore.sources.registry.secrets import Credentials
 from layerstore.sources.registry.transport import Reply, Transport
 
@@ -27,6 +27,7 @@ _MAX_BYTES = 1 << 20                 # of a token document
 _SHORTEST, _LONGEST = 60, 3600       # seconds that a token is used for, whatever its server says
 _USABLE = re.compile(r"[!-~]{1,65536}\Z")
 _CLIENT = "layerstore"
+Stops = Sequence[threading.Event]
 
 
 class Authority:
@@ -43,16 +44,17 @@ class Authority:
         self._until = float("inf")
         self._bearer: Challenge | None = None
 
-    def header(self) -> str | None:
+    def header(self, stops: Stops = ()) -> str | None:
         """What to say unasked: what served before, renewed if its time is over. Raises as ``answer``."""
         with self._lock:
             if self._bearer is not None and time.monotonic() >= self._until:
-                self._fetch(self._bearer)
+                self._fetch(self._bearer, stops)
             return self._said
 
-    def answer(self, challenges: Sequence[Challenge], refused: str | None, url: str) -> str:
+    def answer(self, challenges: Sequence[Challenge], refused: str | None, url: str, stops: Stops = ()) -> str:
         """What to say to these *challenges*, when *refused* was said before (None: nothing).
 
+        A token is waited for until one of *stops* is set: then Broken.
         Raises RegistryAccessError (nothing to say, or the token server refuses), RegistryError, Broken, SourceError.
         """
         with self._lock:
@@ -60,7 +62,7 @@ class Authority:
                 return self._said
             for challenge in challenges:
                 if challenge.scheme == "bearer":
-                    return self._fetch(challenge)
+                    return self._fetch(challenge, stops)
                 if challenge.scheme == "basic":
                     return self._basic(refused, url)
         raise RegistryAccessError(
@@ -80,7 +82,7 @@ class Authority:
         self._said, self._until = said, float("inf")
         return said
 
-    def _fetch(self, challenge: Challenge) -> str:
+    def _fetch(self, challenge: Challenge, stops: Stops) -> str:
         realm, service = challenge.parameters.get("realm", ""), challenge.parameters.get("service", "")
         where = shown(realm, self._transport.home)
         if not self._may_ask(realm):
@@ -88,7 +90,7 @@ class Authority:
                 f"the registry names a token server that is not asked: {where}", url=where,
                 hint="only https is, unless plain HTTP was asked for (--plain-http)",
             )
-        with self._ask(realm, service, self._find()) as reply:
+        with self._ask(realm, service, self._find(), stops) as reply:
             if reply.status in (408, 429) or reply.status >= 500:
                 raise Broken(f"GET {where}: {reply.status}", where, status=reply.status, after=retry_after(reply))
             if reply.status != 200:
@@ -104,29 +106,24 @@ class Authority:
             return False
         return (scheme == "https" or self._plain_http) and "@" not in urlsplit(realm).netloc
 
-    def _ask(self, realm: str, service: str, credentials: Credentials | None) -> Reply:
+    def _ask(self, realm: str, service: str, credentials: Credentials | None, stops: Stops) -> Reply:
         wanted = ([("service", service)] if service else []) + [("scope", self._scope)]
         headers = {"User-Agent": _CLIENT, "Accept": "application/json", "Accept-Encoding": "identity"}
         if credentials is not None and credentials.identity_token:
             form = [*wanted, ("grant_type", "refresh_token"), ("refresh_token", credentials.identity_token),
                     ("client_id", _CLIENT)]
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-            return self._transport.send("POST", realm, headers, urlencode(form))
+            return self._transport.send("POST", realm, headers, urlencode(form), stops)
         if credentials is not None and credentials.username:
             wanted.append(("account", credentials.username))
             headers["Authorization"] = credentials.basic()
-        return self._transport.send("GET", _with_query(realm, wanted), headers)
+        return self._transport.send("GET", with_query(realm, wanted), headers, stops=stops)
 
 
 def retry_after(reply: Reply) -> float | None:
     """Seconds of ``Retry-After`` (not its form as a date, which needs equal clocks); None without it."""
     text = reply.header("Retry-After").strip()
     return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
-
-
-def _with_query(url: str, more: Sequence[tuple[str, str]]) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(query=urlencode([*parse_qsl(parts.query), *more]), fragment=""))
 
 
 def _read_token(reply: Reply) -> tuple[str, int]:

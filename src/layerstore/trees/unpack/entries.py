@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +20,7 @@ from layerstore.trees import whiteouts
 from layerstore.trees.dress import entry_text
 from layerstore.trees.unpack.records import Records, record_of
 from layerstore.trees.unpack.regular import Files, split
-from layerstore.trees.unpack.tree import Dir, deepest_first, join
+from layerstore.trees.unpack.tree import Dir, Meant, deepest_first, join
 from layerstore.trees.whiteouts import is_whiteout
 
 __all__ = ["Unpacked", "unpack"]
@@ -29,7 +29,8 @@ _NODE_TYPES = {"char": stat.S_IFCHR, "block": stat.S_IFBLK, "fifo": stat.S_IFIFO
 _WHITEOUT = b".wh."
 _META = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
-_IMPLIED: tuple[int, int, int, int, Mapping[bytes, bytes]] = (0o755, 0, 0, 0, {})   # a directory that only others need
+_IMPLIED: Meant = (0o755, 0, 0, {})      # a directory that only others need
+_MOST_MEANT = 4_096                      # of what is said of directories, to be said once
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def unpack(
 class _Unpacker(Files):
     def __init__(self, target: DiffTarget, records: Records, threads: ExitStack, alone: int | None) -> None:
         super().__init__(target, records, threads, alone)
+        self._said: dict[tuple[int, ...], Meant] = {}
         self._form = target.overlay_form
         self._opaque_xattr = f"{target.overlay_form}.overlay.opaque"
 
@@ -134,11 +136,11 @@ class _Unpacker(Files):
         parent, name = split(entry.linkname)
         target_real, _node = self.walk(parent, entry, make=False)
         target, path = join(target_real, name), join(real, base)
-        if target == path:
-            return None                  # a link to itself changes nothing, as with GNU tar
         self.settle(target)
         self.settle(path)
         if target in self.absent:
+            if target == path:
+                return None              # a link to itself changes nothing
             self.create(real, base, lambda _fd: None)
             copy = self.absent[path] = self.absent[target]._replace(path=path)
             return copy
@@ -192,9 +194,9 @@ class _Unpacker(Files):
         return record_of(entry, path, self._dress.name(self.fds.get(real), base, entry))
 
     def _dir(self, entry: Entry, parent: bytes, base: bytes) -> None:
-        meant = (entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs)
+        meant = self._meant(entry)
         if not base:
-            self.root.meant = meant
+            self.root.meant, self.root.mtime_ns = meant, entry.mtime_ns
             return
         real, node = self.parent(parent, entry)
         child = node.children.get(base)
@@ -212,7 +214,15 @@ class _Unpacker(Files):
                 node.mark(base, marked=False)
                 os.mkdir(base, 0o700, dir_fd=self.fds.get(real))
             node.add(base, child)
-        child.meant = meant
+        child.meant, child.mtime_ns = meant, entry.mtime_ns
+
+    def _meant(self, entry: Entry) -> Meant:
+        said = (entry.mode, entry.uid, entry.gid, entry.xattrs)
+        if entry.xattrs:
+            return said
+        if len(self._said) >= _MOST_MEANT:
+            self._said = {}
+        return self._said.setdefault(entry[2:5], said)
 
     def _whiteout(self, entry: Entry, parent: bytes, base: bytes) -> tuple[ManifestEntry | None] | None:
         """Deal with AUFS names: what is recorded, if anything; None if the entry is not of that kind after all."""
@@ -273,8 +283,8 @@ class _Unpacker(Files):
 
     def _finish_dir(self, path: bytes, node: Dir) -> None:
         implicit = node.meant is None
-        mode, uid, gid, mtime_ns, xattrs = node.meant or _IMPLIED
-        entry = Entry(path, "dir", mode, uid, gid, 0, mtime_ns, b"", 0, 0, xattrs, None, 0)
+        mode, uid, gid, xattrs = node.meant or _IMPLIED
+        entry = Entry(path, "dir", mode, uid, gid, 0, node.mtime_ns, b"", 0, 0, xattrs, None, 0)
         fd = self.fds.get(path)
         if node.opaque:
             self._drop_marked(fd, path, node.marked)

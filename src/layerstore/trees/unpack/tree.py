@@ -14,32 +14,37 @@ from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.formats.manifest import ManifestEntry
 from layerstore.formats.tar import Entry, os_text
 from layerstore.model import DiffTarget
-from layerstore.system import fs
+from layerstore.system.removing import remove_tree
 from layerstore.trees.dirfds import DirFds
 from layerstore.trees.dress import entry_text
 from layerstore.trees.unpack.records import Records
 from layerstore.trees.whiteouts import is_whiteout
 
-__all__ = ["Dir", "Tree", "deepest_first", "join"]
+__all__ = ["Dir", "Meant", "Tree", "deepest_first", "join"]
 
 _MOST_KNOWN = 4_096                      # directories that are found by their paths at once
 _MAX_LINKS = 40                          # symbolic links in one path, as in the kernel (path_resolution(7))
 
 
+Meant = tuple[int, int, int, Mapping[bytes, bytes]]
+
+
 class Dir:
     """A directory of the tree being made; a small object, because all of them are kept to the end.
 
-    ``meant`` is what an archive's entry says of it: mode, uid, gid, time, attributes. None as long as only its children
-    needed it. ``marked`` are whiteouts in it that are marked files.
+    ``meant`` is what an archive's entry says of it: mode, uid, gid, attributes; an object that those have together of
+    which the same is said. None as long as only its children needed it. ``mtime_ns`` is its time. ``marked`` are
+    whiteouts in it that are marked files.
     """
 
-    __slots__ = ("children", "marked", "meant", "opaque")
+    __slots__ = ("children", "marked", "meant", "mtime_ns", "opaque")
 
     def __init__(self, *, opaque: bool = False) -> None:
         self.children: dict[bytes, Dir] = _NO_CHILDREN
-        self.meant: tuple[int, int, int, int, Mapping[bytes, bytes]] | None = None
+        self.meant: Meant | None = None
+        self.mtime_ns = 0
         self.opaque = opaque
-        self.marked: set[bytes] | frozenset[bytes] = frozenset()
+        self.marked: set[bytes] | frozenset[bytes] = _NONE
 
     def add(self, name: bytes, child: Dir) -> Dir:
         if self.children is _NO_CHILDREN:
@@ -55,6 +60,7 @@ class Dir:
 
 
 _NO_CHILDREN: dict[bytes, Dir] = {}      # of most directories; never added to
+_NONE: frozenset[bytes] = frozenset()    # one for all: each frozenset() is another object, of 216 bytes
 
 
 class Tree:
@@ -253,7 +259,7 @@ class Tree:
         self._forget_ways()
         self._keep_beneath(path, node.children[base])
         self.fds.forget(path)
-        fs.remove_tree(self.fds.get(real), os.fsdecode(base), point="unpack.replace")
+        remove_tree(self.fds.get(real), os.fsdecode(base), point="unpack.replace")
         del node.children[base]
         for absent in [p for p in self.absent if p.startswith(path + b"/")]:
             del self.absent[absent]

@@ -12,6 +12,7 @@ Reads only, but for the notes of ``trees.checked``. Takes no lock that a pull, a
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -41,8 +42,20 @@ def check(
     """
     budget = Budget(options.budget)
     report = _check(handle, options, budget, progress)
-    if not beneath:
-        return report
+    if beneath:
+        report = _with_those_beneath(handle, options, report, budget, progress)
+    handle.observer.event(
+        "check-ended", depth=report.depth.value, findings=dict(Counter(each.code for each in report.findings)),
+        layers=report.layers, looked_at=report.looked_at, recent=report.recent, left=report.left,
+        left_unsound=report.left_unsound, unread=report.unread, complete_since_ns=report.complete_since_ns,
+        seconds=report.seconds,
+    )
+    return report
+
+
+def _with_those_beneath(
+    handle: Handle, options: CheckOptions, report: CheckReport, budget: Budget, progress: CheckProgress | None,
+) -> CheckReport:
     left = report.left
     found = [Finding("beneath-missing", each.path, str(each.missing), store=each.uuid) for each in handle.absent]
     for each in handle.beneath:
@@ -56,7 +69,7 @@ def _check(
     handle: Handle, options: CheckOptions, budget: Budget, progress: CheckProgress | None, *, own: bool = True,
 ) -> CheckReport:
     """One store. What is in flight, or lies about, in one that is not our *own* is nothing that we see."""
-    begun = time.monotonic()
+    begun, begun_ns = time.monotonic(), time.time_ns()
     pending = Pending(handle) if own else None
     found = list(structure.journal(handle, content=options.depth is Depth.CONTENT))
     with handle.read() as view:
@@ -77,7 +90,8 @@ def _check(
         found += pending.findings()
     return CheckReport(
         tuple(found), len(every), len(images), options.depth, unread=run.unread, looked_at=run.looked_at,
-        recent=run.recent, left=run.left, bytes=pace.bytes, seconds=time.monotonic() - begun,
+        recent=run.recent, left=run.left, left_unsound=run.left_unsound,
+        complete_since_ns=min((begun_ns, *run.since.values())) or None, bytes=pace.bytes, seconds=time.monotonic() - begun,
     )
 
 
@@ -88,7 +102,8 @@ class _Run:
         self._note = (wanted if options.note is None else options.note) and not handle.readonly
         self._total = 0
         self.findings: list[Finding] = []
-        self.unread = self.looked_at = self.recent = self.left = 0
+        self.unread = self.looked_at = self.recent = self.left = self.left_unsound = 0
+        self.since: dict[str, int] = {}   # when each layer was looked at, at this depth; 0: never, or not noted
 
     def layers(self, every: list[Layer], rows: Mapping[str, Any], hashers: Hashing) -> None:
         """All of them, the likeliest damage first."""
@@ -100,6 +115,7 @@ class _Run:
             self._handle.dirs["layers"], committed, self._options.depth, history.at_risk(self._handle),
         )
         self._total = len(ordered)
+        self.since = {each.id: past[each.id].looked.get(self._options.depth, 0) for each in ordered}
         for each in ordered:
             self._tell(each, "waiting")
         for look in layers.in_turn(self._looks(ordered, past, rows, hashers)):
@@ -114,6 +130,7 @@ class _Run:
             if row is None or "repair" in row:
                 row = layers.row_of(self._handle, each)
             if row is None:              # deleted meanwhile, or being repaired
+                del self.since[each.id]
                 continue
             depth = self._options.depth
             if depth is not Depth.STRUCTURE and since is not None and past[each.id].sound.get(depth, 0) >= max(since, 1):
@@ -122,6 +139,7 @@ class _Run:
                 depth = Depth.STRUCTURE
             elif depth is not Depth.STRUCTURE and hashers.budget.is_over():
                 self.left += 1
+                self.left_unsound += past[each.id].was_unsound(depth)
                 self._tell(each, "left")
                 depth = Depth.STRUCTURE
             yield self._begin(each, row, depth, hashers, past[each.id])
@@ -147,6 +165,7 @@ class _Run:
     def _end(self, begun: Look, hashers: Hashing) -> None:
         look = layers.end(self._handle, begun, hashers)
         if look is None:
+            self.since.pop(begun.layer.id)
             return
         self.findings += look.findings
         self.unread += look.unread
@@ -156,6 +175,7 @@ class _Run:
             self.left += 1
         elif look.depth is self._options.depth:
             self.looked_at += 1
+            self.since[look.layer.id] = look.begun_ns
             self._handle.observer.event(
                 "checked", layer_id=look.layer.id, depth=look.depth.value, findings=len(look.findings),
                 number=self.looked_at, of=self._total, bytes=hashers.pace.bytes, seconds=time.perf_counter() - look.begun,

@@ -81,7 +81,9 @@ class CheckReport:
     ``unread``: paths that this process may not look at, so that it cannot tell; no damage. Of the ``layers`` there are,
     ``looked_at`` were checked at this depth, ``recent`` left out by ``since_ns``, ``left`` not reached within the budget,
     or not to their end (those of stores beneath, too). Structure is looked at of all. ``bytes``: content, with big data,
-    that was hashed. All else is of the store itself, not of those beneath.
+    that was hashed. ``left_unsound``: of those not reached, so many that were not found sound when last
+    looked at. ``complete_since_ns``: every layer was looked at, at this depth, since then (ns since 1970; None: some
+    never, or that is not noted). All else is of the store itself, not of those beneath.
     """
 
     findings: tuple[Finding, ...]
@@ -92,6 +94,8 @@ class CheckReport:
     looked_at: int = 0
     recent: int = 0
     left: int = 0
+    left_unsound: int = 0
+    complete_since_ns: int | None = None
     bytes: int = 0
     seconds: float = field(default=0.0, compare=False)
 

@@ -1,4 +1,4 @@
-"""The order in which layers are looked at, from what is noted of earlier looks (``trees.checked``). Reads only."""
+"""The order in which layers are looked at, from what is noted of earlier looks (``trees.checked``); what a repair notes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layerstore.trees import checked
 from layerstore.trees.checked import Checked
 from layerstore.verbs.check.findings import Depth
 
-__all__ = ["at_risk", "counted", "in_order"]
+__all__ = ["at_risk", "counted", "in_order", "note_mended"]
 
 
 def counted(depth: Depth) -> list[str]:
@@ -34,6 +34,13 @@ def at_risk(handle: Handle) -> Mapping[str, int]:
     for layer_id, committed in committed_above_the_mark(handle):
         since[layer_id] = max(since.get(layer_id, 0), committed)
     return since
+
+
+def note_mended(dir_fd: int, layer: Layer, depth: Depth, when_ns: int) -> None:
+    """A repair, begun then, has put right all that was wrong with it: what checks noted of that is no longer so."""
+    with suppress(OSError), fs.open_dir(layer.id, dir_fd) as fd:
+        if any(checked.read(fd).was_unsound(each) for each in counted(depth)):
+            checked.note_looked(fd, counted(depth), when_ns, sound=True)
 
 
 def in_order(

@@ -29,7 +29,7 @@ from layerstore.opening.handle import Handle
 from layerstore.recovery import mending
 from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
-from layerstore.verbs.check import Depth, Finding, layers
+from layerstore.verbs.check import Depth, Finding, history, layers
 from layerstore.verbs.check.budget import Budget
 from layerstore.verbs.check.hashing import Hashing, Pace, hashing
 from layerstore.verbs.repair import making, relook, remounts, whole
@@ -278,6 +278,7 @@ class _Run:
         if "repair" not in now:          # one that was quarantined, and is whole
             mending.mark(self._handle, layer.txid, ())
         mending.end(self._handle, layer.txid, None, label="mend")
+        history.note_mended(self._handle.dirs["layers"], layer, whole.depth, whole.begun_ns)
         self._tell_mended(layer)
         return False
 

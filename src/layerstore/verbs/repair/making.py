@@ -22,6 +22,7 @@ from layerstore.opening.handle import Handle
 from layerstore.recovery import mending
 from layerstore.system import faults, fs
 from layerstore.system.descriptors import Descriptor
+from layerstore.system.removing import remove_tree
 from layerstore.trees import whiteouts
 from layerstore.trees.dirfds import DirFds
 from layerstore.trees.wear import wear
@@ -50,7 +51,7 @@ def carry_out(handle: Handle, layer: Layer, tree_fd: int, steps: list[Step], kno
             handle.sync(tree_fd, point="repair.sync")
         except BaseException:
             with suppress(LayerstoreError, OSError):
-                fs.remove_tree(tree_fd, mending.NAME, point="repair.clear.unlink")   # only what was made just now
+                remove_tree(tree_fd, mending.NAME, point="repair.clear.unlink")   # only what was made just now
             raise
         making.exchange_all(own, made)
         making.take_out_all(own, [step for step in steps if step.do is Do.TAKE_OUT], len(steps))

@@ -26,7 +26,7 @@ from layerstore.lifecycle import catalog
 from layerstore.lifecycle.states import State
 from layerstore.model import Image
 from layerstore.opening.handle import Handle
-from layerstore.recovery import executor
+from layerstore.recovery import moving
 from layerstore.system import flock, fs
 from layerstore.system.fs import host_error
 from layerstore.verbs import quota
@@ -86,7 +86,7 @@ def _is_layer(handle: Handle, name: str) -> bool:
 
 
 def _set_aside(handle: Handle, path: str, evidence: list[str]) -> None:
-    evidence.append(executor.set_aside(handle, *path.split("/", 1)))
+    evidence.append(moving.set_aside(handle, *path.split("/", 1)))
 
 
 def _image(handle: Handle, image: Image, source: Source | None, done: Done, *, dry_run: bool) -> None:

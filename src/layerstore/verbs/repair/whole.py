@@ -30,7 +30,7 @@ from layerstore.lifecycle.machine import fire, state_of
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.model import DiffOutput, Layer
 from layerstore.opening.handle import Handle
-from layerstore.recovery import executor, looking, mending
+from layerstore.recovery import looking, mending, moving
 from layerstore.system import flock, fs
 from layerstore.trees import spool
 from layerstore.verbs import staging
@@ -113,6 +113,6 @@ def _into_place(handle: Handle, layer: Layer, tree: Staging, evidence: list[str]
         if there and looking.row_of(handle, there) is not None:
             return False                 # another layer's, by damage; or of one that has this ID by now
         if there is not None:
-            evidence.append(executor.set_aside(handle, "layers", layer.id))
+            evidence.append(moving.set_aside(handle, "layers", layer.id))
         fs.move(handle.dirs["staging"], tree.txid, trees, layer.id, point="repair.put-back.rename")
     return True

@@ -1,0 +1,76 @@
+"""The data file that LMDB has mapped, and that somebody else may cut short: to touch a page that is gone is SIGBUS.
+
+LMDB never makes it shorter. So it is to be as long as it was when last looked at, and as long as it says. Asked before
+each transaction, and what was short once is given up: who makes it long again has put nothing back. Knows nothing of LMDB.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from layerjournal.effects import Descriptor
+from layerjournal.errors import DamagedError
+
+__all__ = ["Mapped", "Said"]
+
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the file says of itself: the length that it needs, by its transaction of that number."""
+
+    length: int
+    transaction: int
+
+
+class Mapped:
+    """The file at *path*. *say* reads what it says of itself, out of the mapping; *problems* walks it."""
+
+    def __init__(self, path: str, *, say: Callable[[], Said], problems: Callable[[str], list[str]]) -> None:
+        self._path, self._descriptor, self._length = path, Descriptor(path, os.O_RDONLY), 0
+        self._say, self._problems = say, problems
+        self._short: str | None = None
+        self._allowed: Said | None = None    # its last pages were never written, and it is whole all the same
+
+    def heed(self) -> None:
+        """DamagedError if it is shorter than it was, or than it says, or is not there any more."""
+        if self._short is not None:
+            raise DamagedError(self._short)
+        length, said = self._look(), self._say()
+        if said.length > length and said != self._allowed:
+            self._ask()
+
+    def _look(self) -> int:
+        """How long it is."""
+        before = self._length            # first: another thread may look at it, too, when it has become longer
+        status = os.fstat(self._descriptor.fd)
+        if status.st_size < before:
+            self._give_up(f"{self._path} was truncated while it is open: it has {status.st_size} of {before} bytes")
+        if not status.st_nlink:
+            self._give_up(f"{self._path} was removed while it is open")
+        self._length = status.st_size
+        return status.st_size
+
+    def _ask(self) -> None:
+        """Others may have made it longer since, or are changing it as it is walked: then that tells nothing."""
+        for _ in range(_TRIES):
+            said, length = self._say(), self._look()
+            if said.length <= length:
+                return
+            problems = self._problems(self._path)
+            if self._say() == said:
+                if problems:
+                    self._give_up(f"{self._path} was truncated while it is open: it has {length} of {said.length} bytes")
+                self._allowed = said
+                return
+
+    def _give_up(self, why: str) -> None:
+        self._short = why
+        raise DamagedError(why)
+
+    def close(self) -> None:
+        """What is closed is not looked at any more."""
+        self._descriptor.close()

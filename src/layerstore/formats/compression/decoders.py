@@ -1,0 +1,239 @@
+"""The loops that decompress: one for each kind of stream, over its *members* or *frames*.
+
+Because every one-call interface gets something wrong: a truncated stream read as a short one, junk after the end ignored,
+or only the first member seen. A stream ends well only when its last member does, exactly at the last byte.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import zstandard
+
+from layerstore.errors import CompressionError, LimitExceededError
+from layerstore.formats.zstdblocks import in_pieces
+from layerstore.model import Limits
+
+inflate: Any
+try:  # about twice as fast, with the same interface
+    from isal import isal_zlib as inflate
+except ImportError:  # the extra is not installed
+    inflate = zlib
+
+__all__ = ["DECODERS", "ENOUGH", "PIECE", "ZSTD_WINDOW", "Meter", "inflate", "plain"]
+
+_GZIP_WBITS = 31                        # a gzip wrapper and a 32 KiB window (zlib.h, inflateInit2)
+_GZIP_RESERVED = 0xE0                   # header flags that must be zero (RFC 1952, 2.3.1.2); ISA-L does not look
+_GZIP_HEADER_CRC = 0x02                 # FHCRC: of a header that comes in pieces ISA-L gets this sum wrong
+_GZIP_SLICE = 32 << 10                  # bytes fed at once: a member's end copies the rest of them
+_GZIP_LONG = 512 << 10                  # the same in a member that goes on: what comes out needs no joining
+_GZIP_OUTPUT = 512 << 10                # its limit for a call: malloc gives back and takes anew what is larger
+_ZSTD_HEADER = 18                       # bytes of a frame's header at most (RFC 8878, 3.1.1.1)
+_ZSTD_APART = 5                         # bytes given alone: a frame given whole libzstd reads by other rules
+ZSTD_WINDOW = 1 << 27                   # what zstd(1) takes without --long, and as much memory; larger frames are refused
+_XZ_MEMORY = 1 << 27                    # bytes that decoding may take; xz -9 makes streams that take half of it
+PIECE = 1 << 20                         # bytes of a chunk handed on at most
+ENOUGH = 1 << 18                        # bytes of a piece that waits for no more
+_RATIO_GRACE = 16 << 20                 # bytes of output before the ratio is looked at
+
+
+class Meter:
+    """What went in and what came out of one stream, in bytes; it stops a bomb, and says where a stream is broken."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.bytes_in = self.bytes_out = 0
+        self._limits = limits
+
+    def account(self, produced: int) -> None:
+        """Count *produced* more bytes of output, and stop a bomb before it is handed on."""
+        self.bytes_out += produced
+        if self.bytes_out > self._limits.max_bytes:
+            raise LimitExceededError(
+                "the uncompressed layer is too large in bytes",
+                limit="max_bytes",
+                maximum=self._limits.max_bytes,
+            )
+        if self.bytes_out > _RATIO_GRACE and self.bytes_out > self.bytes_in * self._limits.max_ratio:
+            raise LimitExceededError(
+                f"{self.bytes_in} compressed bytes became {self.bytes_out}: the ratio is suspicious",
+                limit="max_ratio", maximum=self._limits.max_ratio,
+            )
+
+    def truncated(self, kind: str, whole: int) -> str:
+        return (
+            f"the {kind} stream ends after {self.bytes_in} bytes inside its member or frame number "
+            f"{whole + 1}: truncated, or with junk after its end"
+        )
+
+    def broken(self, kind: str, whole: int, error: object) -> str:
+        return (
+            f"the {kind} stream is corrupt, or has junk after its end, near byte {self.bytes_in} "
+            f"(after {whole} whole members or frames): {error}"
+        )
+
+
+def plain(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """What is not compressed, as it comes."""
+    for chunk in chunks:
+        meter.bytes_in += len(chunk)
+        meter.account(len(chunk))
+        if chunk:
+            yield chunk
+
+
+def _gunzip(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    member: Any = None
+    members = 0
+    held = b""                      # the beginning of a member's header
+    slices = _Slices(chunks, _GZIP_SLICE)
+    for data in slices:
+        meter.bytes_in += len(data)
+        rest, held = held + data, b""
+        slices.size = min(2 * slices.size, _GZIP_LONG)
+        while True:
+            if member is None:      # between members: here the stream may end
+                if len(rest) < 4:
+                    held = rest
+                    break
+                if rest[3] & _GZIP_RESERVED:
+                    raise CompressionError(meter.broken("gzip", members, "a reserved header flag is set"))
+                member = (zlib if rest[3] & _GZIP_HEADER_CRC else inflate).decompressobj(_GZIP_WBITS)
+            try:
+                output = member.decompress(rest, _GZIP_OUTPUT)
+            except (zlib.error, inflate.error) as error:   # isal's is a class of its own
+                raise CompressionError(meter.broken("gzip", members, error)) from error
+            meter.account(len(output))
+            if output:
+                yield output
+            if member.eof:
+                rest, member = member.unused_data, None
+                members += 1
+                slices.size = _GZIP_SLICE
+                if len(rest) > _GZIP_SLICE:
+                    slices.back(len(rest))
+                    meter.bytes_in -= len(rest)
+                    break
+            else:
+                rest = member.unconsumed_tail
+                if not rest and len(output) < _GZIP_OUTPUT:
+                    break           # all was taken, and no output is held back
+    if member is not None or held or not members:
+        raise CompressionError(meter.truncated("gzip", members))
+
+
+def _unxz(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    lzma = _codec("lzma", "xz")
+    return _streams(
+        meter, "xz", chunks, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY), (lzma.LZMAError, EOFError),
+    )
+
+
+def _bunzip2(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    return _streams(meter, "bzip2", chunks, _codec("bz2", "bzip2").BZ2Decompressor, (OSError, EOFError))
+
+
+def _streams(
+    meter: Meter, kind: str, chunks: Iterator[bytes], begin: Callable[[], Any], errors: tuple[type[Exception], ...],
+) -> Iterator[bytes]:
+    """The decoders of Python's own library, which all work alike: one object a stream, with an output limit."""
+    stream: Any = None
+    whole = 0
+    for data in _Slices(chunks, PIECE):
+        meter.bytes_in += len(data)
+        rest = data
+        while rest or (stream is not None and not stream.needs_input):
+            stream = stream or begin()
+            try:
+                output = stream.decompress(rest, PIECE)
+            except errors as error:
+                raise CompressionError(meter.broken(kind, whole, error)) from error
+            meter.account(len(output))
+            if output:
+                yield output
+            rest = stream.unused_data if stream.eof else b""
+            if stream.eof:
+                stream = None
+                whole += 1
+    if stream is not None or not whole:
+        raise CompressionError(meter.truncated(kind, whole))
+
+
+def _unzstd(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    context = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+    frame = context.decompressobj()
+    frames = made = 0               # whole frames; bytes that the current one has become
+    head = b""                      # its beginning
+    fresh = True
+    pending: list[bytes] = []       # joined here: they are many and small
+    size = 0
+    for data in in_pieces(chunks):   # zstandard has no output limit
+        meter.bytes_in += len(data)
+        rest = memoryview(data)
+        while rest:
+            given = rest[:_ZSTD_APART] if fresh else rest
+            try:
+                output = frame.decompress(given)
+            except zstandard.ZstdError as error:
+                raise CompressionError(meter.broken("zstd", frames, error)) from error
+            if len(head) < _ZSTD_HEADER:
+                head += given[: _ZSTD_HEADER - len(head)]
+            fresh = False
+            if output:
+                meter.account(len(output))
+                made += len(output)
+                pending.append(output)
+                size += len(output)
+                if size >= ENOUGH:
+                    yield b"".join(pending)
+                    pending, size = [], 0
+            if not frame.eof:
+                rest = rest[len(given):]
+                continue
+            if zstandard.frame_content_size(head) not in (-1, made):   # libzstd looks only if the last block has bytes
+                raise CompressionError(meter.broken("zstd", frames, "a frame has not the size that it says"))
+            rest = memoryview(frame.unused_data)
+            frames += 1
+            head, made = b"", 0
+            frame, fresh = context.decompressobj(), True
+    if not fresh or not frames:
+        raise CompressionError(meter.truncated("zstd", frames))
+    if pending:
+        yield b"".join(pending)
+
+
+def _codec(module: str, kind: str) -> Any:
+    """A module of Python's own library that some builds of Python lack."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise CompressionError(
+            f"the stream is {kind}-compressed, and this Python was built without {module}",
+            hint="recompress the layer with gzip or zstd, or use another Python",
+        ) from error
+
+
+class _Slices:
+    """Chunks in slices of ``size`` bytes at most, which may be changed between two of them."""
+
+    def __init__(self, chunks: Iterator[bytes], size: int) -> None:
+        self._chunks, self.size = chunks, size
+        self._at = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self._at = 0
+            while self._at < len(chunk):
+                start, self._at = self._at, min(self._at + self.size, len(chunk))
+                yield chunk[start : self._at]   # all of it costs no copy
+
+    def back(self, size: int) -> None:
+        """Give the last *size* bytes of the last slice once more."""
+        self._at -= size
+
+
+DECODERS: Mapping[str, Callable[[Meter, Iterator[bytes]], Iterator[bytes]]] = {
+    "gzip": _gunzip, "zstd": _unzstd, "xz": _unxz, "bzip2": _bunzip2, "none": plain,
+}
