@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from layerjournal import segment
 from layerjournal.control import FORMAT, Whole
 from layerjournal.effects import Effects, locked
-from layerjournal.engine import DATA_FILE, Engine
+from layerjournal.engine import Engine
+from layerjournal.engine.datafile import DATA_FILE
 from layerjournal.errors import BusyError, ExistsError, UsageError
 from layerjournal.record import genesis
 from layerjournal.segment import Segment

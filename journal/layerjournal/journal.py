@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 from layerjournal import archive, creating, namespace, segment
 from layerjournal.control import OWN_TABLES, Whole
 from layerjournal.effects import Effects, FaultHook, host_errors, is_writable, locked
-from layerjournal.engine import DATA_FILE, Engine, structural_problems
+from layerjournal.engine import Engine
+from layerjournal.engine.datafile import DATA_FILE, structural_problems
 from layerjournal.errors import (
     ClosedError,
     DamagedError,

@@ -15,7 +15,8 @@ from layerjournal import archive, segment
 from layerjournal.codec import decode_own
 from layerjournal.control import META, META_KEY, OWN_TABLES, Whole
 from layerjournal.creating import SEGMENTS_DIR
-from layerjournal.engine import DATA_FILE, Engine, structural_problems
+from layerjournal.engine import Engine
+from layerjournal.engine.datafile import DATA_FILE, structural_problems
 from layerjournal.errors import ClosedError, DamagedError, UsageError
 from layerjournal.folding import Folded, History, fold_at
 from layerjournal.journal import check_all

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from layerjournal import pages, segment
-from layerjournal.engine import DATA_FILE, LOG
+from layerjournal.engine import LOG
+from layerjournal.engine.datafile import DATA_FILE
 from layerjournal.errors import DamagedError, RecordError
 from layerjournal.record import LINK_BYTES, Record, genesis, unseal
 from layerjournal.segment import Segment

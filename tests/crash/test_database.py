@@ -49,7 +49,8 @@ def test_a_planted_mistake_is_caught(name, monkeypatch):
     (target, attribute, new), says = MISTAKES[name]
     monkeypatch.setattr(target, attribute, new)
     if attribute == "check":
-        monkeypatch.setattr(layerjournal.engine, "structural_problems", lambda path: [])
+        for module in (layerjournal.engine, layerjournal.engine.datafile):
+            monkeypatch.setattr(module, "structural_problems", lambda path: [])
     found = database.states(options(target="database", states=400))
     violations = (text for state in found for text in state.violations)
     assert any(says in text for text in violations)

@@ -1,4 +1,6 @@
-"""The LMDB environment: opening it safely, transactions, growth, and its errors. The only module that imports lmdb.
+"""The LMDB environment: opening it safely, transactions, growth. This package alone imports lmdb.
+
+What must be so of the data file before it is opened is in ``datafile``, what LMDB's errors mean in ``meaning``.
 
 Engine 0.9 (``lib_version=0``), default full sync: a commit is two flushes and is durable when it returns. Never
 NOSYNC, NOMETASYNC, MAPASYNC or WRITEMAP: each lost acknowledged state, or died of SIGBUS, in power-loss runs.
@@ -7,7 +9,6 @@ LMDB never fsyncs a directory; whoever creates or renames an environment does.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import weakref
@@ -17,35 +18,28 @@ from itertools import count
 from typing import Any, TypeVar
 
 import lmdb
-from lmdb.verify import VerifyError
-from lmdb.verify import verify as lmdb_verify
 
 from layerjournal import lockfile, pages
-from layerjournal.effects import FULL, MORE_DESCRIPTORS, NO_DESCRIPTOR, is_writable
+from layerjournal.effects import FULL, is_writable
+from layerjournal.engine.datafile import DATA_FILE, check_size, identity, readable, structural_problems
+from layerjournal.engine.meaning import is_disk_full, is_full, open_error, tables_error, use_error
 from layerjournal.errors import (
     AlreadyOpenError,
     BusyError,
-    DamagedError,
     ForkedError,
     HostError,
-    JournalError,
     NoSpaceError,
     OutcomeUnknownError,
-    ReadOnlyError,
     UsageError,
 )
 from layerjournal.gate import Gate
 from layerjournal.mapped import Mapped, Said
-from layerjournal.metapage import expected_size
 
 T = TypeVar("T")
-DATA_FILE = "data.mdb"
 LOG = ".log"
 MAX_MAP = 1 << 46
 _MAX_READERS = 1022
 _TRIES = 64
-_NEARLY_FULL = 1 << 16    # bytes
-UNREADABLE = "look at the kernel's log; what can still be read of it can be salvaged"
 _READERS_EVERY = 32       # write transactions between looks for readers that died
 
 # what this process has open is what of these is open: an opening that was interrupted leaves nothing in it
@@ -97,7 +91,7 @@ class Engine:
         self._gate, self._own = Gate(), threading.local()
         data = os.path.join(path, DATA_FILE)
         if not create:
-            with _reading(data):
+            with readable(data):
                 check_size(data)
             _check_not_open(data)
         self.locking = (not readonly or is_writable(path)) if lock is None else lock
@@ -111,7 +105,7 @@ class Engine:
                 lock=self.locking, create=create, lib_version=0,
                 max_spare_txns=0,   # a spare one has a reader slot, which a forked child would end by closing
             )
-            self.is_open, self.identity = True, _identity(data)
+            self.is_open, self.identity = True, identity(data)
             _engines.add(self)
             self._page_size = self.env.stat()["psize"]
             self.mapped = Mapped(data, say=self._said, problems=structural_problems)
@@ -119,14 +113,14 @@ class Engine:
                 self._check_pages(data)
             self._begin(tables, create=create)
         except lmdb.Error as error:
-            raise _open_error(error, path) from error
+            raise open_error(error, path) from error
         except BaseException:   # an interrupt may come at any line: nothing stays open behind it
             self._abandon()
             raise
 
     def _check_pages(self, data: str) -> None:
         """Before the engine reads a page but the metas: it would die of some that are wrong."""
-        with self.reading(), _reading(data):   # keeps what is looked at from reuse; to begin one reads no page
+        with self.reading(), readable(data):   # keeps what is looked at from reuse; to begin one reads no page
             pages.check(data)
 
     def _begin(self, tables: Sequence[str], *, create: bool) -> None:
@@ -135,7 +129,7 @@ class Engine:
             if self.locking:
                 self.env.reader_check()   # what dead readers hold would keep pages from reuse
         except lmdb.Error as error:
-            raise _tables_error(error, self.path, tables) from error
+            raise tables_error(error, self.path, tables) from error
 
     def _said(self) -> Said:
         info = self.env.info()
@@ -155,7 +149,7 @@ class Engine:
         try:
             self.dbs.update({name: self._database(name, create=False) for name in names})
         except lmdb.Error as error:
-            raise _tables_error(error, self.path, names) from error
+            raise tables_error(error, self.path, names) from error
 
     def _database(self, name: str, *, create: bool) -> Any:
         for _ in range(_TRIES):
@@ -182,7 +176,7 @@ class Engine:
                 self.mapped.heed()
                 self.env.copy(path, compact=True)
         except lmdb.Error as error:
-            raise _use_error(error, path) from error
+            raise use_error(error, path) from error
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
@@ -200,7 +194,7 @@ class Engine:
                             yield txn
                             return
                     except lmdb.Error as error:
-                        raise _use_error(error, self.path) from error
+                        raise use_error(error, self.path) from error
                     finally:
                         self._end(txn)
                 finally:
@@ -265,7 +259,7 @@ class Engine:
         except lmdb.MapResizedError:
             raise
         except lmdb.Error as error:
-            raise _use_error(error, self.path) from error
+            raise use_error(error, self.path) from error
 
     def _fill_and_commit(
         self, txn: Any, fn: Callable[[Any], tuple[T, bool]], commit: Callable[[Any], None],
@@ -277,7 +271,7 @@ class Engine:
         except lmdb.MapFullError as error:
             raise _MapFull(self.env.info()["map_size"]) from error
         except lmdb.Error as error:
-            raise _use_error(error, self.path) from error
+            raise use_error(error, self.path) from error
         return result
 
     def _commit(self, txn: Any, commit: Callable[[Any], None]) -> None:
@@ -287,7 +281,7 @@ class Engine:
         except lmdb.MapFullError:
             raise
         except lmdb.Error as error:
-            if (_is_full(error) or _is_disk_full(self.path)) and not self._is_dead():
+            if (is_full(error) or is_disk_full(self.path)) and not self._is_dead():
                 raise NoSpaceError(f"{what}: {error}") from error
             raise OutcomeUnknownError(f"{what}: {error}") from error
         except OSError as error:   # of the hook: as if the commit itself had met it
@@ -324,101 +318,9 @@ class Engine:
             raise HostError(f"the map of {self.path} cannot be made {size} bytes long: {error}") from error
 
 
-@contextmanager
-def _reading(path: str) -> Iterator[None]:
-    """A device that does not give back what it has is the machine's error: nothing was written, and nothing is unknown."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        raise HostError(f"{path} cannot be read: {error}", hint=UNREADABLE) from error
-
-
-def check_size(path: str) -> None:
-    """DamagedError when *path* is shorter than its newest meta page says: reading it would kill us by SIGBUS.
-
-    O(1) in the ordinary case. Pages at the very end that were allocated and freed unwritten may be missing
-    legitimately; then the structural walk decides.
-    """
-    size, expected = expected_size(path)
-    if size < expected and structural_problems(path):
-        raise DamagedError(f"{path} is truncated: it has {size} of {expected} bytes")
-
-
-def structural_problems(path: str) -> list[str]:
-    """What LMDB's own offline walk finds wrong with a data file, and ours: structure, not values. About 80 MB/s."""
-    try:
-        found = [str(problem) for problem in lmdb_verify(path)]  # type: ignore[no-untyped-call]
-    except VerifyError as error:
-        found = [str(error)]
-    return found or pages.damage(path)
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
-
-
 def _check_not_open(path: str) -> None:
-    identity = _identity(path)
-    if any(engine.is_open and engine.identity == identity for engine in list(_engines)):
+    which = identity(path)
+    if any(engine.is_open and engine.identity == which for engine in list(_engines)):
         raise AlreadyOpenError(f"this process has {path} open already")
-    if identity in _inherited:
+    if which in _inherited:
         raise ForkedError(f"{path} was in use, in the middle of a transaction, when this process was forked")
-
-
-def _says(error: lmdb.Error, *numbers: int) -> bool:
-    """Whether LMDB met one of these errnos: it has no classes for most of them."""
-    return any(os.strerror(number) in str(error) for number in numbers)
-
-
-def _is_full(error: lmdb.Error) -> bool:
-    return isinstance(error, lmdb.DiskError) or _says(error, *FULL)
-
-
-def _is_disk_full(path: str) -> bool:
-    """LMDB reports the short write that fills a disk as EIO; then nothing is free now.
-
-    Should another cause hide behind it, the outcome is known all the same: ``Engine._is_dead`` asks after the meta page.
-    """
-    status = os.statvfs(path)
-    return min(status.f_bfree, status.f_bavail) * status.f_frsize < _NEARLY_FULL
-
-
-def _host_error(error: lmdb.Error, what: str) -> HostError:
-    if _is_full(error):
-        return NoSpaceError(what)
-    if _says(error, *NO_DESCRIPTOR):
-        return BusyError(what, hint=MORE_DESCRIPTORS)
-    if _says(error, errno.EROFS):
-        return ReadOnlyError(what)
-    return HostError(what)
-
-
-def _open_error(error: lmdb.Error, path: str) -> JournalError:
-    text = str(error)
-    if "already open" in text:
-        return AlreadyOpenError(f"this process has the journal at {path} open already")
-    if isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError | lmdb.CorruptedError):
-        return DamagedError(f"{path} is no journal, or was damaged: {text}")
-    return _host_error(error, f"opening {path}: {text}")
-
-
-def _tables_error(error: lmdb.Error, path: str, names: Sequence[str]) -> JournalError:
-    """Making a table is a commit, and may meet a full disk like any other."""
-    what = f"the tables {list(names)} of {path} cannot be opened: {error}"
-    if _says(error, errno.EIO):
-        return NoSpaceError(what) if _is_disk_full(path) else HostError(what)
-    found = _host_error(error, what)
-    return DamagedError(what) if type(found) is HostError else found
-
-
-def _use_error(error: lmdb.Error, path: str) -> JournalError:
-    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
-        return DamagedError(f"the journal at {path} was damaged: {error}")
-    if isinstance(error, lmdb.BadTxnError):
-        return UsageError(f"a transaction of {path} was used after its end, or after an error: {error}")
-    if isinstance(error, lmdb.PanicError):
-        return OutcomeUnknownError(f"the journal at {path} met a fatal error earlier: {error}")
-    return _host_error(error, f"the journal at {path}: {error}")
