@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def test_the_results_of_the_crash_rigs_are_of_a_commit_each_and_of_every_change(
     evidence = json.loads((ROOT / "crash" / "results" / "evidence.json").read_text())
     for rig in evidence["rigs"]:
         assert rig["states"] == sum(rig["outcomes"].values()) == sum(rig["by_fs"].values()) > 0, rig["name"]
+        assert rig["seconds"] > 0, rig["name"]
+        assert re.fullmatch(r"[0-9a-f]{7,}( [0-9a-f]{7,})*", rig["commit"]), rig["name"]   # not "-dirty"
 
 
 def test_one_command_makes_every_page_that_the_readme_takes_from():
