@@ -3,7 +3,8 @@
     python -m crash.sabotage [--only NAME] [--jobs N] [--remembered] [--learn] [--rigs A,B] [--json FILE]
 
 Exit status 1 if a mistake survives, if one that is said to be equivalent is noticed, or if the product without any
-mistake is said to have one. ``--remembered`` tries first what noticed it last time (``found.json``); ``--learn`` writes
+mistake is said to have one. A way that fails by itself has noticed nothing; nor does it show that there is nothing to
+notice. ``--remembered`` tries first what noticed it last time (``found.json``); ``--learn`` writes
 that file anew for the mistakes that were hunted.
 """
 
@@ -58,7 +59,7 @@ def run(
             each = hunts[done]
             row, found = done.result()
             if row.caught_by == SURVIVES and each.equivalent:
-                row.caught_by, row.note = EQUIVALENT, each.equivalent
+                row.caught_by, row.note = EQUIVALENT, "; ".join([each.equivalent, *filter(None, [row.note])])
             rows[each.name] = row
             print(f"{row.seconds:7.1f} s  {row.name}: {row.caught_by or 'SURVIVES'} after {row.after_states}; {row.note}",
                   flush=True)
@@ -69,10 +70,12 @@ def run(
 
 def wrong(row: Row, sabotage: Sabotage) -> str:
     """What is wrong with what came of it; empty if nothing is."""
-    if sabotage is CONTROL:
-        return f"a false alarm: {row.note}" if row.caught_by else ""
-    if row.caught_by == SURVIVES:
-        return "it survives"
+    if sabotage is CONTROL and row.caught_by:
+        return f"a false alarm: {row.note}"
+    if row.failed and (sabotage is CONTROL or row.caught_by == EQUIVALENT):
+        return f"not shown: {row.note}"
+    if row.caught_by == SURVIVES and sabotage is not CONTROL:
+        return f"it survives; {row.note}" if row.failed else "it survives"
     if sabotage.equivalent and row.caught_by != EQUIVALENT:
         return f"it is not equivalent: {row.note}"
     return ""

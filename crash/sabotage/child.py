@@ -3,7 +3,8 @@
     python -m crash.sabotage.child COPY RESULT rig NAME [THE RIG'S OPTIONS]
     python -m crash.sabotage.child COPY RESULT pytest [PYTEST'S ARGUMENTS]
 
-Writes ``RESULT`` as JSON: ``states``, and ``caught`` (None, or what was seen first and how to see it again).
+Writes ``RESULT`` as JSON: ``states``, ``caught`` (None, or what was seen first and how to see it again), and ``failed``
+(None, or why a rig came to no end): that is no word on the mistake.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
     seen = run_rig(rest) if kind == "rig" else run_tests(rest)
     with open(result, "w", encoding="utf-8") as file:
         json.dump(seen, file)
-    return 1 if seen["caught"] else 0
+    return 1 if seen["caught"] or seen["failed"] else 0
 
 
 def prove(copy: str) -> None:
@@ -49,7 +50,9 @@ def _refuse(status: int, why: str) -> None:
 
 
 def run_rig(argv: list[str]) -> dict[str, Any]:
-    """Take the rig's states until one has a violation. A rig that raises has noticed, too: its own checks failed."""
+    """Take the rig's states until one has a violation. A rig that raises has not noticed: a full disk or a missing tool
+    looks just so.
+    """
     from crash.__main__ import RIGS, common  # noqa: PLC0415
 
     rig, *rest = argv
@@ -60,7 +63,7 @@ def run_rig(argv: list[str]) -> dict[str, Any]:
     common(parser)
     getattr(module, "arguments", lambda _parser: None)(parser)
     options = parser.parse_args(rest)
-    count, caught = 0, None
+    count, caught, failed = 0, None, None
     with tempfile.TemporaryDirectory(dir=options.work) as work:
         options.work = work
         try:
@@ -72,8 +75,8 @@ def run_rig(argv: list[str]) -> dict[str, Any]:
                 if caught or count == options.states:
                     break
         except Exception as error:
-            caught = {"what": f"the rig failed: {error!r}", "again": None}
-    return {"states": count, "caught": caught}
+            failed = repr(error)
+    return {"states": count, "caught": caught, "failed": failed}
 
 
 def again(rig: str, command: str) -> list[str] | None:
@@ -114,12 +117,12 @@ def run_tests(argv: list[str]) -> dict[str, Any]:
     if watch.failed:
         return {"states": watch.count, "caught": {
             "what": f"{watch.failed}: {watch.why}", "again": ["pytest", watch.failed],
-        }}
+        }, "failed": None}
     if status in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
         _refuse(WRONG_WAY, f"pytest knows no {argv}")
     if status != 0:
         raise AssertionError(f"pytest {argv} ended with {status}, and no test failed")
-    return {"states": watch.count, "caught": None}
+    return {"states": watch.count, "caught": None, "failed": None}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from crash.sabotage.child import WRONG_COPY, WRONG_WAY
@@ -24,7 +24,10 @@ SURVIVES, EQUIVALENT = "", "equivalent"
 
 @dataclass(slots=True)
 class Row:
-    """What came of one mistake. ``caught_by`` is a rig, ``named test``, ``equivalent``, or empty: it survives."""
+    """What came of one mistake. ``caught_by`` is a rig, ``named test``, ``equivalent``, or empty: it survives.
+
+    ``failed``: the ways that failed by themselves, before any that noticed. They have judged nothing.
+    """
 
     name: str
     file: str
@@ -34,6 +37,7 @@ class Row:
     after_states: int = 0
     seconds: float = 0.0
     note: str = ""
+    failed: list[str] = field(default_factory=list)
 
 
 def remembered(path: str = FOUND) -> dict[str, dict[str, Any]]:
@@ -59,6 +63,9 @@ def hunt(
             seen = attempt(way, copy, path, directory)
             if seen is None:
                 notes.append(f"{way.name} did not end in {way.seconds:.0f} s")
+            elif seen["failed"]:
+                row.failed.append(way.name)
+                notes.append(f"{way.name} failed by itself: {str(seen['failed'])[:300]}")
             elif seen["caught"]:
                 row.caught_by, row.after_states = way.name, seen["states"]
                 notes.append(str(seen["caught"]["what"])[:300])
@@ -114,7 +121,7 @@ def attempt(way: Way, copy: str, path: list[str], directory: str) -> dict[str, A
             return seen
     with open(log, encoding="utf-8", errors="replace") as file:
         last = (file.read().strip().splitlines() or [f"status {status}"])[-1]
-    return {"states": 0, "caught": {"what": f"it ended with {status}: {last}", "again": None}}
+    return {"states": 0, "caught": None, "failed": f"it ended with {status}: {last}"}
 
 
 def _wait(child: subprocess.Popen[bytes], seconds: float) -> bool:

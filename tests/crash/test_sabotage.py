@@ -4,12 +4,18 @@
 them all anew.
 """
 
+import errno
 import json
 import os
+import sys
+from types import ModuleType
 
 import pytest
 
+from crash.__main__ import RIGS as ALL_RIGS
 from crash.sabotage import __main__ as command
+from crash.sabotage import child
+from crash.sabotage import hunt as hunting
 from crash.sabotage.hunt import attempt, hunt, remembered
 from crash.sabotage.table import CONTROL, ROOT, PatchError, Sabotage, load, patch, plant
 from crash.sabotage.ways import RIGS, Way, all_ways
@@ -32,12 +38,17 @@ def test_each_mistake_is_remembered_or_has_a_reason_why_nothing_can_notice_it():
         assert (each.name in found) != bool(each.equivalent), each.name
 
 
+def test_what_is_remembered_judged():
+    """A state or a test: not a rig that came to none."""
+    for name, each in remembered().items():
+        assert each["after_states"] > 0, name
+
+
 @pytest.mark.root
 @pytest.mark.timeout(3600)
 def test_every_planted_mistake_is_noticed(record_property):
     rows = command.run(load(), all_ways(), jobs=2, memory=remembered(), learn=False)
     record_property("states", sum(row.after_states for row in rows))
-    record_property("caught", sum(row.caught_by not in ("", "equivalent") for row in rows))
     record_property("caught", sum(row.caught_by not in ("", "equivalent") for row in rows))
     known = {each.name: each for each in load()}
     wrong = {row.name: command.wrong(row, known[row.name]) for row in rows if command.wrong(row, known[row.name])}
@@ -92,6 +103,50 @@ def test_a_way_that_does_not_exist_is_an_error_and_notices_nothing(arguments):
         hunt(COMMENT, [Way("x", arguments)])
 
 
+def test_a_rig_that_fails_by_itself_has_not_noticed(monkeypatch):
+    """A full disk or a missing tool is no word on the product."""
+    def states(_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    broken = ModuleType("broken_rig")
+    broken.states = states
+    monkeypatch.setitem(sys.modules, "broken_rig", broken)
+    monkeypatch.setitem(ALL_RIGS, "broken", "broken_rig")
+    seen = child.run_rig(["broken"])
+    assert (seen["states"], seen["caught"]) == (0, None)
+    assert "No space left" in seen["failed"]
+
+
+def test_a_way_whose_process_dies_has_not_noticed(tmp_path):
+    (tmp_path / "test_dies.py").write_text("import os\nos._exit(3)\n")
+    row, found = hunt(COMMENT, [Way("dies", ("pytest", str(tmp_path / "test_dies.py")))])
+    assert (row.caught_by, row.failed, found) == ("", ["dies"], None)
+    assert "dies failed by itself: it ended with 3" in row.note
+
+
+def test_a_hunt_goes_on_after_a_way_that_failed_by_itself(monkeypatch):
+    def one_of_each(way, *_):
+        failed = way.name == "full"
+        return {"states": 7 * (not failed), "caught": None if failed else {"what": "lost", "again": ["rig"]},
+                "failed": "no space" if failed else None}
+
+    monkeypatch.setattr(hunting, "attempt", one_of_each)
+    row, found = hunt(COMMENT, [Way("full", ("rig", "x")), Way("sees", ("rig", "y"))])
+    assert (row.caught_by, row.after_states, row.failed) == ("sees", 7, ["full"])
+    assert row.note == "full failed by itself: no space; lost"
+    assert found["by"] == "sees"
+
+
+def test_nothing_is_said_to_be_without_a_mistake_by_a_way_that_failed(monkeypatch):
+    monkeypatch.setattr(hunting, "attempt", lambda *_: {"states": 0, "caught": None, "failed": "no space"})
+    row, _ = hunt(CONTROL, [QUICK])
+    assert command.wrong(row, CONTROL) == "not shown: named test failed by itself: no space"
+    same = Sabotage(COMMENT.name, COMMENT.file, COMMENT.was, COMMENT.now, "a comment")
+    (row,) = command.run([same], [QUICK], jobs=1, memory={}, learn=False)
+    assert command.wrong(row, same) == "not shown: a comment; named test failed by itself: no space"
+
+
 def test_a_rig_that_would_run_against_the_product_itself_is_refused(tmp_path):
     plant(CONTROL, str(tmp_path / "copy"))
     with pytest.raises(AssertionError, match="against the product itself"):
@@ -120,5 +175,5 @@ def test_the_command_says_what_came_of_it(tmp_path, capsys, monkeypatch):
     said = json.loads(report.read_text())
     (row,) = said["rows"]
     assert said["commit"]
-    assert list(row) == ["name", "file", "was", "now", "caught_by", "after_states", "seconds", "note"]
+    assert list(row) == ["name", "file", "was", "now", "caught_by", "after_states", "seconds", "note", "failed"]
     assert row["caught_by"] == "named test"
