@@ -4,6 +4,9 @@
 """
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,7 @@ def test_a_site_that_has_all_it_needs_passes(site, capsys):
 @pytest.mark.parametrize(("file", "text"), [
     ("index.html", '<script src="https://cdn.example/x.js"></script>'), ("index.html", '<link href="//cdn.example/x.css">'),
     ("index.html", '<img srcset="a.png 1x, https://cdn.example/b.png 2x">'), ("index.html", '<pre class="x mermaid">a</pre>'),
+    ("index.html", '<div class="language-mermaid highlight"><pre>a</pre></div>'),
     ("index.html", "<style>@import 'https://cdn.example/x.css'</style>"), ("index.html", '<p style="background: url(//cdn.example/x)">'),
     ("index.html", '<script>fetch("https://cdn.example/x.json")</script>'), ("a.css", "@font-face { src: url('https://cdn.example/f.woff2') }"),
     ("a.js", 'import("https://cdn.example/x.js")'), ("a.svg", '<image xlink:href="https://cdn.example/x.png"/>'),
@@ -68,6 +72,44 @@ def test_each_diagram_becomes_a_picture_beside_its_page(tmp_path, monkeypatch):
         assert f"(states-{number}.svg)" in text
         assert "stateDiagram-v2" in (tmp_path / "docs" / f"states-{number}.svg").read_text()
     assert (tmp_path / "other.md").read_text() == "```text\nas it is\n```\n"
+
+
+FENCES = {   # what of it is a diagram that is not drawn
+    "indented": "- item\n\n    ```mermaid\n    a\n    ```\n", "of tildes": "~~~mermaid\na\n~~~\n",
+    "with attributes": '```{.mermaid title="x"}\na\n```\n', "with an option": '```mermaid title="x"\na\n```\n',
+    "at the end": "```mermaid\na\n```", "after a space": "``` mermaid\na\n```\n", "longer": "````mermaid\na\n````\n",
+    "quoted": "> ```mermaid\n> a\n> ```\n", "in an item": "- ```mermaid\n  a\n  ```\n", "open": "```mermaid\na\n",
+}
+DRAWN = "```mermaid\nstateDiagram-v2\n```\n"
+
+
+@pytest.mark.parametrize("form", FENCES)
+def test_a_diagram_that_was_not_drawn_is_refused(form, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(diagrams, "svg", lambda text: f"<svg>{text}</svg>")
+    (tmp_path / "page.md").write_text(f"{DRAWN}\n{FENCES[form]}")
+    assert diagrams.main([str(tmp_path)]) == 1
+    assert "page.md:" in capsys.readouterr().out
+
+
+def test_pages_of_which_none_has_a_diagram_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(diagrams, "svg", lambda text: f"<svg>{text}</svg>")
+    (tmp_path / "page.md").write_text("text about `mermaid` and a mermaid\n")
+    assert diagrams.main([str(tmp_path)]) == 1
+    (tmp_path / "other.md").write_text(DRAWN)
+    assert diagrams.main([str(tmp_path)]) == 0
+
+
+def test_a_site_with_a_diagram_that_was_not_drawn_does_not_pass(tmp_path, capsys):
+    """As the generator that ``make site`` runs lays it out, with its settings."""
+    pytest.importorskip("mkdocs")
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "index.md").write_text(FENCES["indented"])
+    (tmp_path / "mkdocs.yml").write_text(
+        f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: pages\nsite_dir: site\nnav: [index.md]\nnot_in_nav: ''\n")
+    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-f", tmp_path / "mkdocs.yml"], check=True,
+                   cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    assert sitecheck.main([str(tmp_path / "site")]) == 1
+    assert capsys.readouterr().out == "index.html: a diagram that a script draws\n"
 
 
 def test_make_site_draws_and_looks():

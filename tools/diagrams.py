@@ -1,7 +1,8 @@
 """Draw the mermaid blocks of the laid-out pages, in place: ``python tools/diagrams.py DIRECTORY``.
 
 Each becomes a picture beside its page, so that no reader's browser fetches a program to draw it. The pages in the
-repository keep their blocks: code forges draw them.
+repository keep their blocks: code forges draw them. Exit status 1 if none was drawn, or if one is left: only the plain form
+of a block is drawn, and any other that the site's generator would take for one is named.
 """
 
 import re
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 BLOCK = re.compile(r"^```mermaid\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^(?:[ \t>]|[-*+][ \t]|\d+[.)][ \t])*(?:`{3,}|~{3,})[^\n`]*\bmermaid\b")   # in lists and quotes, too
 
 
 def drawn(directory: Path) -> int:
@@ -28,6 +30,15 @@ def drawn(directory: Path) -> int:
     return count
 
 
+def left(directory: Path) -> list[str]:
+    """Where a block begins that was not drawn: page and line."""
+    return [
+        f"{page.relative_to(directory)}:{number}"
+        for page in sorted(directory.rglob("*.md"))
+        for number, line in enumerate(page.read_text().splitlines(), 1) if FENCE.match(line)
+    ]
+
+
 def svg(diagram: str) -> str:
     """As it is in a file of its own: with a size in place of what fills the page, and a common font."""
     import mmdr
@@ -38,5 +49,14 @@ def svg(diagram: str) -> str:
     return made.replace('"Recursive Variable",arial', "verdana,arial")
 
 
+def main(argv: list[str]) -> int:
+    directory = Path(argv[0])
+    count, undrawn = drawn(directory), left(directory)
+    print(f"{count} diagrams")
+    for place in undrawn:
+        print(f"{place}: a diagram that is not drawn; ```mermaid must begin its line, and ``` end the block")
+    return 0 if count and not undrawn else 1
+
+
 if __name__ == "__main__":
-    print(f"{drawn(Path(sys.argv[1]))} diagrams")
+    sys.exit(main(sys.argv[1:]))

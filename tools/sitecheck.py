@@ -41,7 +41,7 @@ class _Page(HTMLParser):
             wanted = []
         self.found += [each for each in wanted if any(ELSEWHERE.match(one) for one in each.split(","))]
         self.found += IN_STYLE.findall(given.get("style", ""))
-        if "mermaid" in given.get("class", "").split():
+        if {"mermaid", "language-mermaid"} & set(given.get("class", "").split()):   # mkdocs.yml gives a block its class
             self.found.append("a diagram that a script draws")
         self._style, self._script = tag == "style", tag == "script"
 
