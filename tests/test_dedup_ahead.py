@@ -1,6 +1,7 @@
 """Content of layers that a process beside reads ahead: what is right is handed on, and everything else is left to who asked."""
 
 import array
+import errno
 import hashlib
 import io
 import os
@@ -71,6 +72,42 @@ def test_a_process_that_ends_in_the_middle_leaves_the_rest_to_who_asked(store, a
     assert found[0] == wanted[0]
     assert found[-1] is None
     assert all(each in (None, data) for each, data in zip(found, wanted, strict=True))
+    assert no_process_is_left()
+
+
+class Refusing:
+    """A socket that sends everything but the message of one number; what came through is counted."""
+
+    def __init__(self, peer, refused):
+        self._peer, self._refused, self.tried = peer, refused, 0
+
+    def __getattr__(self, name):
+        return getattr(self._peer, name)
+
+    def sendmsg(self, *what):
+        self.tried += 1
+        if self.tried == self._refused:
+            raise OSError(errno.EMSGSIZE, "too long")
+        return self._peer.sendmsg(*what)
+
+
+@pytest.mark.parametrize("refused", [1, 2, 3])
+def test_a_request_that_was_not_sent_is_not_waited_for_and_is_the_last(store, at_once, monkeypatch, refused):
+    peers = []
+
+    def start(**what):
+        helper = process.Beside(**what)
+        helper._peer = Refusing(helper._peer, refused)
+        peers.append(helper._peer)
+        return helper
+
+    monkeypatch.setattr(ahead, "Beside", start)
+    monkeypatch.setattr(ahead, "_MOST_PLACES", 10)
+    add(store, FILES)
+    wanted = list(FILES.values())[:50]
+    sent = (refused - 1) * 10
+    assert taken(store, wanted) == wanted[:sent] + [None] * (50 - sent)
+    assert [peer.tried for peer in peers] == [refused]
     assert no_process_is_left()
 
 

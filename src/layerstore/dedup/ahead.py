@@ -87,12 +87,15 @@ class Ahead(Worker):
     def _go_through(self, helper: Beside, asked: int) -> None:
         out: deque[_Request] = deque()
         window = 0
-        while (asked < len(self._places) or out) and not self._stop.is_set():
-            while len(out) < _WINDOWS and asked < len(self._places):
+        while (self._can_ask(helper, asked) or out) and not self._stop.is_set():
+            while len(out) < _WINDOWS and self._can_ask(helper, asked):
                 out.append(self._ask(helper, asked, window * _WINDOW))
                 asked, window = out[-1].end, (window + 1) % _WINDOWS
             if not self._answers.put(_answered(helper, out.popleft()), lambda: not self._stop.is_set()):
                 return
+
+    def _can_ask(self, helper: Beside, asked: int) -> bool:
+        return asked < len(self._places) and not helper.is_gone()
 
     def _ask(self, helper: Beside, first: int, base: int) -> _Request:
         rows: list[reading.Row] = []
@@ -111,8 +114,10 @@ class Ahead(Worker):
                 at += length
             end += 1
         if rows:
-            with suppress(OSError):      # then it is gone
+            try:
                 helper.send((base, rows), trees)
+            except OSError:              # all of it or nothing is sent: to this there is no answer
+                parts.clear()
         return _Request(first, end, parts)
 
     def _ended(self) -> None:
