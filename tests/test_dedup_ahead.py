@@ -40,9 +40,14 @@ def taken(store, wanted):
     """What is read ahead of the content *wanted*, in order; None where it was not."""
     finder = LayerFinder(store._handle)
     with finder.find([sha(each) for each in wanted]) as found, finder.ahead([found[sha(each)] for each in wanted]) as reader:
-        while reader._begins is None and reader._thread.is_alive():
-            time.sleep(0.01)
+        wait_for(reader)
         return [reader.take() for _ in wanted]
+
+
+def wait_for(reader):
+    """Until the process can be asked, or never will."""
+    while reader._begins is None and reader._thread.is_alive():
+        time.sleep(0.01)
 
 
 def test_everything_is_read_there_in_order_and_as_often_as_it_is_wanted(store, at_once, monkeypatch):
@@ -197,7 +202,14 @@ def test_the_program_keeps_no_more_directories_open_than_it_may(tmp_path):
 
 @pytest.mark.parametrize("rotten", [False, True])
 @pytest.mark.parametrize("form", [chunkedmaker.CURRENT, chunkedmaker.OF_2022])
-def test_a_layer_in_parts_is_the_same_and_a_rotten_source_is_fetched_and_told_to_check(store, root, at_once, form, rotten):
+def test_a_layer_in_parts_is_the_same_and_a_rotten_source_is_fetched_and_told_to_check(store, root, at_once, monkeypatch, form, rotten):
+    def take(reader, real=ahead.Ahead.take):
+        wait_for(reader)
+        answers.append(real(reader))
+        return answers[-1]
+
+    answers = []
+    monkeypatch.setattr(ahead.Ahead, "take", take)
     members = [chunkedmaker.member(name, data) for name, data in FILES.items()]
     made = chunkedmaker.make(form, [*members, chunkedmaker.member("new", b"new" * 1000)])
     layer = add(store, FILES)
@@ -208,4 +220,5 @@ def test_a_layer_in_parts_is_the_same_and_a_rotten_source_is_fetched_and_told_to
     with store.stage(differ) as staged:
         assert store.apply_staged_layer(staged).diff_id == made.diff_id
     assert bool(findings(store)) is rotten
+    assert answers == [None if rotten and name == "d3/e/f33" else data for name, data in FILES.items()]
     assert no_process_is_left()
