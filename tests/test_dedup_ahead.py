@@ -25,8 +25,9 @@ FILES = {f"d{n // 10}/e/f{n}": random.Random(n).randbytes(2_000 + 97 * n) for n 
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """There is a process, however few places there are."""
+    """There is a process, however few places and processors there are."""
     monkeypatch.setattr(ahead, "_FEWEST", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
     monkeypatch.setattr(process, "_never_starts", threading.Event())
 
 
@@ -128,10 +129,11 @@ def test_who_takes_no_more_is_not_waited_for(store, at_once):
     assert no_process_is_left()
 
 
-def test_few_places_are_worth_no_process(store, monkeypatch):
+def test_few_places_are_worth_no_process_and_one_processor_cannot_have_one_beside(store, monkeypatch):
     add(store, FILES)
     finder = LayerFinder(store._handle)
-    for count, worth in ((ahead._FEWEST - 1, False), (ahead._FEWEST, True)):
+    for count, processors, worth in ((ahead._FEWEST - 1, 2, False), (ahead._FEWEST, 2, True), (ahead._FEWEST, 1, False)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, processors=processors: set(range(processors)))
         with finder.find([sha(each) for each in list(FILES.values())[:count]]) as found:
             assert ahead.is_worth_it(list(found.values())) is worth
 

@@ -7,6 +7,7 @@ were no such process: errors, and what is noted for ``check``, come from one pla
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -32,8 +33,8 @@ _LOOK_SECONDS = 0.01
 
 
 def is_worth_it(places: Sequence[Place]) -> bool:
-    """Whether *places* are so many that a process to read them costs less than it spares, and one can be started."""
-    return len(places) >= _FEWEST and can_start(reading.__file__)
+    """Whether *places* are so many that a process to read them costs less than it spares, and it can run beside us."""
+    return len(places) >= _FEWEST and len(os.sched_getaffinity(0)) > 1 and can_start(reading.__file__)
 
 
 class _Request(NamedTuple):
