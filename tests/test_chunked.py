@@ -1,10 +1,12 @@
 """Pulling layers by their table of contents: what is fetched, and that the tree is that of a full pull."""
 
+import base64
 import hashlib
 import io
 import json
 import os
 import random
+import tarfile
 import tracemalloc
 from contextlib import contextmanager
 from dataclasses import replace
@@ -306,6 +308,27 @@ def test_names_that_are_not_utf8_agree_as_go_writes_them(tree):
     assert differ.whole is None
 
 
+@pytest.mark.parametrize("cut", [0, 10, 30])
+def test_attributes_in_libarchives_way_need_not_be_in_the_toc_wherever_lines_end(tree, cut):
+    def told(toc):
+        del toc["entries"][0]["xattrs"][key]
+        return toc
+
+    def in_two(lines):
+        raw = base64.b64decode(lines[0]["payload"])
+        at = raw.index(key.encode()) + cut
+        parts = [{"type": 2, "payload": base64.b64encode(part).decode()} for part in (raw[:at], raw[at:])]
+        return [{**line, "position": number} for number, line in enumerate([*parts, *lines[1:]])]
+
+    key = "LIBARCHIVE.xattr.user.b"
+    info = member("a", b"data")[2]
+    info.pax_headers = {"SCHILY.xattr.user.a": "x", key: "eA=="}
+    made = make(CURRENT, [(info.tobuf(tarfile.PAX_FORMAT), b"data", info), member("b")], toc=told, lines=in_two)
+    differ, _ = partial(made)
+    tree.apply(differ)
+    assert differ.whole is None
+
+
 def _renamed(toc, name):
     toc["entries"][0]["name"] = name
     return toc
@@ -515,8 +538,6 @@ def test_a_toc_that_is_too_large_is_not_read(tree, form):
 
 
 def test_sparse_files_are_not_taken_by_a_toc(tree):
-    import tarfile
-
     info = tarfile.TarInfo("sparse")
     info.size = 4
     info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": "100",
