@@ -8,7 +8,6 @@ import os
 import pathlib
 import random
 import socket
-import threading
 import time
 
 import pytest
@@ -18,7 +17,7 @@ from test_dedup_finder import findings, sha, spoil
 import chunkedmaker
 import layerstore
 from layerstore.dedup import LayerFinder, ahead, places, reading
-from layerstore.trees.unpack import process
+from layerstore.trees.unpack import creating, process
 
 FILES = {f"d{n // 10}/e/f{n}": random.Random(n).randbytes(2_000 + 97 * n) for n in range(300)}
 
@@ -28,7 +27,7 @@ def at_once(monkeypatch):
     """There is a process, however few places and processors there are."""
     monkeypatch.setattr(ahead, "_FEWEST", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
-    monkeypatch.setattr(process, "_never_starts", threading.Event())
+    monkeypatch.setattr(process, "_never_start", set())
 
 
 def no_process_is_left():
@@ -138,13 +137,15 @@ def test_few_places_are_worth_no_process_and_one_processor_cannot_have_one_besid
             assert ahead.is_worth_it(list(found.values())) is worth
 
 
-def test_a_program_that_cannot_run_leaves_everything_to_who_asked(store, at_once, monkeypatch, tmp_path):
+def test_a_program_that_cannot_run_leaves_everything_to_who_asked_and_is_not_tried_again(store, at_once, monkeypatch, tmp_path):
     add(store, FILES)
     program = tmp_path / "reading.py"
     program.write_text("1 / 0")
     monkeypatch.setattr(reading, "__file__", str(program))
     assert taken(store, list(FILES.values())) == [None] * len(FILES)
     assert no_process_is_left()
+    assert not process.can_start(reading.__file__)
+    assert process.can_start(creating.__file__)   # of other programs that says nothing
 
 
 def test_large_pieces_are_not_read_there(store, at_once):
