@@ -1,14 +1,17 @@
 """Pulling layers by their table of contents: what is fetched, and that the tree is that of a full pull."""
 
+import base64
 import hashlib
 import io
 import json
 import os
 import random
+import tarfile
 import tracemalloc
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -305,6 +308,27 @@ def test_names_that_are_not_utf8_agree_as_go_writes_them(tree):
     assert differ.whole is None
 
 
+@pytest.mark.parametrize("cut", [0, 10, 30])
+def test_attributes_in_libarchives_way_need_not_be_in_the_toc_wherever_lines_end(tree, cut):
+    def told(toc):
+        del toc["entries"][0]["xattrs"][key]
+        return toc
+
+    def in_two(lines):
+        raw = base64.b64decode(lines[0]["payload"])
+        at = raw.index(key.encode()) + cut
+        parts = [{"type": 2, "payload": base64.b64encode(part).decode()} for part in (raw[:at], raw[at:])]
+        return [{**line, "position": number} for number, line in enumerate([*parts, *lines[1:]])]
+
+    key = "LIBARCHIVE.xattr.user.b"
+    info = member("a", b"data")[2]
+    info.pax_headers = {"SCHILY.xattr.user.a": "x", key: "eA=="}
+    made = make(CURRENT, [(info.tobuf(tarfile.PAX_FORMAT), b"data", info), member("b")], toc=told, lines=in_two)
+    differ, _ = partial(made)
+    tree.apply(differ)
+    assert differ.whole is None
+
+
 def _renamed(toc, name):
     toc["entries"][0]["name"] = name
     return toc
@@ -345,6 +369,53 @@ def test_a_file_that_is_found_damaged_when_it_is_to_be_shared_is_fetched(tree, f
         place.clone = lambda place=place: next(place.read())
     output = tree.apply(partial(made, here, tell=told.append)[0])
     assert told
+    same(output, tree.apply(TarDiffer(made.tar, diff_id=made.diff_id)))
+
+
+class Asked(Cloned):
+    """A place that counts how often it is read itself."""
+
+    def __init__(self, data, beside, *, clonable=False, rotten=False):
+        super().__init__(data, beside)
+        self.clonable, self.rotten, self.reads = clonable, rotten, 0
+
+    def read(self):
+        self.reads += 1
+        yield from super().read()
+
+    def clone(self):
+        if self.clonable and self.rotten:
+            raise DamagedError("rotten")
+        return super().clone() if self.clonable else None
+
+
+class FindsAhead(Finds):
+    """One whose places are read ahead, but every third of them, and those that are rotten."""
+
+    @contextmanager
+    def ahead(self, places):
+        self.wanted = places
+        self.answers = [None if each.rotten or n % 3 == 0 else each.data for n, each in enumerate(places)]
+        left = iter(self.answers)
+        yield SimpleNamespace(take=lambda: next(left))
+        assert list(left) == []          # each was taken, once
+
+
+@pytest.mark.parametrize("form", [CURRENT, OF_2022])
+def test_what_is_read_ahead_is_taken_in_order_past_what_is_shared_or_rotten_and_only_the_rest_is_read(tree, tmp_path, form):
+    files = [random.Random(n).randbytes(1000 + n) for n in range(24)]
+    big = random.Random(99).randbytes(12_000)
+    made = make(form, [*(member(f"f{n:02}", data) for n, data in enumerate(files)), member("in-chunks", big)], chunk=3000)
+    here = FindsAhead()
+    for n, data in enumerate([*files, big[:3000], big[3000:6000], big[9000:]]):
+        place = Asked(data, tmp_path, clonable=n // 2 % 2 and n < 24, rotten=n % 7 > 4)
+        here.places[hashlib.sha256(data).digest()] = place
+    output = tree.apply(partial(made, here)[0])
+    assert [each.data for each in here.wanted] == [place.data for place in here.places.values()]
+    assert [each.reads for each in here.wanted] == [
+        int(answer is None and not each.clonable) for each, answer in zip(here.wanted, here.answers, strict=True)
+    ]
+    assert [bool(each.made) for each in here.wanted] == [bool(each.clonable) and not each.rotten for each in here.wanted]
     same(output, tree.apply(TarDiffer(made.tar, diff_id=made.diff_id)))
 
 
@@ -467,8 +538,6 @@ def test_a_toc_that_is_too_large_is_not_read(tree, form):
 
 
 def test_sparse_files_are_not_taken_by_a_toc(tree):
-    import tarfile
-
     info = tarfile.TarInfo("sparse")
     info.size = 4
     info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": "100",

@@ -7,6 +7,7 @@ import base64
 import copy
 import hashlib
 import json
+import tarfile
 import tracemalloc
 
 import pytest
@@ -23,6 +24,7 @@ from layerstore.errors import (
     LimitExceededError,
     TocError,
 )
+from layerstore.chunked.agreement import check_agreement
 from layerstore.chunked.opening import open_chunked
 from layerstore.chunked.plan import make_plan, wanted
 from layerstore.model import Descriptor, Limits
@@ -460,6 +462,14 @@ def test_the_largest_toc_costs_memory_in_proportion_to_its_limit(entries):
         return make_plan(opened.items, dict.fromkeys(wanted(opened.items)[0], 1))
 
     costs(6 * limit, held)
+
+
+@pytest.mark.parametrize("block", ids=["zeros", "global"], argvalues=[
+    bytes(1 << 16), tarfile.TarInfo.create_pax_global_header({"comment": "x" * 65_000}),
+])
+def test_what_a_tar_split_has_that_is_no_entrys_costs_no_memory(block):
+    lines = (block[:5] + block[5:] for _ in range(512))   # another object each, as those that are decoded
+    costs(4 << 20, lambda: check_agreement([], lines, Limits()))
 
 
 # -- in a store

@@ -1,13 +1,13 @@
 """Content of layers that a process beside reads ahead: what is right is handed on, and everything else is left to who asked."""
 
 import array
+import errno
 import hashlib
 import io
 import os
 import pathlib
 import random
 import socket
-import threading
 import time
 
 import pytest
@@ -17,16 +17,17 @@ from test_dedup_finder import findings, sha, spoil
 import chunkedmaker
 import layerstore
 from layerstore.dedup import LayerFinder, ahead, places, reading
-from layerstore.trees.unpack import process
+from layerstore.trees.unpack import creating, process
 
 FILES = {f"d{n // 10}/e/f{n}": random.Random(n).randbytes(2_000 + 97 * n) for n in range(300)}
 
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """There is a process, however few places there are."""
+    """There is a process, however few places and processors there are."""
     monkeypatch.setattr(ahead, "_FEWEST", 1)
-    monkeypatch.setattr(process, "_never_starts", threading.Event())
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    monkeypatch.setattr(process, "_never_start", set())
 
 
 def no_process_is_left():
@@ -39,9 +40,14 @@ def taken(store, wanted):
     """What is read ahead of the content *wanted*, in order; None where it was not."""
     finder = LayerFinder(store._handle)
     with finder.find([sha(each) for each in wanted]) as found, finder.ahead([found[sha(each)] for each in wanted]) as reader:
-        while reader._begins is None and reader._thread.is_alive():
-            time.sleep(0.01)
+        wait_for(reader)
         return [reader.take() for _ in wanted]
+
+
+def wait_for(reader):
+    """Until the process can be asked, or never will."""
+    while reader._begins is None and reader._thread.is_alive():
+        time.sleep(0.01)
 
 
 def test_everything_is_read_there_in_order_and_as_often_as_it_is_wanted(store, at_once, monkeypatch):
@@ -74,6 +80,42 @@ def test_a_process_that_ends_in_the_middle_leaves_the_rest_to_who_asked(store, a
     assert no_process_is_left()
 
 
+class Refusing:
+    """A socket that sends everything but the message of one number; what came through is counted."""
+
+    def __init__(self, peer, refused):
+        self._peer, self._refused, self.tried = peer, refused, 0
+
+    def __getattr__(self, name):
+        return getattr(self._peer, name)
+
+    def sendmsg(self, *what):
+        self.tried += 1
+        if self.tried == self._refused:
+            raise OSError(errno.EMSGSIZE, "too long")
+        return self._peer.sendmsg(*what)
+
+
+@pytest.mark.parametrize("refused", [1, 2, 3])
+def test_a_request_that_was_not_sent_is_not_waited_for_and_is_the_last(store, at_once, monkeypatch, refused):
+    peers = []
+
+    def start(**what):
+        helper = process.Beside(**what)
+        helper._peer = Refusing(helper._peer, refused)
+        peers.append(helper._peer)
+        return helper
+
+    monkeypatch.setattr(ahead, "Beside", start)
+    monkeypatch.setattr(ahead, "_MOST_PLACES", 10)
+    add(store, FILES)
+    wanted = list(FILES.values())[:50]
+    sent = (refused - 1) * 10
+    assert taken(store, wanted) == wanted[:sent] + [None] * (50 - sent)
+    assert [peer.tried for peer in peers] == [refused]
+    assert no_process_is_left()
+
+
 def test_who_takes_no_more_is_not_waited_for(store, at_once):
     add(store, FILES)
     digests = [sha(each) for each in FILES.values()] * 4
@@ -86,21 +128,24 @@ def test_who_takes_no_more_is_not_waited_for(store, at_once):
     assert no_process_is_left()
 
 
-def test_few_places_are_worth_no_process(store, monkeypatch):
+def test_few_places_are_worth_no_process_and_one_processor_cannot_have_one_beside(store, monkeypatch):
     add(store, FILES)
     finder = LayerFinder(store._handle)
-    for count, worth in ((ahead._FEWEST - 1, False), (ahead._FEWEST, True)):
+    for count, processors, worth in ((ahead._FEWEST - 1, 2, False), (ahead._FEWEST, 2, True), (ahead._FEWEST, 1, False)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, processors=processors: set(range(processors)))
         with finder.find([sha(each) for each in list(FILES.values())[:count]]) as found:
             assert ahead.is_worth_it(list(found.values())) is worth
 
 
-def test_a_program_that_cannot_run_leaves_everything_to_who_asked(store, at_once, monkeypatch, tmp_path):
+def test_a_program_that_cannot_run_leaves_everything_to_who_asked_and_is_not_tried_again(store, at_once, monkeypatch, tmp_path):
     add(store, FILES)
     program = tmp_path / "reading.py"
     program.write_text("1 / 0")
     monkeypatch.setattr(reading, "__file__", str(program))
     assert taken(store, list(FILES.values())) == [None] * len(FILES)
     assert no_process_is_left()
+    assert not process.can_start(reading.__file__)
+    assert process.can_start(creating.__file__)   # of other programs that says nothing
 
 
 def test_large_pieces_are_not_read_there(store, at_once):
@@ -160,7 +205,14 @@ def test_the_program_keeps_no_more_directories_open_than_it_may(tmp_path):
 
 @pytest.mark.parametrize("rotten", [False, True])
 @pytest.mark.parametrize("form", [chunkedmaker.CURRENT, chunkedmaker.OF_2022])
-def test_a_layer_in_parts_is_the_same_and_a_rotten_source_is_fetched_and_told_to_check(store, root, at_once, form, rotten):
+def test_a_layer_in_parts_is_the_same_and_a_rotten_source_is_fetched_and_told_to_check(store, root, at_once, monkeypatch, form, rotten):
+    def take(reader, real=ahead.Ahead.take):
+        wait_for(reader)
+        answers.append(real(reader))
+        return answers[-1]
+
+    answers = []
+    monkeypatch.setattr(ahead.Ahead, "take", take)
     members = [chunkedmaker.member(name, data) for name, data in FILES.items()]
     made = chunkedmaker.make(form, [*members, chunkedmaker.member("new", b"new" * 1000)])
     layer = add(store, FILES)
@@ -171,4 +223,5 @@ def test_a_layer_in_parts_is_the_same_and_a_rotten_source_is_fetched_and_told_to
     with store.stage(differ) as staged:
         assert store.apply_staged_layer(staged).diff_id == made.diff_id
     assert bool(findings(store)) is rotten
+    assert answers == [None if rotten and name == "d3/e/f33" else data for name, data in FILES.items()]
     assert no_process_is_left()

@@ -277,8 +277,9 @@ def test_references_are_parsed_as_in_the_field(rest, name):
 
 @pytest.mark.parametrize(("rest", "name", "server"), [
     ("docker.io/debian:12", "docker.io/library/debian:12", "registry-1.docker.io"), ("docker.io/a/b", "docker.io/a/b:latest", "registry-1.docker.io"),
-    ("index.docker.io/debian", "index.docker.io/library/debian:latest", "registry-1.docker.io"), ("docker.io:443/a", "docker.io:443/a:latest", "docker.io:443"),
-    ("host.test/debian", "host.test/debian:latest", "host.test"),
+    ("index.docker.io/debian", "docker.io/library/debian:latest", "registry-1.docker.io"), ("docker.io:443/a", "docker.io:443/a:latest", "docker.io:443"),
+    ("index.docker.io/a/b:1", "docker.io/a/b:1", "registry-1.docker.io"), ("registry-1.docker.io/a", "registry-1.docker.io/a:latest", "registry-1.docker.io"),
+    ("index.docker.io:443/a", "index.docker.io:443/a:latest", "index.docker.io:443"), ("host.test/debian", "host.test/debian:latest", "host.test"),
 ])
 def test_the_registry_with_an_alias_is_asked_where_it_answers_and_the_image_is_called_as_in_the_field(rest, name, server):
     client = connect(parse_name(f"docker://{rest}"), RegistryOptions())

@@ -354,6 +354,23 @@ def test_the_name_that_was_written_comes_before_the_registrys_others(tmp_path):
         assert find_credentials(parse_name(f"docker://{host}/a/b"), given).basic() == basic(wanted)[0]
 
 
+def test_a_name_under_which_there_is_nothing_does_not_hide_the_next(tmp_path, helper):
+    helper("""read host; case $host in
+        https:*) echo '{"Username":"user","Secret":"helped"}';;
+        *) echo credentials not found in native keychain; exit 1
+    esac""")
+    login, name = "https://index.docker.io/v1/", parse_name("docker://docker.io/a/b")
+    for document, wanted in (
+        ({"auths": {"docker.io": {}, login: entry("docker")}}, "docker"),
+        ({"auths": {"docker.io/a": {}, "docker.io": {}, "index.docker.io": entry("docker")}}, "docker"),
+        ({"credHelpers": {"docker.io": "test", login: "test"}, "auths": {"docker.io": entry("file")}}, "helped"),
+        ({"credHelpers": {"docker.io": "test"}, "auths": {login: entry("file")}}, "file"),
+        ({"credHelpers": {"docker.io": "test"}, "auths": {login: {}}, "credsStore": "test"}, "helped"),
+    ):
+        found = find_credentials(name, write(tmp_path / "given.json", document))
+        assert found is not None and found.basic() == basic(wanted)[0], document
+
+
 def test_an_entry_may_hold_user_and_password_as_they_are(tmp_path):
     """As pull secrets that were written by hand do; docker reads them."""
     plain = {"username": "user", "password": SECRET}

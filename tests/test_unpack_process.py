@@ -35,7 +35,7 @@ def at_once(monkeypatch):
     """The process has the first file, and no thread has any that it could make."""
     monkeypatch.setattr(making, "_ITSELF", 0)
     monkeypatch.setattr(process, "MSG_DONTWAIT", 0)
-    monkeypatch.setattr(process, "_never_starts", threading.Event())
+    monkeypatch.setattr(process, "_never_start", set())
 
 
 def no_process_is_left():
@@ -304,7 +304,7 @@ def test_a_child_forked_while_it_starts_does_not_hide_its_end(tmp_path, monkeypa
     replaced(tmp_path, monkeypatch, "raise SystemExit\n")
     monkeypatch.setattr(process, "_start", started)
     monkeypatch.setattr(process, "MSG_DONTWAIT", 0)
-    monkeypatch.setattr(process, "_never_starts", threading.Event())
+    monkeypatch.setattr(process, "_never_start", set())
     with Descriptor(tmp_path, os.O_RDONLY) as lock, process.beside(lock, Dresser()) as made:
         assert not made.is_ready()       # hears of its end
     os.close(into)

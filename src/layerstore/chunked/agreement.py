@@ -19,6 +19,8 @@ from layerstore.model import Limits
 
 __all__ = ["check_agreement", "lossy"]
 
+_LIBARCHIVES = b"LIBARCHIVE.xattr."      # how its keys of attributes begin
+
 
 def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload], limits: Limits) -> list[int]:
     """The sizes of all files' data, in order, none of them 0, if *entries* and the tar-split's *lines* agree.
@@ -27,7 +29,7 @@ def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload
     files, whose data a tar-split cannot place.
     """
     tar = _Headers(lines)
-    reader = TarReader(tar, limits, require_end=False, raw=tar.keep)
+    reader = TarReader(tar, limits, require_end=False, raw=tar.passed)
     told = (entry for entry in entries if entry.kind != "chunk")
     names: set[bytes] = set()
     waiting: deque[tuple[bytes, Entry]] = deque()
@@ -39,7 +41,7 @@ def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload
             raise TocError(f"the layer has {_show(reader.raw_name)} twice")
         names.add(entry.name)
         tar.expect(reader.leave_out_data(), reader.raw_name)
-        _compare(next(told, None), entry, reader.raw_name, tar.header())
+        _compare(next(told, None), entry, reader.raw_name, tar.is_libarchives())
         waiting.append((reader.raw_name, entry))
         _settle(waiting, tar.payloads)
         if entry.size:
@@ -59,7 +61,7 @@ class _Headers:
     def __init__(self, lines: Iterable[bytes | Payload]) -> None:
         self.payloads: deque[Payload] = deque()
         self._lines = lines
-        self._raw: list[bytes] = []
+        self._is_libarchives, self._end = False, b""   # the end: of what was passed, where the mark may have begun
         self._due, self._name = 0, b""   # bytes of data that the next lines must have, before any others; and of whom
 
     def __iter__(self) -> Iterator[bytes]:
@@ -85,14 +87,16 @@ class _Headers:
     def _misplaced(self, found: int) -> TocError:
         return TocError(f"the tar-split has {found} bytes of data at the place for that of {_show(self._name)}")
 
-    def keep(self, data: bytes) -> None:
-        """Told of the bytes that are read, or skipped."""
-        self._raw.append(data)
+    def passed(self, data: bytes) -> None:
+        """Told of the bytes that are read, or skipped. None are kept: zeros after the end are as many as one likes."""
+        seen = self._end + data
+        self._is_libarchives = self._is_libarchives or _LIBARCHIVES in seen
+        self._end = seen[1 - len(_LIBARCHIVES) :]
 
-    def header(self) -> list[bytes]:
-        """The bytes since the last call: padding and the headers of one entry."""
-        raw, self._raw = self._raw, []
-        return raw
+    def is_libarchives(self) -> bool:
+        """Whether the bytes since the last call, padding and the headers of one entry, have attributes in its way."""
+        found, self._is_libarchives, self._end = self._is_libarchives, False, b""
+        return found
 
 
 def _settle(waiting: deque[tuple[bytes, Entry]], payloads: deque[Payload]) -> None:
@@ -107,7 +111,7 @@ def _settle(waiting: deque[tuple[bytes, Entry]], payloads: deque[Payload]) -> No
 _COMPARED = ("type", "size", "mode", "uid", "gid", "time")
 
 
-def _compare(told: TocEntry | None, entry: Entry, name: bytes, header: list[bytes]) -> None:
+def _compare(told: TocEntry | None, entry: Entry, name: bytes, is_libarchives: bool) -> None:
     if told is None:
         raise TocError(f"the tar has {_show(name)}, which the table of contents has not")
     if told.name != lossy(name):
@@ -122,14 +126,14 @@ def _compare(told: TocEntry | None, entry: Entry, name: bytes, header: list[byte
     if entry.type in ("char", "block") and (told.major, told.minor) != (entry.devmajor, entry.devminor):
         raise _differs(told, "device", (told.major, told.minor), (entry.devmajor, entry.devminor))
     if told.xattrs or entry.xattrs:
-        _compare_xattrs(told, entry, header)
+        _compare_xattrs(told, entry, is_libarchives)
 
 
-def _compare_xattrs(told: TocEntry, entry: Entry, header: list[bytes]) -> None:
+def _compare_xattrs(told: TocEntry, entry: Entry, is_libarchives: bool) -> None:
     says = {key.encode("utf-8", "surrogatepass"): value for key, value in told.xattrs.items()}
     if says == entry.xattrs:
         return
-    if b"LIBARCHIVE.xattr." in b"".join(header) and says.items() <= entry.xattrs.items():
+    if is_libarchives and says.items() <= entry.xattrs.items():
         return                           # who writes TOCs knows only the other way of writing attributes
     raise _differs(told, "attributes", sorted(says), sorted(entry.xattrs))
 

@@ -7,6 +7,7 @@ were no such process: errors, and what is noted for ``check``, come from one pla
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -32,8 +33,8 @@ _LOOK_SECONDS = 0.01
 
 
 def is_worth_it(places: Sequence[Place]) -> bool:
-    """Whether *places* are so many that a process to read them costs less than it spares, and one can be started."""
-    return len(places) >= _FEWEST and can_start(reading.__file__)
+    """Whether *places* are so many that a process to read them costs less than it spares, and it can run beside us."""
+    return len(places) >= _FEWEST and len(os.sched_getaffinity(0)) > 1 and can_start(reading.__file__)
 
 
 class _Request(NamedTuple):
@@ -87,12 +88,15 @@ class Ahead(Worker):
     def _go_through(self, helper: Beside, asked: int) -> None:
         out: deque[_Request] = deque()
         window = 0
-        while (asked < len(self._places) or out) and not self._stop.is_set():
-            while len(out) < _WINDOWS and asked < len(self._places):
+        while (self._can_ask(helper, asked) or out) and not self._stop.is_set():
+            while len(out) < _WINDOWS and self._can_ask(helper, asked):
                 out.append(self._ask(helper, asked, window * _WINDOW))
                 asked, window = out[-1].end, (window + 1) % _WINDOWS
             if not self._answers.put(_answered(helper, out.popleft()), lambda: not self._stop.is_set()):
                 return
+
+    def _can_ask(self, helper: Beside, asked: int) -> bool:
+        return asked < len(self._places) and not helper.is_gone()
 
     def _ask(self, helper: Beside, first: int, base: int) -> _Request:
         rows: list[reading.Row] = []
@@ -111,8 +115,10 @@ class Ahead(Worker):
                 at += length
             end += 1
         if rows:
-            with suppress(OSError):      # then it is gone
+            try:
                 helper.send((base, rows), trees)
+            except OSError:              # all of it or nothing is sent: to this there is no answer
+                parts.clear()
         return _Request(first, end, parts)
 
     def _ended(self) -> None:

@@ -74,11 +74,11 @@ def look_up(document: Mapping[str, Any], name: Name, path: str) -> Credentials |
     """The credentials in one file's *document*. *path* is for messages. Raises as ``find_credentials``."""
     helpers, entries = _table(document, "credHelpers", path), _table(document, "auths", path)
     for key in (*name.hosts, *name.login):
-        if key in helpers:
-            return ask_helper(helpers[key], key)
+        if key in helpers and (found := ask_helper(helpers[key], key)):
+            return found
     for key in (*_keys(name), *_urls(name, entries)):
-        if key in entries:
-            return _decode(entries[key], path) or _from_store(document, name)
+        if key in entries and (found := _decode(entries[key], path)):
+            return found
     return _from_store(document, name)
 
 

@@ -2,7 +2,8 @@
 
 Source: distribution's reference grammar (lower-case repositories, tags of at most 128 characters), as containers/image
 applies it to ``docker://``, with one difference: the host must be there. The field fills in a default host, and so asks
-a stranger for what was meant to be one's own. Where that host is written, it means what it means in the field.
+a stranger for what was meant to be one's own. Where that host is written, it means what it means in the field, and a name
+has the form that distribution gives it there.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Name:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The host as written, and the registry's other names, under any of which its credentials may be."""
+        """The host, and the registry's other names, under any of which its credentials may be."""
         return (self.host, *(other for other in _HUB if other != self.host)) if self.host in _HUB else (self.host,)
 
     @property
@@ -81,7 +82,9 @@ def parse_name(text: str) -> Name:
         raise InvalidArgumentError(f"{text!r} has a digest that is not 'sha256:' and 64 lowercase hex digits", hint=_FORM)
     if colon and not _TAG.match(tag):
         raise InvalidArgumentError(f"{text!r} has an unusable tag {tag!r}", hint=_FORM)
-    if host in _HUB and "/" not in repository:
+    if host == _HUB[1]:                  # distribution's legacyDefaultDomain; the third name it leaves as it is
+        host = _HUB[0]
+    if host == _HUB[0] and "/" not in repository:
         repository = f"library/{repository}"
     return Name(host, repository, None if at else tag or "latest", digest if at else None)
 

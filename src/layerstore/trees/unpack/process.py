@@ -12,7 +12,6 @@ import marshal
 import mmap
 import os
 import sys
-import threading
 import weakref
 from _socket import AF_UNIX, MSG_DONTWAIT, SCM_RIGHTS, SHUT_RDWR, SOCK_SEQPACKET, SOL_SOCKET, socketpair
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +32,7 @@ _MEMORY = 2 << 20
 _MOST_NAMES = creating.MESSAGE // 2      # the other half is for the rest of some 130 rows
 
 _open: weakref.WeakSet[Beside] = weakref.WeakSet()
-_never_starts = threading.Event()        # once one ended before it was ready: the next ones would, too
+_never_start: set[str] = set()           # programs one of which ended before it was ready: the next ones would, too
 
 
 class Beside:
@@ -43,6 +42,7 @@ class Beside:
     """
 
     def __init__(self, *more: int, program: str = "", memory: int = _MEMORY) -> None:
+        self._program = program or creating.__file__
         self._ready = self._gone = False
         self._peer, self._theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
         _open.add(self)
@@ -54,7 +54,7 @@ class Beside:
                 self.memory = mmap.mmap(shared.fd, memory)
                 for each in (self._peer, self._theirs):
                     each.settimeout(None)   # whatever is this program's default
-                self._pid = _start(program or creating.__file__, self._theirs.fileno(), shared.fd, *more)
+                self._pid = _start(self._program, self._theirs.fileno(), shared.fd, *more)
         except BaseException:
             self._peer.close()
             raise
@@ -72,7 +72,7 @@ class Beside:
             except ConnectionError:
                 self._gone = True
             if self._gone:
-                _never_starts.set()
+                _never_start.add(self._program)
         return self._ready and not self._gone
 
     def is_gone(self) -> bool:
@@ -174,7 +174,7 @@ def can_start(program: str) -> bool:
     """Whether the program can be run, as far as one knows."""
     python = os.path.basename(sys.executable or "").startswith("python") and not getattr(sys, "frozen", False)
     return (
-        python and not _never_starts.is_set()
+        python and program not in _never_start
         and hasattr(os, "memfd_create")          # a Python built with a glibc before 2.27 lacks it
         and os.path.isfile(program)              # not in an archive
     )
