@@ -19,7 +19,7 @@ log = logging.getLogger("layerstore")
 EVENTS: dict[str, tuple[str, ...]] = {
     "verb-begun": ("verb", "number"),
     "verb-ended": ("verb", "number", "seconds", "error"),
-    "opened": ("readonly", "actions", "deferred", "head", "low_water", "seconds"),
+    "opened": ("root", "readonly", "actions", "deferred", "head", "low_water", "seconds"),
     "transaction": ("label", "records", "seconds"),
     "transition": ("kind", "key", "trigger", "source", "state", "seq", "group", "txid", "layer_id", "time_ns"),
     "barrier": ("name", "seconds"),
@@ -38,7 +38,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "repaired": ("layer_id", "steps", "seconds"),
     "quarantined": ("layer_id", "why", "files", "seconds"),
     "noted": ("diff_id", "note"),
-    "poisoned": ("why",),
+    "poisoned": ("root", "why"),
 }
 """Every event, and the fields that it has at least. Events and fields may be added; none is taken away or changes."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from layerstore.cli import output
 from layerstore.observe import Observer
 from layerstore.observing import Both, JsonLines, Logs
 
@@ -45,8 +46,16 @@ def _logger(context: click.Context, path: str) -> logging.Logger:
 def _metrics(context: click.Context, path: str, root: str | None, allow: tuple[str, ...]) -> Observer:
     store = None if root is None else OpenedAgain(root, allow)
     metrics = metrics_of(store, "--metrics-textfile")
-    context.call_on_close(lambda: metrics.write_textfile(path))
+    context.call_on_close(lambda: _write(metrics, path))
     return metrics
+
+
+def _write(metrics: Metrics, path: str) -> None:
+    """That it cannot be written is told, and no more: whether there is damage or a layer was pulled is another matter."""
+    try:
+        metrics.write_textfile(path)
+    except OSError as error:
+        click.echo(f"layerstore: metrics were not written: {output.printable(str(error))}", err=True)
 
 
 def metrics_of(store: OpenedAgain | None, what: str) -> Metrics:

@@ -13,8 +13,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from layerstore.observing.textfile import FINDINGS, Textfile
-from layerstore.observing.watched import Gauged, Labelled, Watched
+from layerstore.observing.textfile import CHECK_COMPLETE, CHECK_ENDED, CHECK_LAYERS, FINDINGS, Textfile
+from layerstore.observing.watched import Gauged, Labelled, Together, Watched, label
 
 __all__ = ["Metrics"]
 
@@ -27,13 +27,17 @@ class Metrics:
 
     One object may be the observer of several stores of a process, and all of them are counted together. Give *store*, the
     store's directory, to have that as a label of all: then the metrics of several stores of a machine can be told apart.
+    ValueError if the registry has metrics with the same label, or none, already.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, store: str | None = None) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         self._own = CollectorRegistry()
-        self.registry.register(Labelled(self._own, {} if store is None else {"store": store}))
-        self._textfile = Textfile(self.registry)
+        ours = Labelled(self._own, {} if store is None else {"store": label(store)})
+        self._together = Together.of(self.registry)
+        self._together.count(store, ours)
+        self._textfile = Textfile(self.registry, ours)
+        self._poisoned_roots: set[str] = set()
         self._make_counters(self._own)
         self._make_gauges()
 
@@ -77,14 +81,14 @@ class Metrics:
             ["depth", "code"], registry=None,
         )
         self.check_layers = Gauge(
-            "layerstore_check_layers", "The last check's layers: looked_at, recent, left, and left_unsound of those.",
+            CHECK_LAYERS, "The last check's layers: looked_at, recent, left, and left_unsound of those.",
             ["depth", "what"], registry=None,
         )
         self.check_ended = Gauge(
-            "layerstore_check_end_timestamp_seconds", "When the last check at this depth ended.", ["depth"], registry=None,
+            CHECK_ENDED, "When the last check at this depth ended.", ["depth"], registry=None,
         )
         self.check_complete = Gauge(
-            "layerstore_check_complete_since_timestamp_seconds",
+            CHECK_COMPLETE,
             "Every layer was looked at, at this depth, since then; 0: some never.", ["depth"], registry=None,
         )
         self._shown: set[Gauge] = set()
@@ -100,12 +104,15 @@ class Metrics:
     def watch(self, store: Watched) -> None:
         """Show gauges of *store*, too, read whenever the metrics are: its disk, damage, what is in flight, its journal.
 
-        They have the label ``store``, its root. After it is closed, or if it cannot be read, ``layerstore_up`` is 0 and
-        the others are not there. *store* is a ``layerstore.Store``, or what has its ``root`` and ``gauges``.
+        They have the label ``store``, its root, and take the place of those of another handle of it. After it is closed, or
+        if it cannot be read, ``layerstore_up`` is 0 and the others are not there. *store* is a ``layerstore.Store``, or
+        what has its ``root`` and ``gauges``.
         """
-        self.registry.register(Gauged(store))
+        self._together.read(store.root, Gauged(store))
 
     def event(self, what: str, **fields: Any) -> None:
+        if self._textfile.forked:
+            self._textfile.leave_to_the_parent()
         tell = getattr(self, f"_{what.replace('-', '_')}", None)
         if tell is not None:
             tell(fields)
@@ -125,7 +132,9 @@ class Metrics:
 
     def _opened(self, fields: dict[str, Any]) -> None:
         self._show(self.recovered, fields["seconds"])
-        self._show(self.poisoned, 0)
+        if not fields["readonly"]:   # that alone ends it, of this store
+            self._poisoned_roots.discard(fields["root"])
+            self._show(self.poisoned, 1 if self._poisoned_roots else 0)
         self._show(self.head, fields["head"])
         self._show(self.low_water, fields["low_water"])
 
@@ -143,7 +152,8 @@ class Metrics:
         self._show(self.check_ended, time.time(), depth)
         self._show(self.check_complete, (fields["complete_since_ns"] or 0) / 1e9, depth)
 
-    def _poisoned(self, _fields: dict[str, Any]) -> None:
+    def _poisoned(self, fields: dict[str, Any]) -> None:
+        self._poisoned_roots.add(fields["root"])
         self._show(self.poisoned, 1)
 
     def _staged(self, fields: dict[str, Any]) -> None:
@@ -171,7 +181,8 @@ class Metrics:
         """Put it into *path* for node_exporter's textfile collector: aside, then renamed, so that nobody reads half of it.
 
         Several processes may write one file, one after the other or at once: what each has counted since it last wrote is
-        added to the counts that are there, and of gauges those that it has replace what is there. Raises OSError.
+        added to the counts that are there, and of gauges those that it has replace what is there; of two checks at one
+        depth the later one's stay. Raises OSError; TimeoutError, which is one, if others do not end within 10 seconds.
         Durability: none; a file that is lost begins anew.
         """
         self._textfile.write(os.fspath(path))

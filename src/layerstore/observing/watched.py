@@ -1,9 +1,14 @@
-"""Gauges of a store, read when they are collected; and metrics with one label more. What is read is ``verbs.gauges``'s."""
+"""Gauges of a store, read when they are collected; metrics with one label more; several of both in one registry.
+
+What is read is ``verbs.gauges``'s.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from threading import Lock
+from typing import Any, ClassVar, Protocol
+from weakref import WeakKeyDictionary, ref
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -11,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from layerstore.errors import LayerstoreError
 
-__all__ = ["UP", "Gauged", "Labelled", "Watched", "is_read"]
+__all__ = ["UP", "Gauged", "Labelled", "Together", "Watched", "is_read", "label", "together"]
 
 UP = "layerstore_up"
 _TREES = "layerstore_trees"
@@ -37,6 +42,20 @@ def is_read(family: str) -> bool:
     return family in _READ or family in (_TREES, _UNCOVERED)
 
 
+def label(root: str) -> str:
+    """A store's directory as a label: what is no UTF-8 in it cannot be told but by its bytes."""
+    return root.encode("utf-8", "backslashreplace").decode()
+
+
+def together(families: Iterable[Metric]) -> list[Metric]:
+    """Those of one name as one: a text that has a family twice is refused by who reads it."""
+    found: dict[str, Metric] = {}
+    for each in families:
+        family = found.setdefault(each.name, Metric(each.name, each.documentation, each.type))
+        family.samples += each.samples
+    return list(found.values())
+
+
 class Watched(Protocol):
     """A store."""
 
@@ -50,11 +69,7 @@ class Gauged(Collector):
     """The gauges of one store."""
 
     def __init__(self, store: Watched) -> None:
-        self._store, self._root = store, store.root
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: several stores are watched under the same names, and differ by their label."""
-        return []
+        self._store, self._root = store, label(store.root)
 
     def collect(self) -> Iterator[Metric]:
         try:
@@ -85,11 +100,47 @@ class Labelled(Collector):
     def __init__(self, inner: CollectorRegistry, labels: Mapping[str, str]) -> None:
         self._inner, self._labels = inner, labels
 
-    def describe(self) -> Iterable[Metric]:
-        return list(self._inner.collect())
-
     def collect(self) -> Iterator[Metric]:
         for family in self._inner.collect():
             if self._labels:
                 family.samples = [each._replace(labels={**self._labels, **each.labels}) for each in family.samples]
             yield family
+
+
+class Together(Collector):
+    """All of ours in one registry: what several stores tell under one name is one family there."""
+
+    # its registry keeps it; it keeps stores, whose observers keep the registry
+    _of: ClassVar[WeakKeyDictionary[CollectorRegistry, ref[Together]]] = WeakKeyDictionary()
+    _lock = Lock()
+
+    def __init__(self) -> None:
+        self._counted: dict[str | None, Labelled] = {}
+        self._read: dict[str, Gauged] = {}
+
+    @classmethod
+    def of(cls, registry: CollectorRegistry) -> Together:
+        with cls._lock:
+            found = cls._of[registry]() if registry in cls._of else None
+            if found is None:
+                found = cls()
+                registry.register(found)
+                cls._of[registry] = ref(found)
+            return found
+
+    def count(self, store: str | None, counted: Labelled) -> None:
+        """ValueError if there is one with that label already."""
+        if self._counted.setdefault(store, counted) is not counted:
+            raise ValueError(f"the registry has metrics with the label store={store!r}: these could not be told from them")
+
+    def read(self, root: str, gauges: Gauged) -> None:
+        """In the place of those of that store that was open before, if any."""
+        self._read[root] = gauges
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, without which a registry of prometheus_client's own would collect them to learn their names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        inner = [*self._counted.values(), *self._read.values()]
+        return iter(together(family for each in inner for family in each.collect()))

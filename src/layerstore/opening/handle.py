@@ -151,7 +151,7 @@ class Handle:
     def set_poison(self, why: str) -> None:
         if self.poison is None:
             self.poison = why
-            self.observer.event("poisoned", why=why)
+            self.observer.event("poisoned", root=self.root, why=why)
 
     # -- the journal ---------------------------------------------------------------------------------------------
 

@@ -1,10 +1,12 @@
 """Locks on a store's root, on trees and on directories: flock(2) on the directory itself. They alone prove life.
 
-Nothing is written here. Which lock is held when, and by whom: docs/crash-model.md.
+Outside a store, where a directory is others' to lock as well, on a file that is made for it. Nothing else is written
+here. Which lock is held when, and by whom: docs/crash-model.md.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -17,11 +19,11 @@ from layerstore.errors import BusyError
 from layerstore.system import faults
 from layerstore.system.descriptors import DIRECTORY, Descriptor
 
-__all__ = ["TreeLock", "is_locked", "lock_root", "lock_tree", "locked_dir"]
+__all__ = ["TreeLock", "is_locked", "lock_file", "lock_root", "lock_tree", "locked_dir"]
 
 _POLL_SECONDS = 0.01
 
-_locks: weakref.WeakSet[TreeLock] = weakref.WeakSet()
+_locks: weakref.WeakSet[Descriptor] = weakref.WeakSet()
 
 
 class TreeLock(Descriptor):
@@ -38,6 +40,14 @@ class TreeLock(Descriptor):
         self.txid: str | None = None          # of the tree, once it is known
         _locks.add(self)
         super().__init__(name, DIRECTORY, dir_fd=dir_fd)
+
+
+class FileLock(Descriptor):
+    """A flock on a file that is nothing else, and that nobody but its user may open."""
+
+    def __init__(self, path: str) -> None:
+        _locks.add(self)
+        super().__init__(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
 def _after_fork_in_child() -> None:
@@ -90,6 +100,22 @@ def lock_tree(
         lock.close()
 
 
+def lock_file(path: str, *, wait: float) -> FileLock:
+    """Lock the file *path*, which is made if it is missing; TimeoutError after *wait* seconds. Its holder may unlink it."""
+    deadline = time.monotonic() + wait
+    while True:
+        lock = FileLock(path)
+        try:
+            if not _flock(lock.fd, shared=False, deadline=deadline):
+                raise TimeoutError(errno.ETIMEDOUT, f"locked by another process for {wait:g} seconds", path)
+            if _same(lock.fd, None, path):
+                return lock
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()
+
+
 def is_locked(dir_fd: int, name: str, *, by_readers: bool = False) -> bool:
     """Whether somebody holds the tree's lock exclusively (*by_readers*: in whatever mode).
 
@@ -122,7 +148,7 @@ def _flock(fd: int, *, shared: bool, deadline: float | None) -> bool:
             return True
 
 
-def _same(fd: int, dir_fd: int, name: str) -> bool:
+def _same(fd: int, dir_fd: int | None, name: str) -> bool:
     try:
         there = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     except FileNotFoundError:

@@ -53,7 +53,7 @@ def opened(
         raise
     handle.recovered = {action.layer_id: handle.clock() for action in report.actions if action.layer_id is not None}
     handle.observer.event(
-        "opened", readonly=readonly, actions=len(report.actions), deferred=len(report.deferred), head=report.head,
-        low_water=report.low_water, seconds=report.seconds,
+        "opened", root=path, readonly=readonly, actions=len(report.actions), deferred=len(report.deferred),
+        head=report.head, low_water=report.low_water, seconds=report.seconds,
     )
     return handle, report
