@@ -77,7 +77,7 @@ class Metrics:
             ["depth", "code"], registry=None,
         )
         self.check_layers = Gauge(
-            "layerstore_check_layers", "The last check's layers: looked_at, recent, left, and left_unsound of those.",
+            "layerstore_check_layers", "The last check's layers: looked_at, recent, left, left_unsound.",
             ["depth", "what"], registry=None,
         )
         self.check_ended = Gauge(
