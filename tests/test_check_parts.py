@@ -1,5 +1,6 @@
 """A layer that is larger than the budget: looked at in parts, each check going on where the one before ended."""
 
+import json
 import os
 import sys
 
@@ -93,6 +94,38 @@ def test_a_layer_with_damage_in_an_earlier_part_is_not_taken_for_sound(store):
     assert store.check(depth="content", since_ns=begun).recent == 0
 
 
+def test_a_check_whose_time_is_over_before_it_gets_to_known_damage_within_a_layer_says_so(store):
+    layer = add(store, FILES)
+    flip(tree(store, layer, "diff", "f5"))
+    assert not store.check(depth="content", note=True).sound
+    reports = in_parts(store)
+    assert [bool(report.findings) or report.left_unsound == 1 for report in reports] == [True] * len(reports)
+    assert (reports[0].findings, reports[0].left_unsound) == ((), 1)
+
+
+def test_a_check_that_goes_on_behind_damage_that_an_earlier_one_found_says_so_to_its_end(store):
+    layer = add(store, FILES)
+    flip(tree(store, layer, "diff", "f0"))
+    first, *rest = in_parts(store)
+    assert ([f.path for f in first.findings], first.left_unsound) == (["f0"], 0)
+    assert [(report.findings, report.left_unsound) for report in rest] == [((), 1)] * len(rest)
+    assert rest[-1].looked_at == 1
+    report = store.check(depth="content", budget=1000.0)
+    assert (len(report.findings), report.left_unsound) == (1, 0), "it is begun anew"
+
+
+def test_damage_in_a_part_that_is_not_gone_on_with_is_not_forgotten(store):
+    from layerstore.trees import checked
+
+    layer = add(store, FILES)
+    with open(tree(store, layer, "checked"), "w") as file:
+        json.dump({"part": {"depth": "content", "place": 3, "begun": 1, "sound": False}}, file)
+    checked.note_at_risk(store._handle.dirs["layers"], {layer.id: store._handle.clock()})
+    for _ in range(2):
+        report = store.check(depth="content", budget=0.0)
+        assert (report.left, report.left_unsound) == (1, 1)
+
+
 def test_a_layer_that_was_sound_in_every_part_is_since_the_first_was_begun(store):
     add(store, FILES)
     before = store._handle.clock()
@@ -151,8 +184,6 @@ def test_a_check_without_a_budget_looks_at_all(store, hashed):
     {"depth": "metadata", "place": 4, "begun": 1 << 62, "sound": True}, {"place": 4}, [4], 4, {"depth": "content", "place": None},
 ], ids=str)
 def test_what_is_noted_of_a_part_and_is_none_of_this_depth_is_not_gone_on_with(store, hashed, part):
-    import json
-
     layer = add(store, FILES)
     store.checkpoint()
     with open(tree(store, layer, "checked"), "w") as file:

@@ -1,5 +1,6 @@
 """A file system that has no inodes left: who needs some is told so before anything is fetched, where that can be known."""
 
+import errno
 import io
 import os
 import pathlib
@@ -12,7 +13,7 @@ import layerstore
 from disks import on_disk
 
 from layerstore.errors import NoInodesError, NoSpaceError
-from layerstore.system import filesystem
+from layerstore.system import filesystem, fs
 from storekit import add, differ, image, tree_names
 
 FILES = [chunkedmaker.member(f"f{n}", b"%d" % n * 200) for n in range(40)]
@@ -65,6 +66,32 @@ def test_who_needs_inodes_where_few_are_left_is_told_so_and_deletions_work():
         "chunked": ("NoInodesError", 41, 27), "fetched of it": True, "tar": ("NoInodesError", None, 0), "left of them": [],
         "pull": ("NoInodesError", 18, 10), "stage": ("NoInodesError", None, 0), "layers": [], "inodes": True,
     }
+
+def without_bytes(directory):
+    """What is told there who needs more files than the last bytes allow, and whether that is more than is free."""
+    piece = 64 << 20
+    with open(f"{directory}/ballast", "wb") as file:
+        while piece >= 4096:
+            try:
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, piece)
+            except OSError:
+                piece //= 2
+        error = filesystem.lack(file.fileno(), 100 + filesystem.free_inodes(file.fileno()), "it needs more")
+    return type(error).__name__, error.needed > error.free, 0 < error.free < 1 << 20
+
+@pytest.mark.root
+def test_who_needs_files_where_inodes_are_made_of_bytes_and_none_of_those_are_left_is_told_of_bytes():
+    assert on_disk("xfs", without_bytes) == ("NoSpaceError", True, True)
+
+@pytest.mark.parametrize(("blocks", "inodes", "told"), [
+    (0, 0, ("NoSpaceError", None, 0)), (200, 0, ("NoSpaceError", None, 819_200)), (0, 7, ("NoSpaceError", None, 0)),
+    (300, 0, ("NoInodesError", None, 0)), (300, 7, ("NoSpaceError", None, 1_228_800)),
+])
+def test_a_full_file_system_is_one_without_inodes_only_where_it_has_bytes(monkeypatch, blocks, inodes, told):
+    left = os.statvfs_result((4096, 4096, 60_000, blocks, blocks, 1000, inodes, inodes, 0, 255))
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: left)
+    error = fs.host_error(OSError(errno.ENOSPC, "full"), "unpacking a layer", at=0)
+    assert (type(error).__name__, error.needed, error.free) == told
 
 def test_where_inodes_are_made_as_they_are_needed_none_are_counted(monkeypatch, store, tmp_path):
     status = os.statvfs(tmp_path)

@@ -33,15 +33,22 @@ class Mapped:
         self._path, self._descriptor, self._length = path, Descriptor(path, os.O_RDONLY), 0
         self._say, self._problems = say, problems
         self._short: str | None = None
-        self._allowed: Said | None = None    # its last pages were never written, and it is whole all the same
+        # what it said and had when it was whole all the same: its last pages were never written. Not by transaction: each
+        # commit of anybody would have all walk it again
+        self._allowed: tuple[int, int] | None = None
 
     def heed(self) -> None:
         """DamagedError if it is shorter than it was, or than it says, or is not there any more."""
         if self._short is not None:
             raise DamagedError(self._short)
         length, said = self._look(), self._say()
-        if said.length > length and said != self._allowed:
+        if said.length > length and not self._is_allowed(said.length, length):
             self._ask()
+
+    def _is_allowed(self, said: int, length: int) -> bool:
+        """Whether it was as long when it was walked, and says no more than then."""
+        allowed = self._allowed
+        return allowed is not None and length == allowed[1] and said <= allowed[0]
 
     def _look(self) -> int:
         """How long it is."""
@@ -64,7 +71,7 @@ class Mapped:
             if self._say() == said:
                 if problems:
                     self._give_up(f"{self._path} was truncated while it is open: it has {length} of {said.length} bytes")
-                self._allowed = said
+                self._allowed = said.length, length
                 return
 
     def _give_up(self, why: str) -> None:

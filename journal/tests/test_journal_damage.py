@@ -1,5 +1,6 @@
 """What was altered on disk is found: by verify always, and on reading where it matters."""
 
+import errno
 import os
 import random
 
@@ -7,7 +8,7 @@ import lmdb
 import pytest
 
 import parcels
-from layerjournal import DamagedError, Journal, RecordError, Replay, RowError, SegmentError, canonical_dump, encode
+from layerjournal import DamagedError, HostError, Journal, OutcomeUnknownError, RecordError, Replay, RowError, SegmentError, canonical_dump, encode
 from layerjournal.engine import Engine
 from layerjournal.journal import OWN_TABLES
 from layerjournal.views import store_row
@@ -385,11 +386,64 @@ def test_a_data_file_that_is_removed_while_it_is_open_is_refused(written):
             pack(journal, "new")
 
 
-def test_a_data_file_whose_last_pages_were_never_written_is_used(written, monkeypatch):
+@pytest.fixture
+def sparse(written, monkeypatch):
+    """An open journal that says it is longer than its file, and by how much; and how often that is walked."""
     with parcels.reopen(written) as journal:
-        engine, walked = journal._engine, []
+        engine, walked, more = journal._engine, [], [1 << 30]
         monkeypatch.setattr(engine.mapped, "_problems", lambda path: walked.append(path) or [])
-        said = engine._said()
-        monkeypatch.setattr(engine.mapped, "_say", lambda: said.__class__(1 << 30, said.transaction))
-        assert state(journal) == state(journal)
-        assert len(walked) == 1, "that it is whole is found out once"
+        monkeypatch.setattr(engine.mapped, "_say", lambda: engine._said().__class__(more[0], engine._said().transaction))
+        yield journal, more, walked
+
+
+def test_a_data_file_whose_last_pages_were_never_written_is_used(sparse):
+    journal, _, walked = sparse
+    assert state(journal) == state(journal)
+    assert len(walked) == 1, "that it is whole is found out once"
+
+
+def test_a_commit_is_no_reason_to_walk_a_data_file_again_whose_last_pages_were_never_written(sparse):
+    journal, _, walked = sparse
+    sizes = []
+    for number in range(30):
+        sizes.append(os.path.getsize(f"{journal.path}/data.mdb"))
+        pack(journal, f"n{number}")
+    assert len(set(sizes)) < 15, "most commits left it as long as it was"
+    assert len(walked) == len(set(sizes))
+
+
+def test_a_data_file_that_says_more_or_is_longer_than_when_it_was_walked_is_walked_again(sparse):
+    journal, more, walked = sparse
+    state(journal)
+    more[0] += 4096
+    assert state(journal) == state(journal)
+    assert len(walked) == 2
+    with open(f"{journal.path}/data.mdb", "ab") as file:
+        file.write(bytes(4096))
+    assert state(journal) == state(journal)
+    assert len(walked) == 3
+
+
+@pytest.mark.parametrize("use", [state, lambda journal: pack(journal, "new")], ids=["read", "update"])
+def test_a_data_file_that_must_be_walked_and_is_not_at_its_place_any_more_is_an_error_of_the_host(written, monkeypatch, use):
+    with parcels.reopen(written) as journal:
+        said = journal._engine._said()
+        monkeypatch.setattr(journal._engine.mapped, "_say", lambda: said.__class__(1 << 30, said.transaction))
+        os.rename(written, f"{written}-elsewhere")
+        with pytest.raises(HostError, match="No such file"):
+            use(journal)
+        os.rename(f"{written}-elsewhere", written)
+
+
+def test_a_data_file_that_the_device_does_not_give_back_leaves_no_outcome_unknown(sparse, monkeypatch):
+    journal, _, _ = sparse
+
+    def broken(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal._engine.mapped, "_problems", broken)
+        with pytest.raises(HostError, match="cannot be read") as caught:
+            pack(journal, "new")
+        assert not isinstance(caught.value, OutcomeUnknownError)
+    pack(journal, "new")

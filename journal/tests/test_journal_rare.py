@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import threading
+from contextlib import contextmanager
 
 import lmdb
 import pytest
@@ -15,7 +16,7 @@ from layerjournal import BusyError, ClosedError, DamagedError, HostError, Journa
 from layerjournal import archive, creating, effects, folding, gate, lockfile, namespace
 from layerjournal import journal as journal_module
 from layerjournal import replay as replay_module
-from parcels import Parcels, mark, pack
+from parcels import Parcels, mark, pack, state
 
 # -- making one -------------------------------------------------------------------------------------------------------
 
@@ -160,6 +161,36 @@ def test_two_who_want_to_be_alone_wait_for_each_other_and_not_for_ever():
         thread.join()
     with door.alone("now it is free"):
         pass
+
+
+@pytest.mark.parametrize("use", [
+    state, lambda journal: pack(journal, "a"), lambda journal: journal.copy_to(f"{journal.path}-copy"),
+], ids=["read", "update", "copy"])
+def test_who_waits_at_the_gate_while_the_journal_is_closed_is_told_so(path, monkeypatch, use):
+    journal = parcels.create(path)
+    real = journal._engine._gate.inside
+
+    @contextmanager
+    def inside():
+        with monkeypatch.context() as patch:
+            patch.setattr(journal._engine._gate, "inside", real)
+            journal.close()
+        with real():
+            yield
+
+    monkeypatch.setattr(journal._engine._gate, "inside", inside)
+    with pytest.raises(ClosedError):
+        use(journal)
+
+
+@pytest.mark.parametrize("change", [lambda engine: engine._grow(1 << 20), lambda engine: engine._adopt_map()], ids=[
+    "grow", "adopt",
+])
+def test_who_would_move_the_map_of_a_journal_that_is_closed_meanwhile_is_told_so(path, change):
+    journal = parcels.create(path)
+    journal.close()
+    with pytest.raises(ClosedError):
+        change(journal._engine)
 
 
 def test_a_closed_replay_says_so(path):

@@ -20,12 +20,13 @@ from typing import Any, TypeVar
 import lmdb
 
 from layerjournal import lockfile, pages
-from layerjournal.effects import FULL, is_writable
+from layerjournal.effects import FULL, host_errors, is_writable
 from layerjournal.engine.datafile import DATA_FILE, check_size, identity, readable, structural_problems
 from layerjournal.engine.meaning import is_disk_full, is_full, open_error, tables_error, use_error
 from layerjournal.errors import (
     AlreadyOpenError,
     BusyError,
+    ClosedError,
     ForkedError,
     HostError,
     NoSpaceError,
@@ -145,7 +146,7 @@ class Engine:
 
     def open_tables(self, names: Sequence[str]) -> None:
         """Open more tables of this environment. DamagedError if there is no such one."""
-        self.mapped.heed()
+        self._heed()
         try:
             self.dbs.update({name: self._database(name, create=False) for name in names})
         except lmdb.Error as error:
@@ -173,7 +174,7 @@ class Engine:
         """A consistent, compacted copy of ``data.mdb`` into the existing directory *path*, while others write."""
         try:
             with self._gate.inside():
-                self.mapped.heed()
+                self._heed()
                 self.env.copy(path, compact=True)
         except lmdb.Error as error:
             raise use_error(error, path) from error
@@ -188,7 +189,7 @@ class Engine:
             with self._gate.inside():
                 try:
                     try:
-                        self.mapped.heed()
+                        self._heed()
                         txn = self._snapshot()
                         if txn is not None:
                             yield txn
@@ -201,6 +202,19 @@ class Engine:
                     self._end(txn)   # once more: an interrupt may have come between
             self._adopt_map()
         raise BusyError(f"the map of {self.path} keeps growing under us")
+
+    def _heed(self) -> None:
+        """Before the file is used: what is to be so of it. ClosedError if the gate was waited at while it was closed."""
+        self._check_open()
+        try:
+            self.mapped.heed()
+        except OSError:   # of a look at it; nothing was written
+            with host_errors(f"looking at {self.path}"), readable(self.path):
+                raise
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise ClosedError(f"the journal {self.path} is closed")
 
     def _snapshot(self) -> Any:
         """A read transaction; None if the map was grown by another process."""
@@ -224,7 +238,7 @@ class Engine:
         for _ in range(_TRIES):
             try:
                 with self._gate.inside():
-                    self.mapped.heed()
+                    self._heed()
                     if next(self._begun) % _READERS_EVERY == 0:
                         with suppress(lmdb.Error):   # only help
                             self.env.reader_check()   # one that was killed keeps all later pages from reuse
@@ -300,10 +314,13 @@ class Engine:
     # -- growth ----------------------------------------------------------------------------------------------------
 
     def _grow(self, seen: int) -> None:
-        self.env.reader_check()   # a dead reader may be all that keeps free pages from use
+        with self._gate.inside():
+            self._check_open()
+            self.env.reader_check()   # a dead reader may be all that keeps free pages from use
         if seen * 2 > MAX_MAP:
             raise NoSpaceError(f"the journal at {self.path} has reached {seen} bytes; it can have {MAX_MAP}")
         with self._gate.alone("the journal's map must grow"):
+            self._check_open()
             if self.env.info()["map_size"] <= seen:   # else another thread was faster
                 self._set_map(seen * 2)
 
@@ -312,6 +329,7 @@ class Engine:
             self._set_map(0)
 
     def _set_map(self, size: int) -> None:
+        self._check_open()
         try:
             self.env.set_mapsize(size)
         except lmdb.Error as error:

@@ -22,7 +22,6 @@ from layerstore.errors import (
     DamagedError,
     DigestMismatchError,
     InvalidArgumentError,
-    NoInodesError,
     RangesUnsupportedError,
     SizeMismatchError,
     SourceError,
@@ -140,11 +139,13 @@ class ChunkedDiffer:
 
 
 def _heed_inodes(fd: int, opened: Opened) -> None:
-    """NoInodesError if there are fewer than files with content: else it fails when all but the last have been made."""
-    free = filesystem.free_inodes(fd)
+    """NoInodesError if there are fewer than files with content: else it fails when all but the last have been made.
+
+    NoSpaceError where it is bytes that they are made of, and that are lacking.
+    """
     needed = len({item.path for item in opened.items if isinstance(item, File)})
-    if free is not None and needed > free:
-        raise NoInodesError(f"the layer has {needed} files, and {free} inodes are free", needed=needed, free=free)
+    if (lack := filesystem.lack(fd, needed, "the layer's files need")) is not None:
+        raise lack
 
 
 def _find(

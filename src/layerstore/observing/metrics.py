@@ -81,7 +81,7 @@ class Metrics:
             ["depth", "code"], registry=None,
         )
         self.check_layers = Gauge(
-            CHECK_LAYERS, "The last check's layers: looked_at, recent, left, and left_unsound of those.",
+            CHECK_LAYERS, "The last check's layers: looked_at, recent, left, left_unsound.",
             ["depth", "what"], registry=None,
         )
         self.check_ended = Gauge(

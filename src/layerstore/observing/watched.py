@@ -23,7 +23,7 @@ _TREES = "layerstore_trees"
 _READ = {
     "layerstore_disk_size_bytes": ("total", "Size of the store's file system."),
     "layerstore_disk_free_bytes": ("free", "What an ordinary process may still write there."),
-    "layerstore_disk_free_inodes": ("free_inodes", "Files that may still be made there, where that is fixed."),
+    "layerstore_disk_free_inodes": ("free_inodes", "Files that may still be made there, where that is told."),
     "layerstore_quota_bytes": ("quota", "The store's quota; not there if it has none."),
     "layerstore_quota_used_bytes": ("counted", "What counts towards it."),
     "layerstore_reserve_bytes": ("reserve", "What is held for deletions on a full disk."),

@@ -30,6 +30,7 @@ from layerstore.system import faults, kernel
 from layerstore.system.descriptors import DIRECTORY, NEW_FILE, Descriptor
 
 _PIECE = 1 << 20
+_HAS_BYTES = 1 << 20     # so many that who is told that there is no space was not refused for want of them
 TXID_FILE = "txid"
 
 
@@ -41,11 +42,16 @@ def host_error(error: OSError, doing: str, *, at: int | None = None) -> HostErro
     """The typed error for a failing system call, naming what was being done; *at* is open where it was.
 
     A file system that is full says the same of bytes and of inodes; so it is asked what of them is left *at* there now.
+    Of inodes alone it is full only where there are bytes: most that make inodes as they are needed reckon from free bytes
+    how many there can be.
     """
     text = f"{doing}: {error.strerror or error}"
     number = error.errno
-    if number == errno.ENOSPC and at is not None and os.fstatvfs(at).f_favail == 0 < os.fstatvfs(at).f_files:
-        return NoInodesError(f"{doing}: the file system has no inode left for another file", free=0)
+    if number == errno.ENOSPC and at is not None:
+        status = os.fstatvfs(at)
+        if status.f_favail == 0 < status.f_files and has_bytes(status):
+            return NoInodesError(f"{doing}: the file system has no inode left for another file", free=0)
+        return NoSpaceError(text, free=status.f_bavail * status.f_frsize)
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return NoSpaceError(text)
     if number == errno.EROFS:
@@ -55,6 +61,11 @@ def host_error(error: OSError, doing: str, *, at: int | None = None) -> HostErro
     if number in (errno.EMFILE, errno.ENFILE):
         return BusyError(text, hint="raise the limit on open files (ulimit -n), or use fewer workers")
     return IoError(text)
+
+
+def has_bytes(status: os.statvfs_result) -> bool:
+    """Whether a file system has bytes left, so that inodes are what it lacks, if it lacks any."""
+    return status.f_bavail * status.f_frsize >= _HAS_BYTES
 
 
 def open_dir(name: str, dir_fd: int | None = None) -> Descriptor:

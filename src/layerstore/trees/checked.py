@@ -76,9 +76,12 @@ def note_looked(tree_fd: int, depths: Iterable[str], when_ns: int, *, sound: boo
 def note_part(tree_fd: int, part: Part) -> None:
     """Say how far a look has come that is not over; never an error.
 
+    Where something was found in one so far, that stays until one is over: it may be further on than this one came.
     Durability: none; what is lost is looked at again.
     """
     now = read(tree_fd)
+    if now.part is not None and now.part.depth == part.depth and not now.part.sound:
+        part = replace(part, sound=False)   # whether this look went on with that or began anew
     _write(tree_fd, replace(now, part=part, sound=now.sound if part.sound else {}))
 
 

@@ -27,11 +27,12 @@ _STATES = sorted({each.dest.value for each in TRANSITIONS if each.kind is Kind.L
 class Gauges:
     """One moment of a store.
 
-    ``trees``: how many trees are in each state (docs/states.md). ``free_inodes`` is None where the file system makes them
-    as it needs them, ``quota`` where there is none or its file cannot be understood. ``counted`` is what counts towards
-    the quota. ``reserve`` is what is held for deletions on a full disk, of ``reserve_wanted``. ``trash`` and
-    ``quarantine`` are numbers of entries. ``journal`` is the size of ``data.mdb``; ``head`` its last record, ``low_water``
-    the one up to which a checkpoint covers. ``segments``: of archived log. Sizes are in bytes.
+    ``trees``: how many trees are in each state (docs/states.md). ``free_inodes`` is None where the file system tells no
+    number (btrfs), and follows ``free`` where it makes them as they are needed (XFS, ZFS, f2fs, bcachefs); ``quota`` is
+    None where there is none or its file cannot be understood. ``counted`` is what counts towards the quota. ``reserve`` is
+    what is held for deletions on a full disk, of ``reserve_wanted``. ``trash`` and ``quarantine`` are numbers of entries.
+    ``journal`` is the size of ``data.mdb``; ``head`` its last record, ``low_water`` the one up to which a checkpoint
+    covers. ``segments``: of archived log. Sizes are in bytes.
     """
 
     total: int

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layerstore.errors import NoInodesError, NoSpaceError
+from layerstore.errors import NoSpaceError
 from layerstore.lifecycle import catalog
 from layerstore.model import LayerSource
 from layerstore.opening import reserve
@@ -102,9 +102,7 @@ def preflight(handle: Handle, missing: Sequence[LayerSource]) -> None:
             free=free, hint="free space ('layerstore gc', or delete images); or try it all the same: preflight=False, "
             "--no-preflight",
         )
-    least, inodes = _INODES * len(sizes), filesystem.free_inodes(handle.root_fd)
-    if inodes is not None and least > inodes:   # how many files are in them is told by none but those with a TOC
-        raise NoInodesError(
-            f"the {len(sizes)} layers that are missing need {least} inodes at least, and {inodes} are free", needed=least,
-            free=inodes,
-        )
+    # how many files are in them is told by none but those with a TOC
+    what = f"the {len(sizes)} layers that are missing need at least"
+    if (lack := filesystem.lack(handle.root_fd, _INODES * len(sizes), what)) is not None:
+        raise lack

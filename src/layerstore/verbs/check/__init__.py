@@ -22,7 +22,7 @@ from layerstore.lifecycle.states import State
 from layerstore.model import Layer
 from layerstore.opening.handle import Handle
 from layerstore.progress import CheckProgress
-from layerstore.trees.checked import Checked, Part
+from layerstore.trees.checked import Checked
 from layerstore.verbs.check import history, layers, structure
 from layerstore.verbs.check.budget import Budget
 from layerstore.verbs.check.findings import CheckOptions, CheckReport, Depth, Finding, options
@@ -147,8 +147,9 @@ class _Run:
     def _begin(self, layer: Layer, row: Mapping[str, Any], depth: Depth, hashers: Hashing, past: Checked) -> Look:
         if depth is self._options.depth:
             self._tell(layer, "checking")
-        memory = layers.Memory(self._note, past.part if self._goes_on(past.part) else None)
+        memory = layers.Memory(self._note, past.part if self._goes_on(past) else None)
         look = layers.begin(self._handle, layer, row, depth, hashers, layers.MAX_FILES_NAMED, memory)
+        look.was_unsound = past.was_unsound(depth)
         if look.course is not None and look.is_done:
             hashers.budget.progress = True   # perhaps there was nothing to be hashed
         return look
@@ -158,9 +159,12 @@ class _Run:
             size = layer.diff_size if self._options.depth is Depth.CONTENT else 0
             self._progress.layer(layer.id, state=state, size=size)
 
-    def _goes_on(self, part: Part | None) -> bool:
-        """Whether this check goes on with a look that an earlier one did not end."""
-        return self._note and part is not None and part.begun >= (self._options.since_ns or 0)
+    def _goes_on(self, past: Checked) -> bool:
+        """Whether this check goes on with a look that an earlier one did not end: what it saw may have been hit since."""
+        part = past.part
+        if not self._note or part is None or part.depth != self._options.depth:
+            return False
+        return part.begun >= max(past.at_risk, self._options.since_ns or 0)
 
     def _end(self, begun: Look, hashers: Hashing) -> None:
         look = layers.end(self._handle, begun, hashers)
@@ -171,6 +175,7 @@ class _Run:
         self.unread += look.unread
         if look.depth is self._options.depth:
             self._tell(look.layer, "checked" if look.is_whole else "left")
+            self.left_unsound += look.leaves_unsound
         if not look.is_whole:
             self.left += 1
         elif look.depth is self._options.depth:

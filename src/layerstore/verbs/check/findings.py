@@ -81,9 +81,10 @@ class CheckReport:
     ``unread``: paths that this process may not look at, so that it cannot tell; no damage. Of the ``layers`` there are,
     ``looked_at`` were checked at this depth, ``recent`` left out by ``since_ns``, ``left`` not reached within the budget,
     or not to their end (those of stores beneath, too). Structure is looked at of all. ``bytes``: content, with big data,
-    that was hashed. ``left_unsound``: of those not reached, so many that were not found sound when last
-    looked at. ``complete_since_ns``: every layer was looked at, at this depth, since then (ns since 1970; None: some
-    never, or that is not noted). All else is of the store itself, not of those beneath.
+    that was hashed. ``left_unsound``: so many in which something was found when they were last looked at, to which this
+    check did not get: it did not begin them, not end them, or went on behind that. ``complete_since_ns``: every layer was
+    looked at, at this depth, since then (ns since 1970; None: some never, or that is not noted). All else is of the store
+    itself, not of those beneath.
     """
 
     findings: tuple[Finding, ...]

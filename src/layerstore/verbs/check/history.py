@@ -50,7 +50,8 @@ def in_order(
 
     That is: with files that others found rotten; those in *risks* (``at_risk``), and those of which that is noted; both
     only if they were not looked at since. Then the one that was not looked at for longest, whatever was found:
-    damage that waits for its repair must not keep others from being looked at. *dir_fd* is ``layers/``.
+    damage that waits for its repair must not keep others from being looked at. What is given with each is when it was
+    last put at risk by any of that, not only what is noted (``Checked.at_risk``). *dir_fd* is ``layers/``.
     """
     found, past = list(layers), dict[str, Checked]()
     rank: dict[str, tuple[bool, bool, int, str]] = {}
@@ -61,9 +62,7 @@ def in_order(
                 here = checked.read(fd)
         noted, risk, looked = _noted(dir_fd, layer.id), max(here.at_risk, risks.get(layer.id, 0)), here.looked.get(depth, 0)
         rank[layer.id] = (noted <= looked, risk <= looked, looked, layer.id)
-        if here.part is not None and (here.part.depth != depth or here.part.begun < max(noted, risk)):
-            here = replace(here, part=None)   # what was looked at then may have been hit since
-        past[layer.id] = here
+        past[layer.id] = replace(here, at_risk=max(noted, risk))
     found.sort(key=lambda layer: rank[layer.id])
     return found, past
 

@@ -80,6 +80,7 @@ class Look:
     memory: Memory
     begun_ns: int
     course: Course | None = None         # None: of its structure only, or there is nothing to be looked at more closely
+    was_unsound: bool = False            # when it, or a part of it, was last looked at so closely
     looks: int = 1
     begun: float = field(default_factory=time.perf_counter)
 
@@ -105,6 +106,13 @@ class Look:
     def is_whole(self) -> bool:
         """Whether it was looked at to its end: no budget ended it."""
         return self.course is None or self.course.ended_at is None
+
+    @property
+    def leaves_unsound(self) -> bool:
+        """Whether it did not get to all in which something was found earlier, so that what it found does not tell of it."""
+        if not self.is_whole:
+            return self.was_unsound
+        return self.memory.part is not None and not self.memory.part.sound
 
     def wait(self) -> None:
         """For what was handed out."""
@@ -243,7 +251,7 @@ def end(handle: Handle, look: Look, hashing: Hashing) -> Look | None:
         return None
     if row != look.row and look.looks < _LOOKS:   # it was repaired meanwhile
         again = begin(handle, look.layer, row, look.depth, hashing, look.found.most, Memory(look.memory.note))
-        again.looks = look.looks + 1
+        again.looks, again.was_unsound = look.looks + 1, look.was_unsound
         return end(handle, again, hashing)
     if look.memory.note and look.depth is not Depth.STRUCTURE:
         _note(handle, look)
