@@ -22,6 +22,16 @@ def test_a_store_is_made_in_an_absent_or_empty_directory(tmp_path):
     assert os.stat(tmp_path / "absent").st_mode & 0o777 == 0o700
 
 
+def test_a_stores_path_need_not_be_utf_8(tmp_path):
+    root = os.path.join(tmp_path, os.fsdecode(b"caf\xe9"))
+    with layerstore.open(root) as store:
+        layer = add(store)
+        store.checkpoint()
+    with layerstore.open(root) as store:
+        assert [each.id for each in store.layers()] == [layer.id]
+        assert store.check(depth="content").findings == ()
+
+
 def test_a_directory_with_other_things_in_it_is_refused_and_untouched(tmp_path):
     (tmp_path / "precious").write_text("x")
     with pytest.raises(errors.InvalidArgumentError, match="precious"):

@@ -102,7 +102,8 @@ class Engine:
             lockfile.reserve(path, _MAX_READERS)
         try:
             self.env = lmdb.open(
-                path, map_size=map_size, max_dbs=len(tables) + 16, max_readers=_MAX_READERS, readonly=readonly,
+                os.fsencode(path),   # text would have to be UTF-8
+                map_size=map_size, max_dbs=len(tables) + 16, max_readers=_MAX_READERS, readonly=readonly,
                 lock=self.locking, create=create, lib_version=0,
                 max_spare_txns=0,   # a spare one has a reader slot, which a forked child would end by closing
             )
