@@ -115,6 +115,8 @@ ODD = {
     "a prefix before ustar": ('tarfile gnu bsd', "a name goes on where the format"),
     "a prefix after a magic without NUL": ('tarfile gnu bsd', "a name goes on where the format b'ustar00"),
     "a prefix after a magic of one space": ('tarfile gnu bsd', "a name goes on where the format b'ustar "),
+    "a prefix after GNU's magic": ('tarfile gnu bsd', "a time of access of GNU's that is not a number: b'some/directo'"),
+    "a prefix after GNU's magic that goes on in a time": ('tarfile gnu bsd', "a time of change of GNU's that is not a number: b'some/dir"),
     "times of GNU's": ('tarfile', "tarfile takes the times of an incremental archive for a directory's name"),
     "an empty long name": ('tarfile gnu bsd', "an empty name"),
     "a long name that runs into its padding": ('tarfile gnu bsd', "a GNU long name that runs into its padding"),

@@ -71,7 +71,7 @@ def test_the_ustar_prefix_is_put_in_front():
 
 
 def test_a_gnu_header_has_no_prefix():
-    assert one(header(b"name", prefix=b"12345678901", magic=b"ustar  \0")).name == b"name"
+    assert one(header(b"name", prefix=b"12345670123", magic=b"ustar  \0")).name == b"name"
 
 
 def test_a_star_header_has_times_where_others_have_the_end_of_the_prefix():
@@ -269,6 +269,8 @@ BAD = {
     "a number of too many bits": (header(b"f", raw_size=b"\x81" + bytes(11)), "not a number"),
     "a prefix before ustar": (header(b"f", magic=bytes(8), prefix=b"d"), "no place for it"),
     "a prefix in star's times": (header(b"f", tail=b"p" * 140 + bytes(23) + b"tar\0"), "star's times"),
+    "a prefix where GNU has times": (header(b"f", magic=b"ustar  \0", prefix=b"some/directory"), "time of access"),
+    "a prefix that goes on where GNU has a time": (header(b"f", magic=b"ustar  \0", tail=b"%011o\0some/dir" % 5), "time of change"),
     "a PAX length beyond its header": (pax(data=b"99 path=x\n") + file(b"f"), "length is wrong"),
     "a PAX length that cuts the value": (pax(data=b"8 path=xyz\n") + file(b"f"), "length is wrong"),
     "a PAX length of zero": (pax(data=b"0 path=x\n") + file(b"f"), "length is wrong"),
