@@ -126,7 +126,7 @@ _MAKERS = {
     "a prefix before ustar": header(b"n", magic=b"", prefix=b"pre"),
     "a prefix after a magic without NUL": header(b"n", magic=b"ustar00", prefix=b"pre"),
     "a prefix after a magic of one space": header(b"n", magic=b"ustar \00", prefix=b"pre"),
-    "a prefix after GNU's magic": file(b"f") + file(b"f", magic=_GNU, prefix=b"some/directory"),   # as Go before 1.8 wrote it
+    "a prefix after GNU's magic": file(b"f") + file(b"f", magic=_GNU, prefix=b"some/directory"),   # Go before 1.8
     "a prefix after GNU's magic that goes on in a time": file(b"f", magic=_GNU, prefix=b"%011o\0some/dir" % 5),
     "times of GNU's": header(b"n", magic=_GNU, extra=b"%011o\0%011o\0" % (5, 6)),
     "an empty long name": _long(b"") + file(b"short"),
