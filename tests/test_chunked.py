@@ -472,7 +472,7 @@ def test_sparse_files_are_not_taken_by_a_toc(tree):
     info = tarfile.TarInfo("sparse")
     info.size = 4
     info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": "100",
-                        "GNU.sparse.map": "0,4", "GNU.sparse.name": "sparse"}
+                        "GNU.sparse.numblocks": "1", "GNU.sparse.map": "0,4", "GNU.sparse.name": "sparse"}
     made = make(CURRENT, [(info.tobuf(tarfile.PAX_FORMAT), b"data", info)])
     differ, _ = partial(made)
     tree.apply(differ)

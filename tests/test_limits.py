@@ -328,8 +328,11 @@ def test_attributes_that_a_global_header_gives_to_every_entry_are_limited_togeth
 
 
 def sparse(size, segments=(), data=b""):
+    segments = [*segments, (size, 0)]    # as GNU tar ends what ends with a hole
     numbers = b",".join(b"%d,%d" % each for each in segments)
-    return pax((b"GNU.sparse.map", numbers), (b"GNU.sparse.size", b"%d" % size)) + file(b"sparse", data)
+    return pax(
+        (b"GNU.sparse.size", b"%d" % size), (b"GNU.sparse.numblocks", b"%d" % len(segments)), (b"GNU.sparse.map", numbers),
+    ) + file(b"sparse", data)
 
 
 def test_a_sparse_file_of_eight_exbibytes_is_stopped(tmp_path):

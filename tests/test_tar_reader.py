@@ -195,7 +195,8 @@ def test_an_old_gnu_sparse_map_goes_on_in_extension_blocks():
 @pytest.mark.parametrize("records, front", [
     ([(b"GNU.sparse.size", b"8192"), (b"GNU.sparse.numblocks", b"2"), (b"GNU.sparse.offset", b"0"),
       (b"GNU.sparse.numbytes", b"512"), (b"GNU.sparse.offset", b"4096"), (b"GNU.sparse.numbytes", b"512")], b""),
-    ([(b"GNU.sparse.size", b"8192"), (b"GNU.sparse.name", b"real"), (b"GNU.sparse.map", b"0,512,4096,512")], b""),
+    ([(b"GNU.sparse.size", b"8192"), (b"GNU.sparse.numblocks", b"2"), (b"GNU.sparse.name", b"real"),
+      (b"GNU.sparse.map", b"0,512,4096,512")], b""),
     ([(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.name", b"real"),
       (b"GNU.sparse.realsize", b"8192")], pad(b"2\n0\n512\n4096\n512\n")),
 ], ids=["0.0", "0.1", "1.0"])
@@ -210,7 +211,8 @@ def test_pax_sparse_files_have_segments(records, front):
     (b"0,512,4096", "odd"), (b"0,512,-1,512", "not a decimal"), (b"0,512,4096,5120", "beyond"),
 ])
 def test_sparse_maps_that_do_not_fit_are_refused(text, match):
-    refused(pax((b"GNU.sparse.size", b"8192"), (b"GNU.sparse.map", text)) + header(b"s", size=1024) + SPARSE_DATA + END, match)
+    records = [(b"GNU.sparse.size", b"8192"), (b"GNU.sparse.numblocks", b"%d" % (text.count(b",") // 2 + 1)), (b"GNU.sparse.map", text)]
+    refused(pax(*records) + header(b"s", size=1024) + SPARSE_DATA + END, match)
 
 
 def test_a_sparse_map_that_never_ends_is_refused():
@@ -220,12 +222,14 @@ def test_a_sparse_map_that_never_ends_is_refused():
 
 
 def test_holes_count_towards_the_limit_on_bytes():
-    entry = pax((b"GNU.sparse.size", b"%d" % (1 << 50)), (b"GNU.sparse.map", b"")) + header(b"s", size=0)
+    size = b"%d" % (1 << 50)
+    entry = pax((b"GNU.sparse.size", size), (b"GNU.sparse.numblocks", b"1"), (b"GNU.sparse.map", size + b",0")) + header(b"s", size=0)
     assert refused(entry + END, "too many bytes", LimitExceededError).limit == "max_bytes"
 
 
 # -- what it refuses
 
+SPARSE_MAP = ((b"GNU.sparse.numblocks", b"1"), (b"GNU.sparse.map", b"0,4"))
 BAD = {
     "a wrong checksum": (header(b"f", checksum=1), "checksum"),
     "a negative size (CVE-2025-8194)": (header(b"f", size=-512), "negative size"),
@@ -252,7 +256,7 @@ BAD = {
     "a directory with data": (header(b"d/", b"0", size=5), "named as a directory"),
     "an old directory with data": (header(b"d/", b"\0", size=5), "named as a directory"),
     "a file named as a directory": (header(b"d/", b"0"), "named as a directory"),
-    "a sparse directory": (pax((b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b"")) + directory(b"d"), "said to have data"),
+    "a sparse directory": (pax((b"GNU.sparse.size", b"9"), *SPARSE_MAP) + directory(b"d"), "said to have data"),
     "a hard link with data by PAX": (file(b"a") + pax((b"size", b"4")) + hardlink(b"h", b"a"), "said to have data"),
     "a sparse file in a ustar header": (header(b"s", b"S", tail=old_sparse_tail([], 8)), "in another format"),
     "a sparse map with a gap": (
@@ -263,6 +267,13 @@ BAD = {
         pax((b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b"0,4"), (b"GNU.sparse.realsize", b"8")) + file(b"s", b"four"), "two versions"),
     "two sparse maps": (
         pax((b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b"0,4"), (b"GNU.sparse.map", b"1,4")) + file(b"s", b"four"), "two PAX records"),
+    "a sparse file of half a version": (pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.realsize", b"9")) + file(b"s"), "half a version"),
+    "a sparse file of the other half": (
+        pax((b"GNU.sparse.minor", b"1"), (b"GNU.sparse.size", b"9"), *SPARSE_MAP) + file(b"s", b"four"), "half a version"),
+    "a sparse size and no map": (pax((b"GNU.sparse.size", b"4")) + file(b"s", b"four"), "without a map"),
+    "an empty sparse map": (
+        pax((b"GNU.sparse.size", b"9"), (b"GNU.sparse.numblocks", b"0"), (b"GNU.sparse.map", b"")) + file(b"s"), "without a map"),
+    "a sparse map without a count": (pax((b"GNU.sparse.size", b"9"), SPARSE_MAP[1]) + file(b"s", b"four"), "sparse count"),
     "a sparse file of star's": (pax((b"SCHILY.realsize", b"9")) + file(b"s", b"four"), "star or Solaris"),
     "a global header after a local one": (pax((b"path", b"a")) + pax((b"comment", b"b"), type=b"g") + file(b"f"), "global PAX header between"),
     "a size that begins with NUL": (header(b"f", raw_size=b"\0" + b"0000000004\0"), "begins with NUL"),

@@ -187,10 +187,7 @@ def instant(text: bytes, offset: int) -> int:
 def _sparse(found: Overrides, local: Records, offset: int) -> None:
     """Recognise GNU sparse 0.0, 0.1 and 1.0 by their keys; set size, segments and the real name."""
     get = local.values.get
-    major, minor = get("GNU.sparse.major"), get("GNU.sparse.minor")
-    version = (major or b"0", minor or b"0")
-    if major is None and minor is None:
-        version = (b"0", b"1") if get("GNU.sparse.map") is not None else (b"0", b"0")
+    version = _sparse_version(local.values, offset)
     segments: tuple[tuple[int, int], ...] | None
     if version == (b"1", b"0"):
         size, segments = get("GNU.sparse.realsize"), None
@@ -215,10 +212,21 @@ def _sparse(found: Overrides, local: Records, offset: int) -> None:
         raise ArchiveError(f"a sparse file of two versions: {sorted(others)} in one of {version!r}", offset=offset)
     if size is None:
         raise ArchiveError("a sparse file without its real size", offset=offset)
-    promised = get("GNU.sparse.numblocks")
-    if promised is not None and segments is not None:
-        count = decimal(promised, "sparse count", offset)
+    if segments is not None:
+        if not segments:                 # GNU tar writes one that is empty for a file that is all hole
+            raise ArchiveError("a sparse file without a map", offset=offset)
+        count = decimal(get("GNU.sparse.numblocks") or b"", "sparse count", offset)
         if count != len(segments):
             raise ArchiveError(f"a sparse map of {len(segments)} segments, not {count}", offset=offset)
     found.path = get("GNU.sparse.name") or found.path
     found.sparse = SparseMap(decimal(size, "sparse file size", offset), segments)
+
+
+def _sparse_version(values: Mapping[str, bytes], offset: int) -> tuple[bytes, bytes]:
+    """Major and minor: both are there or, before 1.0, neither. With one of them Go's reader has a file without holes."""
+    major, minor = values.get("GNU.sparse.major"), values.get("GNU.sparse.minor")
+    if major is not None and minor is not None:
+        return major, minor
+    if major is not None or minor is not None:
+        raise ArchiveError("a sparse file of half a version", offset=offset)
+    return (b"0", b"1") if "GNU.sparse.map" in values else (b"0", b"0")
