@@ -119,6 +119,9 @@ _MAKERS = {
     "a global header after a local one": pax({"path": b"long"}) + pax({"comment": b"1"}, b"g") + file(b"short"),
     "a global header after a long name":
         _long(b"long\0") + pax({"comment": b"1"}, b"g") + file(b"short"),
+    "a global owner": pax({"uid": b"5", "gid": b"5"}, b"g") + file(b"f"),
+    "a global attribute": pax({"SCHILY.xattr.user.a": b"1"}, b"g") + file(b"f"),
+    "a global comment": pax({"comment": b"1"}, b"g") + file(b"f"),
     "a size after one NUL": _size(b"\0%010o\0" % 4),
     "a size after two NULs": _size(b"\0\0%09o\0" % 4),
     "no size to some, and no data": header(b"n", size_field=b"\0%010o\0" % 512) + file(b"g"),
