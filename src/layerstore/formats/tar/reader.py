@@ -65,20 +65,21 @@ class TarReader:
     covers all of it. A tar ends with two blocks of zeros and zero padding. One zero block, or none, exactly
     at the end of the stream is what a truncated archive may look like: it is accepted only with *require_end*
     false, which is for callers who check a digest of the whole. Anything but zeros after the end marker is
-    refused. *raw* is told of every byte of the stream, in order, but of the data that was read.
+    refused. *raw* is told of every byte of the stream, in order, but of the data that was read. *with_data* false: the
+    stream has no data of files (see ``leave_out_data``), so no map in front of it either: those of PAX 1.0 seem empty.
 
     Raises ArchiveError (malformed or refused) and LimitExceededError (``limits``).
     """
 
     def __init__(
         self, chunks: Iterable[bytes], limits: Limits | None = None, *, require_end: bool = True,
-        raw: Callable[[bytes], None] = lambda _data: None,
+        raw: Callable[[bytes], None] = lambda _data: None, with_data: bool = True,
     ) -> None:
         self.raw_name = b""              # the current entry's name as the archive has it
         self._stream = Stream(chunks, raw)
         self._limits = limits or Limits()
         self._names = Cleaner(self._limits)
-        self._require_end = require_end
+        self._require_end, self._with_data = require_end, with_data
         self._totals = Totals(self._limits)
         self._plain = PlainHeaders()
 
@@ -266,6 +267,8 @@ class TarReader:
         else:
             assert given is not None
             size = given.size
+            if given.segments is None and not self._with_data:
+                return size, ()
             if given.segments is None:   # version 1.0: the map is in front of the data
                 segments, taken = sparse.in_data(stream.take, stream.left, offset, maximum)
                 stream.left -= taken
