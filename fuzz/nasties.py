@@ -79,9 +79,9 @@ def _tars() -> Seeds:
         header(b"././@LongLink", b"K", size=5) + padded(b"name\0") + header(b"s", b"2", link=b"x") + END,
         pax({"GNU.sparse.major": b"1", "GNU.sparse.minor": b"0", "GNU.sparse.name": b"s", "GNU.sparse.realsize": b"1000"})
         + file(b"s", padded(b"1\n500\n4\n") + b"data") + END,
-        pax({"GNU.sparse.map": b"0,2,100,2", "GNU.sparse.size": b"200"}) + file(b"s") + END,
-        pax({"GNU.sparse.map": b"100,2,0,2", "GNU.sparse.size": b"200"}) + file(b"s") + END,
-        pax({"GNU.sparse.map": b"0,9,100,2", "GNU.sparse.size": b"20"}) + file(b"s") + END,
+        pax({"GNU.sparse.numblocks": b"2", "GNU.sparse.map": b"0,2,100,2", "GNU.sparse.size": b"200"}) + file(b"s") + END,
+        pax({"GNU.sparse.numblocks": b"2", "GNU.sparse.map": b"100,2,0,2", "GNU.sparse.size": b"200"}) + file(b"s") + END,
+        pax({"GNU.sparse.numblocks": b"2", "GNU.sparse.map": b"0,9,100,2", "GNU.sparse.size": b"20"}) + file(b"s") + END,
         header(b"old", b"S", size=4, magic=b"ustar  \0", extra=bytes(41) + b"%011o\0%011o\0" % (512, 4)) + padded(b"data") + END,
         header(b"base256", size_field=b"\x80" + bytes(10) + b"\4") + padded(b"data") + END,
         header(b"negative", size_field=b"\xff" * 12) + END, header(b"notoctal", size_field=b"9999999999\0") + END,

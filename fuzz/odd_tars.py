@@ -11,6 +11,8 @@ __all__ = ["ARCHIVES"]
 
 _GNU = b"ustar  \0"
 _SPARSE = {"GNU.sparse.major": b"1", "GNU.sparse.minor": b"0", "GNU.sparse.name": b"s", "GNU.sparse.realsize": b"1000"}
+_ZERO = {"GNU.sparse.size": b"9", "GNU.sparse.numblocks": b"1", "GNU.sparse.map": b"0,4"}
+_ZERO_ZERO = (b"22 GNU.sparse.size=99\n", b"23 GNU.sparse.offset=0\n", b"25 GNU.sparse.numbytes=4\n")
 _MAPPED = padded(b"1\n500\n4\n") + b"data"
 
 
@@ -95,6 +97,19 @@ _MAKERS = {
     "sparse 0.1 and a size of 1.0":
         pax({"GNU.sparse.size": b"9", "GNU.sparse.realsize": b"20", "GNU.sparse.numblocks": b"1", "GNU.sparse.map": b"0,4"})
         + file(b"s"),
+    "sparse, only a major number": pax({k: v for k, v in _SPARSE.items() if k != "GNU.sparse.minor"}) + file(b"s", _MAPPED),
+    "sparse, only a minor number": pax({"GNU.sparse.minor": b"1", **_ZERO}) + file(b"s"),
+    "sparse, versions that are empty": pax({"GNU.sparse.major": b"", "GNU.sparse.minor": b"", **_ZERO}) + file(b"s"),
+    "sparse, a size alone": pax({"GNU.sparse.size": b"4"}) + file(b"s"),
+    "sparse, a count of nothing": pax({"GNU.sparse.size": b"9", "GNU.sparse.numblocks": b"0"}) + file(b"s", b""),
+    "sparse 0.1 with an empty map":
+        pax({"GNU.sparse.size": b"9", "GNU.sparse.numblocks": b"0", "GNU.sparse.map": b""}) + file(b"s", b""),
+    "sparse 0.1 without a count": pax({"GNU.sparse.size": b"9", "GNU.sparse.map": b"0,4"}) + file(b"s"),
+    "sparse 0.1 with its count last": pax({k: _ZERO[k] for k in reversed(_ZERO)}) + file(b"s"),
+    "sparse 0.0 without a count": _records(*_ZERO_ZERO) + file(b"s"),
+    "sparse 0.0": _records(b"26 GNU.sparse.numblocks=1\n", *_ZERO_ZERO) + file(b"s"),
+    "sparse 1.0 of one hole": pax(_SPARSE) + file(b"s", padded(b"1\n1000\n0\n")),
+    "sparse 1.0 with an empty map": pax(_SPARSE) + file(b"s", padded(b"0\n")),
     "sparse 1.0 out of order": pax(_SPARSE) + file(b"s", padded(b"2\n500\n4\n100\n4\n") + b"datamore"),
     "sparse 1.0 that overlaps": pax(_SPARSE) + file(b"s", padded(b"2\n500\n4\n502\n4\n") + b"datamore"),
     "sparse 1.0 with less map than data": pax(_SPARSE) + file(b"s", padded(b"1\n500\n4\n") + b"datamore"),
@@ -104,6 +119,9 @@ _MAKERS = {
     "a global header after a local one": pax({"path": b"long"}) + pax({"comment": b"1"}, b"g") + file(b"short"),
     "a global header after a long name":
         _long(b"long\0") + pax({"comment": b"1"}, b"g") + file(b"short"),
+    "a global owner": pax({"uid": b"5", "gid": b"5"}, b"g") + file(b"f"),
+    "a global attribute": pax({"SCHILY.xattr.user.a": b"1"}, b"g") + file(b"f"),
+    "a global comment": pax({"comment": b"1"}, b"g") + file(b"f"),
     "a size after one NUL": _size(b"\0%010o\0" % 4),
     "a size after two NULs": _size(b"\0\0%09o\0" % 4),
     "no size to some, and no data": header(b"n", size_field=b"\0%010o\0" % 512) + file(b"g"),
@@ -126,6 +144,8 @@ _MAKERS = {
     "a prefix before ustar": header(b"n", magic=b"", prefix=b"pre"),
     "a prefix after a magic without NUL": header(b"n", magic=b"ustar00", prefix=b"pre"),
     "a prefix after a magic of one space": header(b"n", magic=b"ustar \00", prefix=b"pre"),
+    "a prefix after GNU's magic": file(b"f") + file(b"f", magic=_GNU, prefix=b"some/directory"),   # Go before 1.8
+    "a prefix after GNU's magic that goes on in a time": file(b"f", magic=_GNU, prefix=b"%011o\0some/dir" % 5),
     "times of GNU's": header(b"n", magic=_GNU, extra=b"%011o\0%011o\0" % (5, 6)),
     "an empty long name": _long(b"") + file(b"short"),
     "a long name without NUL": _long(b"long") + file(b"short"),

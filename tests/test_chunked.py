@@ -537,12 +537,15 @@ def test_a_toc_that_is_too_large_is_not_read(tree, form):
     assert blob.fetched <= 72
 
 
-def test_sparse_files_are_not_taken_by_a_toc(tree):
+@pytest.mark.parametrize("records, data", [
+    ({"major": "0", "minor": "1", "size": "100", "numblocks": "1", "map": "0,4"}, b"data"),
+    ({"major": "1", "minor": "0", "realsize": "100"}, b"1\n0\n4\n".ljust(512, b"\0") + b"data"),
+], ids=["0.1", "1.0"])
+def test_sparse_files_are_not_taken_by_a_toc(tree, records, data):
     info = tarfile.TarInfo("sparse")
-    info.size = 4
-    info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": "100",
-                        "GNU.sparse.map": "0,4", "GNU.sparse.name": "sparse"}
-    made = make(CURRENT, [(info.tobuf(tarfile.PAX_FORMAT), b"data", info)])
+    info.size = len(data)
+    info.pax_headers = {f"GNU.sparse.{key}": value for key, value in {**records, "name": "sparse"}.items()}
+    made = make(CURRENT, [member("before", b"x"), (info.tobuf(tarfile.PAX_FORMAT), data, info), member("after", b"x")])
     differ, _ = partial(made)
     tree.apply(differ)
     assert "sparse" in differ.whole

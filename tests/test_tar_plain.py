@@ -31,7 +31,7 @@ ODD = [
     header(b"d1/size", raw_size=b"\x80" + bytes(10) + b"\1") + pad(b"x"), header(b"d1/size", raw_size=b"00000000001x") + pad(b"x"),
     file(b"d1/big", b"x" * 70_000), header(b"d1/claims", size=1 << 30), directory(b"d1/"), symlink(b"d1/l", b"x"), file(b"d1/.wh.x"),
     pax((b"path", b"d1/other name")) + file(b"d1/pax", b"x"), pax((b"size", b"3")) + file(b"d1/sized", b"xyz"),
-    pax((b"uid", b"5"), type=b"g"), pax((b"mtime", b"1.5"), type=b"g"), pax((b"uid", b""), type=b"g"), gnu_long(b"L", b"d1/long") + file(b"d1/x", b"y"),
+    pax((b"uid", b"5"), type=b"g"), pax((b"comment", b"1"), type=b"g"), gnu_long(b"L", b"d1/long") + file(b"d1/x", b"y"),
     bytes(512), *(data for _, data in sparse_tars()),
 ] + [file(b"d1/again", b"x", uid=7), file(b"d1/again", b"y", mtime=1 << 32), file(b"deep/" * 11 + b"x", b"y"), file(b"deep/" * 13 + b"x", b"y")]
 

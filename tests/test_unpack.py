@@ -181,7 +181,7 @@ def test_holes_stay_holes_and_are_hashed_as_zeros(tree):
     import hashlib
 
     size = 64 << 20
-    tree.unpack(pax((b"GNU.sparse.size", b"%d" % size), (b"GNU.sparse.map", b"0,512,33554432,512"))
+    tree.unpack(pax((b"GNU.sparse.size", b"%d" % size), (b"GNU.sparse.numblocks", b"2"), (b"GNU.sparse.map", b"0,512,33554432,512"))
                 + header(b"s", size=1024) + b"A" * 512 + b"B" * 512)
     content = (tree.diff / "s").read_bytes()
     assert (len(content), content[:512], content[1 << 25:(1 << 25) + 512]) == (size, b"A" * 512, b"B" * 512)
@@ -232,7 +232,7 @@ def test_a_large_file_without_zeros_is_written_piece_by_piece(tree, monkeypatch)
 
 def test_a_sparse_file_whose_segments_cross_chunks_is_whole(tree):
     data = os.urandom(5120)
-    tree.unpack(pax((b"GNU.sparse.size", b"90000"), (b"GNU.sparse.map", b"100,2560,70000,2560")) + header(b"s", size=5120)
+    tree.unpack(pax((b"GNU.sparse.size", b"90000"), (b"GNU.sparse.numblocks", b"2"), (b"GNU.sparse.map", b"100,2560,70000,2560")) + header(b"s", size=5120)
                 + data, chunk=700)
     content = (tree.diff / "s").read_bytes()
     assert (content[100:2660], content[70000:72560], len(content)) == (data[:2560], data[2560:], 90000)

@@ -29,7 +29,7 @@ def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload
     files, whose data a tar-split cannot place.
     """
     tar = _Headers(lines)
-    reader = TarReader(tar, limits, require_end=False, raw=tar.passed)
+    reader = TarReader(tar, limits, require_end=False, raw=tar.passed, with_data=False)
     told = (entry for entry in entries if entry.kind != "chunk")
     names: set[bytes] = set()
     waiting: deque[tuple[bytes, Entry]] = deque()

@@ -1,6 +1,6 @@
 """A strict, streaming reader of tar archives: bytes in, entries and their data out. No file is touched here.
 
-Reads what the field writes: ustar, PAX (local and global headers), GNU long names, GNU sparse files of every
+Reads what the field writes: ustar, PAX (global headers only as comments), GNU long names, GNU sparse files of every
 kind, base-256 numbers, star's prefix. Whatever two readers could understand differently is refused with
 ``ArchiveError`` and the offset: this library checks a layer by its digest, and a digest says nothing about
 which reading was meant.

@@ -93,7 +93,10 @@ def _is_star(block: bytes) -> bool:
 def _check_prefix(block: bytes, offset: int) -> None:
     """ArchiveError if readers would disagree about whether, or how far, these bytes are the directory of a name."""
     magic = block[257:265]
-    if magic == GNU_MAGIC:               # which has times and a sparse map there
+    if magic == GNU_MAGIC:               # which has times and a sparse map there; Go before 1.8 wrote prefixes, too
+        number(block[345:357], "time of access of GNU's", offset, signed=True)
+        if block[357]:
+            number(block[357:369], "time of change of GNU's", offset, signed=True)
         return
     if magic[:6] != b"ustar\0":
         raise ArchiveError(f"a name goes on where the format {magic!r} has no place for it", offset=offset)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import Limits
 
-__all__ = ["Overrides", "Records", "SparseMap", "decimal", "instant", "matters_globally", "overrides", "parse"]
+__all__ = ["Overrides", "Records", "SparseMap", "decimal", "instant", "matters", "overrides", "parse"]
 
 _TIME = re.compile(rb"(-?)(\d+)(?:\.(\d*))?\Z")
 _MAX_DIGITS = 20                         # 2^64 has twenty; also keeps int() away from megabytes of digits
 _SCHILY = "SCHILY.xattr."
 _LIBARCHIVE = "LIBARCHIVE.xattr."
-_GLOBAL_KEYS = frozenset({"uid", "gid", "mtime"})
+_KEYS = frozenset({"path", "linkpath", "size", "uid", "gid", "mtime", "SCHILY.realsize", "SUN.holesdata"})
 _TEXTS = frozenset({b"linkpath", b"uname", b"gname"})   # and path, which has its own words for it
 _SPARSE = "GNU.sparse."
 _SPARSE_KEYS = {                         # those of each version; no other's may stand beside them
@@ -100,17 +100,17 @@ def parse(data: bytes, offset: int) -> Records:
     return Records(values, tuple(pairs))
 
 
-def matters_globally(key: str) -> bool:
-    """Whether a global record says anything of the entries after it that is honoured here."""
-    return key in _GLOBAL_KEYS or key.startswith((_SCHILY, _LIBARCHIVE))
+def matters(key: str) -> bool:
+    """Whether a record of this name says anything of an entry that is honoured, or refused, here."""
+    return key in _KEYS or key.startswith((_SCHILY, _LIBARCHIVE, _SPARSE))
 
 
-def overrides(shared: Mapping[str, bytes], local: Records | None, offset: int, limits: Limits) -> Overrides:
-    """What the global records *shared* and the entry's own mean for it. An empty value takes a record back.
+def overrides(records: Records, offset: int, limits: Limits) -> Overrides:
+    """What an entry's *records* mean for it. An empty value takes a record back: the header's field stands.
 
     LimitExceededError beyond the *limits* on one entry's extended attributes.
     """
-    values = {**shared, **local.values} if local is not None else shared
+    values = records.values
     found = Overrides()
     xattrs: dict[bytes, bytes] = {}
     weak: dict[bytes, bytes] = {}
@@ -136,8 +136,8 @@ def overrides(shared: Mapping[str, bytes], local: Records | None, offset: int, l
     if weak or xattrs:
         found.xattrs = {**weak, **xattrs}
         _check_xattrs(found.xattrs, offset, limits)
-    if local is not None and any(key.startswith(_SPARSE) for key in local.values):
-        _sparse(found, local, offset)
+    if any(key.startswith(_SPARSE) for key in values):
+        _sparse(found, records, offset)
     if values.get("SCHILY.realsize") or values.get("SUN.holesdata"):
         raise ArchiveError("a sparse file as only star or Solaris have it", offset=offset)
     return found
@@ -184,13 +184,10 @@ def instant(text: bytes, offset: int) -> int:
     return value
 
 
-def _sparse(found: Overrides, local: Records, offset: int) -> None:
+def _sparse(found: Overrides, records: Records, offset: int) -> None:
     """Recognise GNU sparse 0.0, 0.1 and 1.0 by their keys; set size, segments and the real name."""
-    get = local.values.get
-    major, minor = get("GNU.sparse.major"), get("GNU.sparse.minor")
-    version = (major or b"0", minor or b"0")
-    if major is None and minor is None:
-        version = (b"0", b"1") if get("GNU.sparse.map") is not None else (b"0", b"0")
+    get = records.values.get
+    version = _sparse_version(records.values, offset)
     segments: tuple[tuple[int, int], ...] | None
     if version == (b"1", b"0"):
         size, segments = get("GNU.sparse.realsize"), None
@@ -203,22 +200,33 @@ def _sparse(found: Overrides, local: Records, offset: int) -> None:
         segments = tuple(zip(numbers[::2], numbers[1::2], strict=True))
     elif version == (b"0", b"0"):
         size = get("GNU.sparse.size")
-        keys = [key for key, _ in local.sparse_pairs]
+        keys = [key for key, _ in records.sparse_pairs]
         if keys != [b"GNU.sparse.offset", b"GNU.sparse.numbytes"] * (len(keys) // 2):
             raise ArchiveError("a sparse map whose offsets and lengths do not alternate", offset=offset)
-        numbers = [decimal(value, "sparse map", offset) for _, value in local.sparse_pairs]
+        numbers = [decimal(value, "sparse map", offset) for _, value in records.sparse_pairs]
         segments = tuple(zip(numbers[::2], numbers[1::2], strict=True))
     else:
         raise ArchiveError(f"a sparse file of the unknown version {version!r}", offset=offset)
-    others = {key for key in local.values if key.startswith(_SPARSE)} - {_SPARSE + key for key in _SPARSE_KEYS[version]}
+    others = {key for key in records.values if key.startswith(_SPARSE)} - {_SPARSE + key for key in _SPARSE_KEYS[version]}
     if others:
         raise ArchiveError(f"a sparse file of two versions: {sorted(others)} in one of {version!r}", offset=offset)
     if size is None:
         raise ArchiveError("a sparse file without its real size", offset=offset)
-    promised = get("GNU.sparse.numblocks")
-    if promised is not None and segments is not None:
-        count = decimal(promised, "sparse count", offset)
+    if segments is not None:
+        if not segments:                 # GNU tar writes one that is empty for a file that is all hole
+            raise ArchiveError("a sparse file without a map", offset=offset)
+        count = decimal(get("GNU.sparse.numblocks") or b"", "sparse count", offset)
         if count != len(segments):
             raise ArchiveError(f"a sparse map of {len(segments)} segments, not {count}", offset=offset)
     found.path = get("GNU.sparse.name") or found.path
     found.sparse = SparseMap(decimal(size, "sparse file size", offset), segments)
+
+
+def _sparse_version(values: Mapping[str, bytes], offset: int) -> tuple[bytes, bytes]:
+    """Major and minor: both are there or, before 1.0, neither. With one of them Go's reader has a file without holes."""
+    major, minor = values.get("GNU.sparse.major"), values.get("GNU.sparse.minor")
+    if major is not None and minor is not None:
+        return major, minor
+    if major is not None or minor is not None:
+        raise ArchiveError("a sparse file of half a version", offset=offset)
+    return (b"0", b"1") if "GNU.sparse.map" in values else (b"0", b"0")

@@ -31,7 +31,6 @@ _ID_END = 0xFFFF_FFFF                    # chown(2) reads -1 as "leave it": not 
 _MAX_SIZE = (1 << 63) - 1
 _NO_XATTRS: Mapping[bytes, bytes] = {}
 _new = tuple.__new__                     # what a NamedTuple does with keywords, too, in twice the time
-_FORBIDDEN_GLOBALLY = ("path", "linkpath", "size")
 
 
 class Entry(NamedTuple):  # not a dataclass: one is made per file, and a frozen one takes ten times as long
@@ -66,21 +65,21 @@ class TarReader:
     covers all of it. A tar ends with two blocks of zeros and zero padding. One zero block, or none, exactly
     at the end of the stream is what a truncated archive may look like: it is accepted only with *require_end*
     false, which is for callers who check a digest of the whole. Anything but zeros after the end marker is
-    refused. *raw* is told of every byte of the stream, in order, but of the data that was read.
+    refused. *raw* is told of every byte of the stream, in order, but of the data that was read. *with_data* false: the
+    stream has no data of files (see ``leave_out_data``), so no map in front of it either: those of PAX 1.0 seem empty.
 
     Raises ArchiveError (malformed or refused) and LimitExceededError (``limits``).
     """
 
     def __init__(
         self, chunks: Iterable[bytes], limits: Limits | None = None, *, require_end: bool = True,
-        raw: Callable[[bytes], None] = lambda _data: None,
+        raw: Callable[[bytes], None] = lambda _data: None, with_data: bool = True,
     ) -> None:
         self.raw_name = b""              # the current entry's name as the archive has it
         self._stream = Stream(chunks, raw)
         self._limits = limits or Limits()
         self._names = Cleaner(self._limits)
-        self._require_end = require_end
-        self._globals: dict[str, bytes] = {}
+        self._require_end, self._with_data = require_end, with_data
         self._totals = Totals(self._limits)
         self._plain = PlainHeaders()
 
@@ -129,7 +128,7 @@ class TarReader:
     def _plain_entry(self) -> Entry | None:
         """The next entry if it is a plain file whose like was read before; None: see ``_next_entry``."""
         stream = self._stream
-        plain = None if self._globals else self._plain.read(stream.buffer, stream.at)
+        plain = self._plain.read(stream.buffer, stream.at)
         if plain is None:
             return None
         name, (mode, uid, gid), size, mtime_ns = plain
@@ -165,7 +164,7 @@ class TarReader:
             if kind == b"g":
                 if extensions is not None:   # Go's reader, and so the field, forgets what came before it
                     raise ArchiveError("a global PAX header between an extension header and its entry", offset=offset)
-                self._set_globals(pax.parse(self._extension(block, offset), offset), offset)
+                _check_globals(pax.parse(self._extension(block, offset), offset), offset)
             elif kind in b"xLK":
                 extensions = extensions or _Extensions()
                 extensions.add(kind, self._extension(block, offset), offset)
@@ -183,20 +182,6 @@ class TarReader:
             raise ArchiveError("a GNU long name that runs into its padding", offset=offset)
         return data[:size]
 
-    def _set_globals(self, records: pax.Records, offset: int) -> None:
-        for key, value in records.values.items():
-            if key in _FORBIDDEN_GLOBALLY or key.startswith("GNU.sparse."):
-                raise ArchiveError(f"a global PAX header must not set {key!r} for every entry", offset=offset)
-            if not value:
-                self._globals.pop(key, None)
-            elif pax.matters_globally(key):   # each would cost its time again for every entry
-                self._globals[key] = value
-        if sum(len(k) + len(v) for k, v in self._globals.items()) > self._limits.max_pax_record:
-            raise LimitExceededError(
-                "the global PAX headers are too long together", limit="max_pax_record",
-                maximum=self._limits.max_pax_record,
-            )
-
     def _entry(self, block: bytes, offset: int, more: _Extensions) -> Entry:
         fields = parse(block, offset)
         kind = TYPES.get(fields.flag)
@@ -208,8 +193,8 @@ class TarReader:
         link = fields.link if more.link is None else more.link
         xattrs = _NO_XATTRS
         segments: pax.SparseMap | None = None
-        if more.pax is not None or self._globals:
-            over = pax.overrides(self._globals, more.pax, offset, self._limits)
+        if more.pax is not None:
+            over = pax.overrides(more.pax, offset, self._limits)
             more.refuse_both(over, offset)
             name = name if over.path is None else over.path
             link = link if over.linkpath is None else over.linkpath
@@ -230,7 +215,7 @@ class TarReader:
                 raise ArchiveError(f"{show(name)} is named as a directory but is a file", offset=offset)
             kind = "dir"
         if kind == "file":
-            if more is _NONE and not self._globals and flag != b"S":
+            if more is _NONE and flag != b"S":
                 self._plain.learn(block, mode & 0o7777, uid, gid, mtime_ns)
             size, holes = self._data_of(block, flag, size, segments, offset, clean)
             return Entry(clean, kind, mode & 0o7777, uid, gid, size, mtime_ns, b"", 0, 0, xattrs, holes, offset)
@@ -282,6 +267,8 @@ class TarReader:
         else:
             assert given is not None
             size = given.size
+            if given.segments is None and not self._with_data:
+                return size, ()
             if given.segments is None:   # version 1.0: the map is in front of the data
                 segments, taken = sparse.in_data(stream.take, stream.left, offset, maximum)
                 stream.left -= taken
@@ -330,3 +317,8 @@ def _terminated(data: bytes, offset: int) -> bytes:
     return name
 
 
+def _check_globals(records: pax.Records, offset: int) -> None:
+    """GNU tar applies them to what follows; Go's reader, and so the field, passes over them."""
+    for key in records.values:
+        if pax.matters(key):
+            raise ArchiveError(f"a global PAX header must not set {key!r} for every entry", offset=offset)

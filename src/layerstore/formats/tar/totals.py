@@ -37,7 +37,7 @@ class Totals:
                 )
 
     def xattrs(self, xattrs: Mapping[bytes, bytes]) -> None:
-        """One entry's extended attributes. A global header gives them to every entry, at no cost to the archive."""
+        """One entry's extended attributes."""
         self._xattrs += sum(len(name) + len(value) + _XATTR_COST for name, value in xattrs.items())
         if self._xattrs > self._limits.max_xattr_bytes:
             raise LimitExceededError(
