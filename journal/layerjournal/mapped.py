@@ -27,23 +27,29 @@ class Said:
 
 
 class Mapped:
-    """The file at *path*. *say* reads what it says of itself, out of the mapping; *problems* walks it."""
+    """The file at *path*; *problems* walks it.
 
-    def __init__(self, path: str, *, say: Callable[[], Said], problems: Callable[[str], list[str]]) -> None:
+    It keeps nothing of who has it mapped: what refers to its own owner is let go of only when Python collects cycles.
+    """
+
+    def __init__(self, path: str, *, problems: Callable[[str], list[str]]) -> None:
         self._path, self._descriptor, self._length = path, Descriptor(path, os.O_RDONLY), 0
-        self._say, self._problems = say, problems
+        self._problems = problems
         self._short: str | None = None
         # what it said and had when it was whole all the same: its last pages were never written. Not by transaction: each
         # commit of anybody would have all walk it again
         self._allowed: tuple[int, int] | None = None
 
-    def heed(self) -> None:
-        """DamagedError if it is shorter than it was, or than it says, or is not there any more."""
+    def heed(self, say: Callable[[], Said]) -> None:
+        """DamagedError if it is shorter than it was, or than it says, or is not there any more.
+
+        *say* reads what it says of itself, out of the mapping.
+        """
         if self._short is not None:
             raise DamagedError(self._short)
-        length, said = self._look(), self._say()
+        length, said = self._look(), say()
         if said.length > length and not self._is_allowed(said.length, length):
-            self._ask()
+            self._ask(say)
 
     def _is_allowed(self, said: int, length: int) -> bool:
         """Whether it was as long when it was walked, and says no more than then."""
@@ -61,14 +67,14 @@ class Mapped:
         self._length = status.st_size
         return status.st_size
 
-    def _ask(self) -> None:
+    def _ask(self, say: Callable[[], Said]) -> None:
         """Others may have made it longer since, or are changing it as it is walked: then that tells nothing."""
         for _ in range(_TRIES):
-            said, length = self._say(), self._look()
+            said, length = say(), self._look()
             if said.length <= length:
                 return
             problems = self._problems(self._path)
-            if self._say() == said:
+            if say() == said:
                 if problems:
                     self._give_up(f"{self._path} was truncated while it is open: it has {length} of {said.length} bytes")
                 self._allowed = said.length, length

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+from dataclasses import replace
 
 import lmdb
 import pytest
@@ -391,8 +392,9 @@ def sparse(written, monkeypatch):
     """An open journal that says it is longer than its file, and by how much; and how often that is walked."""
     with parcels.reopen(written) as journal:
         engine, walked, more = journal._engine, [], [1 << 30]
+        real = engine._said
         monkeypatch.setattr(engine.mapped, "_problems", lambda path: walked.append(path) or [])
-        monkeypatch.setattr(engine.mapped, "_say", lambda: engine._said().__class__(more[0], engine._said().transaction))
+        monkeypatch.setattr(engine, "_said", lambda: replace(real(), length=more[0]))
         yield journal, more, walked
 
 
@@ -428,7 +430,7 @@ def test_a_data_file_that_says_more_or_is_longer_than_when_it_was_walked_is_walk
 def test_a_data_file_that_must_be_walked_and_is_not_at_its_place_any_more_is_an_error_of_the_host(written, monkeypatch, use):
     with parcels.reopen(written) as journal:
         said = journal._engine._said()
-        monkeypatch.setattr(journal._engine.mapped, "_say", lambda: said.__class__(1 << 30, said.transaction))
+        monkeypatch.setattr(journal._engine, "_said", lambda: replace(said, length=1 << 30))
         os.rename(written, f"{written}-elsewhere")
         with pytest.raises(HostError, match="No such file"):
             use(journal)

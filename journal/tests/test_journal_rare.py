@@ -3,9 +3,11 @@
 import ctypes
 import errno
 import fcntl
+import gc
 import os
 import shutil
 import threading
+import weakref
 from contextlib import contextmanager
 
 import lmdb
@@ -191,6 +193,19 @@ def test_who_would_move_the_map_of_a_journal_that_is_closed_meanwhile_is_told_so
     journal.close()
     with pytest.raises(ClosedError):
         change(journal._engine)
+
+
+def test_what_was_open_is_let_go_of_without_waiting_for_cycles_to_be_collected(path):
+    journal = parcels.create(path)
+    pack(journal, "a")
+    engine = weakref.ref(journal._engine)
+    journal.close()
+    gc.disable()
+    try:
+        del journal
+        assert engine() is None
+    finally:
+        gc.enable()
 
 
 def test_a_closed_replay_says_so(path):

@@ -110,7 +110,7 @@ class Engine:
             self.is_open, self.identity = True, identity(data)
             _engines.add(self)
             self._page_size = self.env.stat()["psize"]
-            self.mapped = Mapped(data, say=self._said, problems=structural_problems)
+            self.mapped = Mapped(data, problems=structural_problems)
             if look and not create:
                 self._check_pages(data)
             self._begin(tables, create=create)
@@ -208,7 +208,7 @@ class Engine:
         """Before the file is used: what is to be so of it. ClosedError if the gate was waited at while it was closed."""
         self._check_open()
         try:
-            self.mapped.heed()
+            self.mapped.heed(self._said)
         except OSError:   # of a look at it; nothing was written
             with host_errors(f"looking at {self.path}"), readable(self.path):
                 raise
