@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 import layerstore
 import signing
-from layerstore import errors
+import tarmaker
+from layerstore import TarDiffer, errors
 from layerstore.verbs.check import Finding
 from layerstore.cli.commands import cli
 from layerstore.formats.manifest import ManifestEntry
@@ -111,6 +112,38 @@ def test_owners_and_privileged_attributes_are_given_back(store):
     os.setxattr(tree(store, layer, "diff", "d"), "trusted.overlay.opaque", b"y")
     assert store.repair().mended == (layer.id,)
     assert read_tree(tree(store, layer, "diff")) == before
+
+
+def _apart(tree):
+    """A link to a link that goes on being one, of another file."""
+    for name in ("m", "c"):
+        os.unlink(tree + name)
+    Path(tree + "m").write_bytes(b"content" * 100)
+    os.link(tree + "m", tree + "c")
+
+
+CHAINED = {
+    "only the last link has the content": lambda t: (os.unlink(t + "z"), os.unlink(t + "m")),
+    "another layer has the content": lambda t: flip(t + "z"),
+    "the links are gone": lambda t: (os.unlink(t + "m"), os.unlink(t + "c")),
+    "all but the link between is gone": lambda t: (flip(t + "z"), os.unlink(t + "z"), os.unlink(t + "c")),
+    "the links are another file's": _apart,
+}
+
+
+@pytest.mark.parametrize("damage", CHAINED.values(), ids=CHAINED)
+def test_links_to_links_are_names_of_one_file_again(store, damage):
+    head = tarmaker.file(b"z", b"content" * 100)
+    data = head + tarmaker.hardlink(b"m", b"z") + tarmaker.hardlink(b"c", b"m") + tarmaker.END
+    with store.stage(TarDiffer(data)) as staged:
+        layer = store.apply_staged_layer(staged)
+    if damage is not CHAINED["only the last link has the content"]:
+        add(store, {"spare": b"content" * 100})
+    diff = tree(store, layer, "diff/")
+    damage(diff)
+    assert (store.repair().mended, store.check(content=True).findings) == ((layer.id,), ())
+    assert os.path.samefile(diff + "c", diff + "z") and os.path.samefile(diff + "m", diff + "z")
+    assert Path(diff + "c").read_bytes() == b"content" * 100
 
 
 def test_what_it_replaces_is_kept_as_evidence(store):

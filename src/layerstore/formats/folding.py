@@ -36,7 +36,8 @@ def folded(
 
     It stands for the file that its target was when the link was made. *records* reads all of them again, *count* in number,
     each with its path; None is a path that is gone, with all beneath. *moved* gives a record at another path, *link* a hard
-    link at a path to another. DamagedError if a link leads to what is not there before it, as far as the filter tells.
+    link at a path to another. DamagedError if a link leads to what is not there before it, as far as the filter tells: to
+    know it of every link would take memory for each.
     """
     replay = _Replay[R](*_suspects(records(), count))
     for path, record in records():

@@ -142,9 +142,11 @@ def read_manifest(source: str | bytes | int) -> Iterator[ManifestEntry]:
 
 
 def final_entries(source: str | bytes | int) -> Iterator[ManifestEntry]:
-    """What the layer holds in the end: each path once. A hard link names a path that comes before it.
+    """What the layer holds in the end: each path once. A hard link names a path that comes before it, maybe another link.
 
-    Streams if no record replaces another; else keeps what may be replaced (``folding``). DamagedError as ``read_manifest``.
+    Streams if no record replaces another; else keeps what may be replaced (``folding``). DamagedError as ``read_manifest``;
+    not for each link to what is nowhere: none is where nothing is replaced, and else one in 256 passes the filter. No
+    manifest of ours has one, and its digest says whether it is ours; whoever follows links is to expect it all the same.
     """
     end = _End(0, 0)
     for record in _records(source):

@@ -86,7 +86,7 @@ class Decompressed:
 
 
 def decompressed(chunks: Iterable[bytes], *, limits: Limits, compression: str = "auto") -> Decompressed:
-    """The plain bytes of *chunks*, lazily, in chunks of 256 KiB to 1 MiB.
+    """The plain bytes of *chunks*, lazily, in chunks that are mostly of 256 KiB to 1 MiB, and never of more than 1.25 MiB.
 
     *compression* is ``auto`` (by the first bytes), ``none``, ``gzip`` (any number of members), ``zstd`` (any
     number of frames, skippable ones included), ``xz`` or ``bzip2`` (any number of streams, without padding).
@@ -98,7 +98,10 @@ def decompressed(chunks: Iterable[bytes], *, limits: Limits, compression: str = 
 
 
 def _evened(outputs: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of 256 KiB to 1 MiB: who takes them works per piece, and holds several."""
+    """The same bytes in pieces mostly of 256 KiB to 1 MiB: who takes them works per piece, and holds several.
+
+    The last one, and what lies beside an output that is cut, may be smaller; two together have 1.25 MiB at most.
+    """
     pending: list[bytes] = []
     size = 0
     for output in outputs:

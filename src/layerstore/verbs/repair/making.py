@@ -26,7 +26,7 @@ from layerstore.system.removing import remove_tree
 from layerstore.trees import whiteouts
 from layerstore.trees.dirfds import DirFds
 from layerstore.trees.wear import wear
-from layerstore.verbs.repair.plan import Do, Known, Step
+from layerstore.verbs.repair.plan import Do, Known, Step, file_of
 from layerstore.verbs.repair.supply import Supply
 
 __all__ = ["CHANGES", "MAKES", "carry_out"]
@@ -100,7 +100,7 @@ class _Making:
 
     def _entry(self, own: int, name: str, entry: ManifestEntry) -> None:
         if entry.type == "hardlink":
-            self._link(own, name, entry.linkname)
+            self._link(own, name, file_of(self._known.entries or {}, entry).path)
         elif entry.unset & NODE:
             if entry.unset & OVERRIDE:
                 fs.write_new(own, name, b"", point="repair.write")

@@ -26,6 +26,7 @@ from layerstore.system.descriptors import Descriptor
 from layerstore.trees.compare import OURS
 from layerstore.trees.dirfds import DirFds
 from layerstore.verbs.repair.listed import Listed
+from layerstore.verbs.repair.plan import file_of
 
 __all__ = ["Nearby", "Place", "by_digest", "pieces", "read"]
 
@@ -51,7 +52,7 @@ def by_digest(entries: Mapping[bytes, ManifestEntry]) -> dict[bytes, list[Place]
     """Where a layer's own manifest says that content is, by every name of a file."""
     found: dict[bytes, list[Place]] = defaultdict(list)
     for path, entry in entries.items():
-        meant = entries.get(entry.linkname, entry) if entry.type == "hardlink" else entry
+        meant = file_of(entries, entry)
         if meant.sha256 is not None:
             found[meant.sha256].append(Place(None, path, meant.size))
     return dict(found)

@@ -13,7 +13,7 @@ from enum import StrEnum
 from layerstore.formats.manifest import NODE, ManifestEntry
 from layerstore.verbs.check import Finding
 
-__all__ = ["Do", "Known", "Step", "path_of", "plan", "wanted"]
+__all__ = ["Do", "Known", "Step", "file_of", "path_of", "plan", "wanted"]
 
 
 class Do(StrEnum):
@@ -63,6 +63,19 @@ _PARTS = {
 }
 _MAYBE = "it has the whole side file of a layer: 'layerstore rebuild --force' makes it one again; or repair --set-aside"
 _NOTHING = frozenset({"more", "layer-quarantined", "image-layer-missing", "beneath-missing", "pending-recovery"})
+
+
+def file_of(entries: Mapping[bytes, ManifestEntry], entry: ManifestEntry) -> ManifestEntry:
+    """What *entry* stands for: where it is a hard link, what that leads to in the end, by way of others.
+
+    Itself if the manifest, which is no longer what was written, has nothing there.
+    """
+    meant = entry
+    for _ in entries:                    # so that links in a circle end
+        if meant.type != "hardlink":
+            return meant
+        meant = entries.get(meant.linkname, meant)
+    return entry
 
 
 def path_of(finding: Finding) -> bytes:
@@ -121,7 +134,7 @@ def _path(finding: Finding, known: Known) -> Step:
     if entry is None:
         return step(Do.QUARANTINE, "nothing says what it was")
     if entry.type == "hardlink":
-        return step(Do.LINK, f"its own file {os.fsdecode(entry.linkname)}")
+        return step(Do.LINK, f"its own file {os.fsdecode(file_of(known.entries or {}, entry).path)}")
     if entry.type != "file" or entry.unset & NODE or entry.sha256 == _EMPTY:
         return step(Do.MAKE, "the manifest")
     assert entry.sha256 is not None
@@ -131,12 +144,14 @@ def _path(finding: Finding, known: Known) -> Step:
 
 
 def _links(anew: Mapping[bytes, Finding], known: Known) -> Iterator[Step]:
-    """Other names of files that are replaced: they would go on being the old file."""
+    """Other names of files that are replaced: they would go on being the old file. A link comes after what it names."""
+    replaced = dict(anew)
     for entry in (known.entries or {}).values():
-        target = anew.get(entry.linkname) if entry.type == "hardlink" else None
+        target = replaced.get(entry.linkname) if entry.type == "hardlink" else None
         if target is not None and entry.path not in anew:
-            path = "diff/" + os.fsdecode(entry.path)
-            yield Step(Do.LINK, target.subject, path, f"its own file {os.fsdecode(entry.linkname)}", "its file is replaced")
+            replaced[entry.path] = target
+            path, own = "diff/" + os.fsdecode(entry.path), file_of(known.entries or {}, entry).path
+            yield Step(Do.LINK, target.subject, path, f"its own file {os.fsdecode(own)}", "its file is replaced")
 
 
 def _other(finding: Finding, known: Known) -> Step:
