@@ -4,6 +4,7 @@ import errno
 import os
 import random
 from dataclasses import replace
+from itertools import count
 
 import lmdb
 import pytest
@@ -402,6 +403,19 @@ def test_a_data_file_whose_last_pages_were_never_written_is_used(sparse):
     journal, _, walked = sparse
     assert state(journal) == state(journal)
     assert len(walked) == 1, "that it is whole is found out once"
+
+
+def test_problems_of_a_data_file_that_others_change_while_it_is_walked_tell_nothing(sparse, monkeypatch):
+    journal, _, walked = sparse
+    engine, numbers = journal._engine, count(1 << 40)
+    said = engine._said
+    monkeypatch.setattr(engine.mapped, "_problems", lambda path: walked.append(path) or ["a page is gone"])
+    with monkeypatch.context() as busy:
+        busy.setattr(engine, "_said", lambda: replace(said(), transaction=next(numbers)))
+        state(journal)
+    assert len(walked) % 3 == 0, "it is walked again, three times at most"
+    with pytest.raises(DamagedError, match="truncated while it is open"):
+        state(journal)
 
 
 def test_a_commit_is_no_reason_to_walk_a_data_file_again_whose_last_pages_were_never_written(sparse):

@@ -60,8 +60,7 @@ def _after_fork_in_child() -> None:
             _inherited.add(engine.identity)
         else:
             engine.env.close()
-            if hasattr(engine, "mapped"):
-                engine.mapped.close()
+            engine.mapped.close()
     _engines.clear()
 
 
@@ -108,9 +107,9 @@ class Engine:
                 max_spare_txns=0,   # a spare one has a reader slot, which a forked child would end by closing
             )
             self.is_open, self.identity = True, identity(data)
-            _engines.add(self)
             self._page_size = self.env.stat()["psize"]
             self.mapped = Mapped(data, problems=structural_problems)
+            _engines.add(self)
             if look and not create:
                 self._check_pages(data)
             self._begin(tables, create=create)
