@@ -418,6 +418,15 @@ def test_problems_of_a_data_file_that_others_change_while_it_is_walked_tell_noth
         state(journal)
 
 
+def test_a_data_file_that_is_as_long_as_it_says_at_a_second_look_is_not_walked(sparse, monkeypatch):
+    journal, _, walked = sparse
+    engine, first = journal._engine, iter([1 << 30])
+    said = Engine._said
+    monkeypatch.setattr(engine, "_said", lambda: replace(said(engine), length=next(first, said(engine).length)))
+    state(journal)
+    assert walked == []
+
+
 def test_a_commit_is_no_reason_to_walk_a_data_file_again_whose_last_pages_were_never_written(sparse):
     journal, _, walked = sparse
     sizes = []
