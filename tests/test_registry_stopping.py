@@ -16,6 +16,7 @@ import pytest
 
 import layerstore
 from layerstore import PullOptions, Tally, errors
+from layerstore.sources.registry import transport
 from registries import Fake, quick
 
 PATIENCE = 120.0
@@ -106,6 +107,15 @@ def test_an_interrupt_does_not_wait_for_it(store, plain, chunked, over, kind, pa
         interrupted(store, fake, workers=2)
         assert len(fake.asked(made.layers[0])) == passed + 1   # it did not come to an end by itself
     assert not store.layers() and [t.name for t in threading.enumerate() if t.name.startswith("layerstore")] == []
+
+
+def test_connections_are_closed_by_the_pull_and_not_by_a_finalizer_in_which_an_interrupt_would_be_lost(store, plain, monkeypatch):
+    closed = []
+    close = transport._PlainPool.close
+    monkeypatch.setattr(transport._PlainPool, "close", lambda pool: closed.append(pool) or close(pool))
+    with Fake(plain) as fake:
+        store.pull(fake.reference, options=PullOptions(registry=quick()))
+    assert closed and all(pool.pool is None for pool in closed)
 
 
 def test_an_interrupt_does_not_wait_for_who_gives_tokens(store, plain, over):

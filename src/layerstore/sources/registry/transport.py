@@ -124,6 +124,10 @@ class Transport:
         with self._lock:
             managers = list(self._managers.values())
         for each in managers:
+            for key in each.pools.keys():   # noqa: SIM118 - it is no mapping to iterate over
+                pool = each.pools.get(key)
+                if pool is not None:
+                    pool.close()   # or its finalizer would, in which an interrupt is lost
             each.clear()
 
     def count(self, n: int) -> None:
