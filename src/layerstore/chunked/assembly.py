@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from layerstore.chunked.opening import Opened
 from layerstore.chunked.plan import Fetch, Local, Part, Zeros
 from layerstore.errors import DamagedError, DigestMismatchError, LimitExceededError, TocError
+from layerstore.formats.compression import evened
 from layerstore.formats.compression.units import Units
 from layerstore.formats.packed import read_chunks
 from layerstore.partial import Ahead, Place
@@ -23,7 +24,6 @@ __all__ = ["Assembler", "completed"]
 
 _PIECE = 1 << 20
 _SMALL = 1 << 16                         # bytes read at once of what is mostly a few headers
-_ENOUGH = 1 << 18                        # bytes of a piece that is handed on: the pipeline works per piece
 _ZEROS = bytes(_PIECE)
 _RECORD = 20 * 512                       # bytes that tar(1) makes an archive's length a multiple of
 _RATIO_GRACE = 16 << 20
@@ -53,16 +53,7 @@ class Assembler:
         self._clone: Descriptor | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        pending: list[bytes] = []
-        size = 0
-        for piece in self._pieces():
-            pending.append(piece)
-            size += len(piece)
-            if size >= _ENOUGH:
-                yield b"".join(pending) if len(pending) > 1 else piece
-                pending, size = [], 0
-        if pending:
-            yield b"".join(pending)
+        return evened(self._pieces())
 
     def _pieces(self) -> Iterator[bytes]:
         if self._opened.lines is None:

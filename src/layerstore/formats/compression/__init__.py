@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from layerstore.errors import CompressionError
-from layerstore.formats.compression.decoders import DECODERS, ENOUGH, PIECE, Meter, plain
+from layerstore.formats.compression.decoders import DECODERS, PIECE, Meter, plain
 from layerstore.model import Limits
 
-__all__ = ["Decompressed", "decompressed", "detect"]
+__all__ = ["Decompressed", "decompressed", "detect", "evened"]
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -23,6 +23,7 @@ _BZIP2 = b"BZh"
 _LZ4 = b"\x04\x22\x4d\x18"
 _MAGIC_LENGTH = 6
 
+_ENOUGH = 1 << 18                        # bytes of a piece that waits for no more
 
 
 def detect(head: bytes) -> str:
@@ -82,7 +83,7 @@ class Decompressed:
         if self.compression == "auto":
             self.compression = detect(head)
         decode = DECODERS.get(self.compression, plain)
-        return (yield from _evened(decode(self._meter, _put_back(head, chunks))))
+        return (yield from evened(decode(self._meter, _put_back(head, chunks))))
 
 
 def decompressed(chunks: Iterable[bytes], *, limits: Limits, compression: str = "auto") -> Decompressed:
@@ -97,7 +98,7 @@ def decompressed(chunks: Iterable[bytes], *, limits: Limits, compression: str = 
     return Decompressed(chunks, limits, compression)
 
 
-def _evened(outputs: Iterator[bytes]) -> Iterator[bytes]:
+def evened(outputs: Iterator[bytes]) -> Iterator[bytes]:
     """The same bytes in pieces mostly of 256 KiB to 1 MiB: who takes them works per piece, and holds several.
 
     The last one, and what lies beside an output that is cut, may be smaller; two together have 1.25 MiB at most.
@@ -113,7 +114,7 @@ def _evened(outputs: Iterator[bytes]) -> Iterator[bytes]:
             continue
         pending.append(output)
         size += len(output)
-        if size >= ENOUGH:
+        if size >= _ENOUGH:
             yield b"".join(pending) if len(pending) > 1 else output
             pending, size = [], 0
     if pending:

@@ -23,7 +23,7 @@ try:  # about twice as fast, with the same interface
 except ImportError:  # the extra is not installed
     inflate = zlib
 
-__all__ = ["DECODERS", "ENOUGH", "PIECE", "ZSTD_WINDOW", "Meter", "inflate", "plain"]
+__all__ = ["DECODERS", "PIECE", "ZSTD_WINDOW", "Meter", "inflate", "plain"]
 
 _GZIP_WBITS = 31                        # a gzip wrapper and a 32 KiB window (zlib.h, inflateInit2)
 _GZIP_RESERVED = 0xE0                   # header flags that must be zero (RFC 1952, 2.3.1.2); ISA-L does not look
@@ -36,7 +36,6 @@ _ZSTD_APART = 5                         # bytes given alone: a frame given whole
 ZSTD_WINDOW = 1 << 27                   # what zstd(1) takes without --long, and as much memory; larger frames are refused
 _XZ_MEMORY = 1 << 27                    # bytes that decoding may take; xz -9 makes streams that take half of it
 PIECE = 1 << 20                         # bytes of a chunk handed on at most
-ENOUGH = 1 << 18                        # bytes of a piece that waits for no more
 _RATIO_GRACE = 16 << 20                 # bytes of output before the ratio is looked at
 
 
@@ -167,8 +166,6 @@ def _unzstd(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
     frames = made = 0               # whole frames; bytes that the current one has become
     head = b""                      # its beginning
     fresh = True
-    pending: list[bytes] = []       # joined here: they are many and small
-    size = 0
     for data in in_pieces(chunks):   # zstandard has no output limit
         meter.bytes_in += len(data)
         rest = memoryview(data)
@@ -184,11 +181,7 @@ def _unzstd(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
             if output:
                 meter.account(len(output))
                 made += len(output)
-                pending.append(output)
-                size += len(output)
-                if size >= ENOUGH:
-                    yield b"".join(pending)
-                    pending, size = [], 0
+                yield output
             if not frame.eof:
                 rest = rest[len(given):]
                 continue
@@ -200,8 +193,6 @@ def _unzstd(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
             frame, fresh = context.decompressobj(), True
     if not fresh or not frames:
         raise CompressionError(meter.truncated("zstd", frames))
-    if pending:
-        yield b"".join(pending)
 
 
 def _codec(module: str, kind: str) -> Any:
