@@ -33,6 +33,7 @@ TESTS = tuple(
         "journal/tests/test_journal_basics.py",
         "journal/tests/test_journal_archive.py",
         "journal/tests/test_journal_damage.py",
+        "journal/tests/test_journal_mapped.py",
         "journal/tests/test_journal_safety.py",
         "journal/tests/test_journal_crash.py",
         "journal/tests/test_journal_lmdb_errors.py",

@@ -19,3 +19,15 @@ def path(tmp_path):
 def journal(path):
     with parcels.create(path) as opened:
         yield opened
+
+
+@pytest.fixture
+def written(path):
+    """A closed journal with an archived segment and a log."""
+    with parcels.create(path) as journal:
+        parcels.pack(journal, *(f"p{n}" for n in range(20)))
+        parcels.mark(journal)
+        journal.archive()
+        parcels.pack(journal, "q", "r")
+        journal.update("send", lambda txn: parcels.move(txn, "q", "sent"))
+    return path
