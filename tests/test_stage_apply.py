@@ -487,6 +487,14 @@ def test_a_caller_can_write_a_differ_of_its_own(store):
         assert store.apply_staged_layer(staged).entries >= 1
 
 
+def test_a_layer_beside_one_that_is_there_with_its_big_data_already_is_committed(store):
+    was = add(store, big_data={"k": b"v"})
+    with store.stage(differ()) as again, store.stage(differ({"other": b"x"})) as new:
+        there, made = store.apply_batch([LayerSpec(again, big_data={"k": b"v"}), LayerSpec(new, parent=was.id)])
+    assert (there.id, there.created, made.created) == (was.id, False, True)
+    assert {each.id for each in store.layers()} == {was.id, made.id}
+
+
 def test_big_data_of_an_attempt_that_was_rolled_back_does_not_stay(store, root):
     with store.stage(differ()) as staged:
         with failing_at("apply.big-data.sync", "EDQUOT"), pytest.raises(errors.NoSpaceError):

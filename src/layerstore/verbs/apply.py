@@ -56,7 +56,7 @@ def apply_batch(
         for spec in specs:
             batch.members.append(take(handle, spec))  # one by one: those before a bad one are given back
         claim(handle, batch)
-        if any(each.spec.big_data for each in batch.fresh()):
+        if batch.has_big_data:
             _write_big_data(handle, batch)
             promise(handle, batch)
         promised = True

@@ -74,8 +74,8 @@ class Batch:
 
     @property
     def has_big_data(self) -> bool:
-        """Whether the caller gave big data, be it to what turns out a duplicate."""
-        return any(member.spec.big_data for member in self.members)
+        """Whether big data of the caller's is to be written: such a batch is promised apart from its claim."""
+        return any(member.spec.big_data for member in self.fresh())
 
 
 def check_arguments(specs: Sequence[LayerSpec], image_names: Sequence[str]) -> None:

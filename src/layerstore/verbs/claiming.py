@@ -152,8 +152,9 @@ def _check_claimable(path: catalog.Reader, batch: Batch) -> None:
     for each in batch.members:
         for name in each.spec.names:
             check_name_free(path, name, each.layer_id, batch.replace_names)
-    for name in batch.image_names if batch.image is not None else ():
-        check_name_free(path, name, batch.image.id if batch.image else "", batch.replace_names)
+    if batch.image is not None:
+        for name in batch.image_names:
+            check_name_free(path, name, batch.image.id, batch.replace_names)
 
 
 def _check_parent(path: catalog.Reader, parent: str) -> None:
