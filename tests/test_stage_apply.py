@@ -8,6 +8,7 @@ import pytest
 
 import layerstore
 from layerstore import DirectoryDiffer, LayerSpec, Limits, StageOptions, TarDiffer, default_layer_id, errors
+from layerstore.verbs import claiming
 from storekit import add, differ, digest, failing_at, finished, killed_at, observed, states, tar, tree_names
 
 
@@ -493,6 +494,18 @@ def test_a_layer_beside_one_that_is_there_with_its_big_data_already_is_committed
         there, made = store.apply_batch([LayerSpec(again, big_data={"k": b"v"}), LayerSpec(new, parent=was.id)])
     assert (there.id, there.created, made.created) == (was.id, False, True)
     assert {each.id for each in store.layers()} == {was.id, made.id}
+
+
+def test_who_waits_to_promise_what_is_claimed_gives_up_in_time_and_rolls_back(store, monkeypatch):
+    def in_the_way(_handle, _txn, _batch):
+        raise claiming._ConflictError("image x")
+
+    monkeypatch.setattr(claiming, "_promise", in_the_way)
+    monkeypatch.setattr(claiming, "_PATIENCE_SECONDS", 0.05)
+    with store.stage(differ()) as staged:
+        with pytest.raises(errors.BusyError, match="image x"):
+            store.apply_staged_layer(staged, big_data={"k": b"v"})
+        assert states(store) == ["staged"]
 
 
 def test_big_data_of_an_attempt_that_was_rolled_back_does_not_stay(store, root):

@@ -66,11 +66,12 @@ def claim(handle: Handle, batch: Batch) -> None:
 
 def promise(handle: Handle, batch: Batch) -> None:
     """Promise what is claimed, in a transaction of its own: its big data had to be written in between."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
             handle.update("promise", lambda txn: _promise(handle, txn, batch))
         except _ConflictError as conflict:
-            _wait_for(handle, conflict, time.monotonic() + _PATIENCE_SECONDS)
+            _wait_for(handle, conflict, deadline)
         else:
             return
 
