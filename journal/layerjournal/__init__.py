@@ -2,9 +2,9 @@
 
 General layout, bottom to top: ``errors`` · ``codec`` (canonical msgpack) · ``record`` (the chain) · ``views`` (rows,
 tables in memory) · ``control`` (the journal's own records) · ``effects`` (the disk, with fault points) · ``gate``
-``metapage`` ``pages`` (LMDB's file, by hand) ``mapped`` ``engine`` (LMDB) · ``segment`` (archived log) · ``salvage`` ·
-``folding`` ``verifying`` · ``txn`` · ``archive`` ``creating`` ``namespace`` · ``journal`` (the face) · ``replay``
-(offline). The bytes are in ``journal/FORMAT.md``.
+``metapage`` ``pages`` (LMDB's file, by hand) ``mapped`` ``lockfile`` ``engine`` (LMDB) · ``segment`` (archived log) ·
+``salvage`` · ``folding`` ``verifying`` · ``txn`` · ``note`` ``archive`` ``creating`` ``namespace`` · ``journal`` (the
+face) · ``replay`` (offline). The bytes are in ``journal/FORMAT.md``.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from layerjournal import pages
 from layerjournal.errors import DamagedError, HostError
 from layerjournal.metapage import expected_size
 
-__all__ = ["DATA_FILE", "UNREADABLE", "check_size", "identity", "readable", "structural_problems"]
+__all__ = ["DATA_FILE", "check_size", "identity", "readable", "structural_problems"]
 
 DATA_FILE = "data.mdb"
-UNREADABLE = "look at the kernel's log; what can still be read of it can be salvaged"
+_UNREADABLE = "look at the kernel's log; what can still be read of it can be salvaged"
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def readable(path: str) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        raise HostError(f"{path} cannot be read: {error}", hint=UNREADABLE) from error
+        raise HostError(f"{path} cannot be read: {error}", hint=_UNREADABLE) from error
 
 
 def check_size(path: str) -> None:

@@ -17,13 +17,13 @@ from layerstore.errors import TocError
 from layerstore.formats.tar import Entry, TarReader, os_text
 from layerstore.model import Limits
 
-__all__ = ["check_agreement", "lossy"]
+__all__ = ["check_agreement"]
 
 _LIBARCHIVES = b"LIBARCHIVE.xattr."      # how its keys of attributes begin
 
 
-def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload], limits: Limits) -> list[int]:
-    """The sizes of all files' data, in order, none of them 0, if *entries* and the tar-split's *lines* agree.
+def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload], limits: Limits) -> None:
+    """Look whether *entries* and the tar-split's *lines* agree, entry by entry.
 
     TocError where they do not; ArchiveError, LimitExceededError for headers that no layer may have; Unsuitable for sparse
     files, whose data a tar-split cannot place.
@@ -33,7 +33,6 @@ def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload
     told = (entry for entry in entries if entry.kind != "chunk")
     names: set[bytes] = set()
     waiting: deque[tuple[bytes, Entry]] = deque()
-    sizes = []
     for entry in reader:
         if entry.sparse is not None:
             raise Unsuitable("it has sparse files, of which a tar-split cannot say where their data is")
@@ -44,15 +43,12 @@ def check_agreement(entries: Iterable[TocEntry], lines: Iterable[bytes | Payload
         _compare(next(told, None), entry, reader.raw_name, tar.is_libarchives())
         waiting.append((reader.raw_name, entry))
         _settle(waiting, tar.payloads)
-        if entry.size:
-            sizes.append(entry.size)
     _settle(waiting, tar.payloads)
     if waiting or tar.payloads:
         raise TocError("the tar-split does not have a place for each member's data")
     left = next(told, None)
     if left is not None:
         raise TocError(f"the table of contents has {left.name!r:.200}, which the tar has not")
-    return sizes
 
 
 class _Headers:
@@ -114,14 +110,14 @@ _COMPARED = ("type", "size", "mode", "uid", "gid", "time")
 def _compare(told: TocEntry | None, entry: Entry, name: bytes, is_libarchives: bool) -> None:
     if told is None:
         raise TocError(f"the tar has {_show(name)}, which the table of contents has not")
-    if told.name != lossy(name):
+    if told.name != _lossy(name):
         raise TocError(f"the table of contents has {told.name!r:.200} where the tar has {_show(name)}")
     says = (told.kind, told.size, told.mode & 0o7777, told.uid, told.gid, told.mtime_ns)
     is_so = (entry.type, entry.size, entry.mode, entry.uid, entry.gid, entry.mtime_ns)
     if says != is_so:
         what = next(number for number in range(len(_COMPARED)) if says[number] != is_so[number])
         raise _differs(told, _COMPARED[what], says[what], is_so[what])
-    if entry.linkname and _link(told, entry) != lossy(entry.linkname):
+    if entry.linkname and _link(told, entry) != _lossy(entry.linkname):
         raise _differs(told, "target", told.link, os_text(entry.linkname))
     if entry.type in ("char", "block") and (told.major, told.minor) != (entry.devmajor, entry.devminor):
         raise _differs(told, "device", (told.major, told.minor), (entry.devmajor, entry.devminor))
@@ -149,7 +145,7 @@ def _differs(told: TocEntry, what: str, says: object, is_so: object) -> TocError
     return TocError(f"the table of contents says that {where} is {says!r:.200}, the tar that it is {is_so!r:.200}")
 
 
-def lossy(name: bytes) -> str:
+def _lossy(name: bytes) -> str:
     """*name* as Go writes it in JSON: a replacement character for every byte that is not UTF-8."""
     try:
         return name.decode()

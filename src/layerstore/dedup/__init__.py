@@ -6,6 +6,8 @@ what was measured: docs/dedup.md.
 
     candidates   which layers to look in, and in what order      finder   the search, and its bounds
     places       one piece of content: read or cloned, verified  probing  chunks of layers that know only whole files
+    ahead        content read before it is asked for, by a   reading  that process's program
+                 process
     suspects     files that were found rotten, for ``check``
 """
 

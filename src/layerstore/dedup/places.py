@@ -149,10 +149,14 @@ class LayerPlace:
 
     def to_be_read(self, most: int) -> tuple[int, Found] | None:
         """The open tree that it is in, and where, if it has no more than *most* bytes, and is not to be cloned."""
-        found, source = self._found, self._source
-        is_cloned = (not found.offset and found.length >= CLONED_FROM
-                     and source.cloning is not None and source.cloning.possible)   # or it is a large file's beginning
-        return None if found.length > most or is_cloned else (source.diff_fd, found)
+        return None if self._found.length > most or self._cloning() is not None else (self._source.diff_fd, self._found)
+
+    def _cloning(self) -> Cloning | None:
+        """By what it may be cloned: if it is large, and not only a part that does not begin its file."""
+        cloning = self._source.cloning
+        if self._found.offset or self._found.length < CLONED_FROM or cloning is None or not cloning.possible:
+            return None
+        return cloning
 
     def read(self) -> Iterator[bytes]:
         """See ``partial.Place``. What is larger than a piece is read twice, through one descriptor."""
@@ -173,9 +177,8 @@ class LayerPlace:
 
     def clone(self) -> Descriptor | None:
         """See ``partial.Place``. What is hashed is the clone itself: no later change of the layer's file reaches it."""
-        found = self._found
-        cloning = self._source.cloning
-        if found.offset or found.length < CLONED_FROM or cloning is None or not cloning.possible:
+        found, cloning = self._found, self._cloning()
+        if cloning is None:
             return None
         file, size = self._open()
         with file as fd:

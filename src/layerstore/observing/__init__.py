@@ -1,7 +1,7 @@
 """Ready-made observers: logs by the standard library, metrics by prometheus_client, spans by OpenTelemetry.
 
-``logs`` needs nothing; ``metrics`` the extra of that name, ``tracing`` the other. Each optional library is imported by its
-one module, when an observer is made of it. What is told, and when, is ``observe``'s (docs/observing.md).
+``logs`` needs nothing; ``metrics`` the extra of that name, ``tracing`` the other. Each optional library is imported by
+its own modules, when an observer is made of it. What is told, and when, is ``observe``'s (docs/observing.md).
 
     observer = Both(Logs(), Metrics())
     with layerstore.open(root, observer=observer) as store: ...

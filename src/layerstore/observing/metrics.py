@@ -1,4 +1,4 @@
-"""Metrics by prometheus_client (the extra ``metrics``), which this module and those two alone import.
+"""Metrics by prometheus_client (the extra ``metrics``), which this module, ``watched`` and ``textfile`` alone import.
 
 An observer that counts, and a text page for a program that serves one. What stores' gauges show is ``watched``'s, what
 node_exporter reads ``textfile``'s. Names begin with ``layerstore_``; docs/observing.md lists them.
@@ -38,10 +38,11 @@ class Metrics:
         self._together.count(store, ours)
         self._textfile = Textfile(self.registry, ours)
         self._poisoned_roots: set[str] = set()
-        self._make_counters(self._own)
+        self._make_counters()
         self._make_gauges()
 
-    def _make_counters(self, registry: CollectorRegistry) -> None:
+    def _make_counters(self) -> None:
+        registry = self._own
         self.barriers = Histogram(
             "layerstore_barrier_seconds", "Syncs and durable commits, by the fault point that they pass.", ["name"],
             buckets=BARRIER_SECONDS, registry=registry,

@@ -131,7 +131,7 @@ def _quarantine(handle: Handle, txid: str, row: Row, _facts: TreeFacts, why: str
     _fire(handle, "recover.quarantine", txid, row, Trigger.QUARANTINE, {"why": why, "files": []})
 
 
-def _set_aside_tree(handle: Handle, txid: str, row: Row, facts: TreeFacts, _why: str) -> None:
+def _set_aside_tree(handle: Handle, txid: str, row: Row, facts: TreeFacts, why: str) -> None:
     for place in sorted(facts.places):
         moving.set_aside(handle, place.value, name_of(place, txid, row.get("layer_id")))
     state = State(row["state"])
@@ -139,7 +139,7 @@ def _set_aside_tree(handle: Handle, txid: str, row: Row, facts: TreeFacts, _why:
         _fire(handle, "recover.release", txid, row, Trigger.RELEASE)
         row = {**row, "state": State.STAGED.value}
     if state in (State.STAGING, State.STAGED, State.CREATING):
-        _drop_row(handle, txid, row, facts, _why)
+        _drop_row(handle, txid, row, facts, why)
     elif state is State.DELETING:
         _fire(handle, "delete.gone", txid, row, Trigger.REMOVE)
 

@@ -34,9 +34,9 @@ from layerstore.system import faults, fs, kernel
 from layerstore.trees.attach import MAX_STRING, Stack, attach
 from layerstore.trees.mounted import mounts_at, topmost
 
-__all__ = ["MAX_LAYERS", "check_label", "mount_overlay", "unmount"]
+__all__ = ["check_label", "mount_overlay", "unmount"]
 
-MAX_LAYERS = 500                         # OVL_MAX_STACK, fs/overlayfs/params.h
+_MAX_LAYERS = 500                         # OVL_MAX_STACK, fs/overlayfs/params.h
 _FORMS = ("trusted", "user")
 _OPTIONS = ("redirect_dir=nofollow", "metacopy=off", "index=off")
 _LABEL = re.compile(r"[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+){2}(:[A-Za-z0-9_.,:-]+)?\Z")   # user:role:type[:level]
@@ -142,9 +142,9 @@ def _stack(
         if own is not None:
             _check_directory(own, "the overlay's own directory")
     visible = _visible(lowers, form)
-    if len(visible) > MAX_LAYERS:
+    if len(visible) > _MAX_LAYERS:
         raise InvalidArgumentError(
-            f"{len(visible)} layers are more than the {MAX_LAYERS} that overlayfs takes",
+            f"{len(visible)} layers are more than the {_MAX_LAYERS} that overlayfs takes",
             hint="use 'layerstore extract', or an image with fewer layers",
         )
     if len(visible) == 1 and upper is None:

@@ -16,9 +16,9 @@ from layerstore.system import filesystem, fs
 from layerstore.trees.measure import measure
 from layerstore.verbs import quota
 
-__all__ = ["EXPANSION", "Space", "estimate", "preflight", "space"]
+__all__ = ["Space", "estimate", "preflight", "space"]
 
-EXPANSION = {"gzip": 2.5, "zstd": 3.0}
+_EXPANSION = {"gzip": 2.5, "zstd": 3.0}
 """Uncompressed : compressed: the lowest that was measured of six kinds of real layers (2.5 to 12.8, and 3.0 to 17.9)."""
 
 _ENTRY_BYTES = 4_096   # of the journal and of side files, a layer
@@ -81,8 +81,8 @@ def estimate(view: Any, source: LayerSource) -> int:
         found = catalog.tree_of(view, key.removeprefix(prefix))
         if found is not None:
             return int(found[1]["output"]["diff_size"])
-    compression = next((name for name in EXPANSION if name in source.descriptor.media_type), None)
-    return int(source.descriptor.size * (EXPANSION[compression] if compression is not None else 1))
+    compression = next((name for name in _EXPANSION if name in source.descriptor.media_type), None)
+    return int(source.descriptor.size * (_EXPANSION[compression] if compression is not None else 1))
 
 
 def preflight(handle: Handle, missing: Sequence[LayerSource]) -> None:

@@ -29,10 +29,10 @@ from layerstore.trees.wear import wear
 from layerstore.verbs.repair.plan import Do, Known, Step, file_of
 from layerstore.verbs.repair.supply import Supply
 
-__all__ = ["CHANGES", "MAKES", "carry_out"]
+__all__ = ["CHANGES", "carry_out"]
 
-MAKES = frozenset({Do.RESTORE, Do.MAKE, Do.LINK, Do.REWRITE, Do.COPY})
-CHANGES = MAKES | {Do.TAKE_OUT, Do.WEAR}
+_MAKES = frozenset({Do.RESTORE, Do.MAKE, Do.LINK, Do.REWRITE, Do.COPY})
+CHANGES = _MAKES | {Do.TAKE_OUT, Do.WEAR}
 _DIFF = b"diff/"
 
 
@@ -70,7 +70,7 @@ class _Making:
         """Every replacement, complete: its name, and the path that it is for."""
         made = []
         for number, step in enumerate(steps):
-            if step.do not in MAKES:
+            if step.do not in _MAKES:
                 continue
             name, path = str(number), os.fsencode(step.path)
             try:
