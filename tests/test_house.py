@@ -22,7 +22,7 @@ INSIDE = {   # the same within a package; what has no entry here is free inside
         space usage > holds > apply > delete claiming > batch > checkpoint stage names > begin > staging > quota
     """,
     "recovery": """
-        rebuilding recover > at_risk executor mounting readopt > batches > acting > mending moving > looking > planner > remains
+        rebuilding recover > at_risk executor mounting readopt > batches > acting > mending > moving > looking > planner > remains
     """,
     "opening": """
         reading > beneath create > handle > journaling > config reserve > form

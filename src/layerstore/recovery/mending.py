@@ -32,6 +32,7 @@ from layerstore.formats.packed import open_regular
 from layerstore.lifecycle.machine import fire, state_of
 from layerstore.lifecycle.states import Kind, State, Trigger
 from layerstore.opening.handle import Handle
+from layerstore.recovery import moving
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
 from layerstore.trees.dirfds import DirFds
@@ -118,17 +119,10 @@ def _parents(path: bytes) -> Iterator[bytes]:
 
 def put_aside(handle: Handle, tree_fd: int, layer_id: str) -> str | None:
     """Move ``mending/`` to ``quarantine/``: its path there; None if there is none."""
-    number = 0
-    while True:
-        target = f"mending-{layer_id}-{number}"
-        try:
-            fs.move(tree_fd, NAME, handle.dirs["quarantine"], target, point="repair.set-aside")
-        except FileExistsError:
-            number += 1
-        except FileNotFoundError:
-            return None
-        else:
-            return f"quarantine/{target}"
+    try:
+        return moving.aside(handle, tree_fd, NAME, f"mending-{layer_id}", point="repair.set-aside")
+    except FileNotFoundError:
+        return None
 
 
 def end(handle: Handle, txid: str, damage: Mapping[str, Any] | None, *, label: str) -> None:

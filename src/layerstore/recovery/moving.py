@@ -25,11 +25,16 @@ def to_trash(handle: Handle, txid: str, row: Row, facts: TreeFacts) -> None:
 
 def set_aside(handle: Handle, directory: str, name: str) -> str:
     """Move something that should not be there to ``quarantine/``, as evidence; return its new path."""
+    return aside(handle, handle.dirs[directory], name, f"{directory}-{name}", point="recover.set-aside")
+
+
+def aside(handle: Handle, fd: int, name: str, stem: str, *, point: str) -> str:
+    """From the directory *fd* to ``quarantine/``, as *stem* and the first number that is free; its new path."""
     number = 0
     while True:
-        target = f"{directory}-{name}-{number}"
+        target = f"{stem}-{number}"
         try:
-            fs.move(handle.dirs[directory], name, handle.dirs["quarantine"], target, point="recover.set-aside")
+            fs.move(fd, name, handle.dirs["quarantine"], target, point=point)
         except FileExistsError:
             number += 1
         else:
