@@ -1,8 +1,9 @@
-"""Compressed streams in, plain bytes out, in bounded memory. What a stream is, and how much may come out of it, is here.
+"""Compressed streams in, plain bytes out, in bounded memory. What a stream is, and in which pieces it comes out, is here.
 
-``decoders`` has a loop for each kind, ``units`` reads parts of a blob, ``writing`` compresses our own files. Nothing else
-imports zlib's kin: isal, lzma, bz2 and zstandard. Nothing here knows of tar. What a stream is compressed with is decided by
-its first bytes, never by a media type or a file name (media types in the field are often wrong).
+``decoders`` has a loop for each kind, and stops a bomb; ``units`` reads parts of a blob, ``writing`` compresses our own
+files. Nothing else imports zlib's kin: isal, lzma, bz2 and zstandard. Nothing here knows of tar. What a stream is
+compressed with is decided by its first bytes, never by a media type or a file name (media types in the field are often
+wrong).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from layerstore.errors import CompressionError
-from layerstore.formats.compression.decoders import DECODERS, PIECE, Meter, plain
+from layerstore.formats.compression.decoders import DECODERS, PIECE, Meter
 from layerstore.model import Limits
 
 __all__ = ["Decompressed", "decompressed", "detect", "evened"]
@@ -82,7 +83,7 @@ class Decompressed:
                 break
         if self.compression == "auto":
             self.compression = detect(head)
-        decode = DECODERS.get(self.compression, plain)
+        decode = DECODERS[self.compression]
         return (yield from evened(decode(self._meter, _put_back(head, chunks))))
 
 

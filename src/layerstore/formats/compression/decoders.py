@@ -23,7 +23,7 @@ try:  # about twice as fast, with the same interface
 except ImportError:  # the extra is not installed
     inflate = zlib
 
-__all__ = ["DECODERS", "PIECE", "ZSTD_WINDOW", "Meter", "inflate", "plain"]
+__all__ = ["DECODERS", "PIECE", "ZSTD_WINDOW", "Meter", "inflate"]
 
 _GZIP_WBITS = 31                        # a gzip wrapper and a 32 KiB window (zlib.h, inflateInit2)
 _GZIP_RESERVED = 0xE0                   # header flags that must be zero (RFC 1952, 2.3.1.2); ISA-L does not look
@@ -74,7 +74,7 @@ class Meter:
         )
 
 
-def plain(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _plain(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
     """What is not compressed, as it comes."""
     for chunk in chunks:
         meter.bytes_in += len(chunk)
@@ -226,5 +226,5 @@ class _Slices:
 
 
 DECODERS: Mapping[str, Callable[[Meter, Iterator[bytes]], Iterator[bytes]]] = {
-    "gzip": _gunzip, "zstd": _unzstd, "xz": _unxz, "bzip2": _bunzip2, "none": plain,
+    "gzip": _gunzip, "zstd": _unzstd, "xz": _unxz, "bzip2": _bunzip2, "none": _plain,
 }
