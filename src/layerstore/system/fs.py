@@ -232,14 +232,9 @@ def make_node(dir_fd: int, name: str, kind: int, device: int, *, point: str) -> 
         os.mknod(name, kind | 0o600, device, dir_fd=dir_fd)
 
 
-def write_pieces(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str, public: bool = False) -> None:
-    """Create *name* with all *pieces*; it must not exist. What is raised while they come leaves it torn. Not synced.
-
-    *public*: everybody may read it, whatever the umask.
-    """
+def write_pieces(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:
+    """Create *name* with all *pieces*; it must not exist. What is raised while they come leaves it torn. Not synced."""
     with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
-        if public:
-            os.fchmod(fd, 0o644)
         for piece in pieces:
             write_all(fd, piece)
 
