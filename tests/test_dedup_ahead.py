@@ -17,7 +17,8 @@ from test_dedup_finder import findings, sha, spoil
 import chunkedmaker
 import layerstore
 from layerstore.dedup import LayerFinder, ahead, places, reading
-from layerstore.trees.unpack import creating, process
+from layerstore.system import beside
+from layerstore.trees.unpack import creating
 
 FILES = {f"d{n // 10}/e/f{n}": random.Random(n).randbytes(2_000 + 97 * n) for n in range(300)}
 
@@ -27,7 +28,7 @@ def at_once(monkeypatch):
     """There is a process, however few places and processors there are."""
     monkeypatch.setattr(ahead, "_FEWEST", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
-    monkeypatch.setattr(process, "_never_start", set())
+    monkeypatch.setattr(beside, "_never_start", set())
 
 
 def no_process_is_left():
@@ -100,15 +101,15 @@ class Refusing:
 def test_a_request_that_was_not_sent_is_not_waited_for_and_is_the_last(store, at_once, monkeypatch, refused):
     peers = []
 
-    def start(**what):
-        helper = process.Beside(**what)
+    def start(*given, real=beside.Beside, **what):
+        helper = real(*given, **what)
         helper._peer = Refusing(helper._peer, refused)
         peers.append(helper._peer)
         return helper
 
-    monkeypatch.setattr(ahead, "Beside", start)
+    add(store, FILES)                    # with processes of other programs
+    monkeypatch.setattr(beside, "Beside", start)
     monkeypatch.setattr(ahead, "_MOST_PLACES", 10)
-    add(store, FILES)
     wanted = list(FILES.values())[:50]
     sent = (refused - 1) * 10
     assert taken(store, wanted) == wanted[:sent] + [None] * (50 - sent)
@@ -144,8 +145,8 @@ def test_a_program_that_cannot_run_leaves_everything_to_who_asked_and_is_not_tri
     monkeypatch.setattr(reading, "__file__", str(program))
     assert taken(store, list(FILES.values())) == [None] * len(FILES)
     assert no_process_is_left()
-    assert not process.can_start(reading.__file__)
-    assert process.can_start(creating.__file__)   # of other programs that says nothing
+    assert not beside.can_start(reading.__file__)
+    assert beside.can_start(creating.__file__)   # of other programs that says nothing
 
 
 def test_large_pieces_are_not_read_there(store, at_once):

@@ -13,7 +13,7 @@ import layerstore
 from disks import on_disk
 
 from layerstore.errors import NoInodesError, NoSpaceError
-from layerstore.system import filesystem, fs
+from layerstore.system import fs, room
 from storekit import add, differ, image, tree_names
 
 FILES = [chunkedmaker.member(f"f{n}", b"%d" % n * 200) for n in range(40)]
@@ -21,7 +21,7 @@ FILES = [chunkedmaker.member(f"f{n}", b"%d" % n * 200) for n in range(40)]
 def left(directory, number):
     """Leave so many inodes there."""
     os.mkdir(f"{directory}/others")
-    for n in range(filesystem.free_inodes(os.open(directory, os.O_RDONLY)) - number):
+    for n in range(room.free_inodes(os.open(directory, os.O_RDONLY)) - number):
         os.close(os.open(f"{directory}/others/{n}", os.O_CREAT | os.O_WRONLY))
 
 def staged(store, made, told):
@@ -51,7 +51,7 @@ def without_inodes(directory):
         for n in range(20):
             os.close(os.open(f"{directory}/others/more{n}", os.O_CREAT | os.O_WRONLY))
         found["pull"] = raised(lambda: store.pull(pulled.reference))
-        for n in range(filesystem.free_inodes(os.open(directory, os.O_RDONLY))):
+        for n in range(room.free_inodes(os.open(directory, os.O_RDONLY))):
             os.close(os.open(f"{directory}/others/last{n}", os.O_CREAT | os.O_WRONLY))
         found["stage"] = raised(lambda: store.stage(differ({"a": b"2"})))
         store.delete_layer(layer.id)
@@ -76,8 +76,9 @@ def without_bytes(directory):
                 os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, piece)
             except OSError:
                 piece //= 2
-        error = filesystem.lack(file.fileno(), 100 + filesystem.free_inodes(file.fileno()), "it needs more")
-    return type(error).__name__, error.needed > error.free, 0 < error.free < 1 << 20
+        with pytest.raises(NoSpaceError) as caught:
+            room.check_inodes(file.fileno(), 100 + room.free_inodes(file.fileno()), "it needs more")
+    return caught.type.__name__, caught.value.needed > caught.value.free, 0 < caught.value.free < 1 << 20
 
 @pytest.mark.root
 def test_who_needs_files_where_inodes_are_made_of_bytes_and_none_of_those_are_left_is_told_of_bytes():
@@ -97,7 +98,7 @@ def test_where_inodes_are_made_as_they_are_needed_none_are_counted(monkeypatch, 
     status = os.statvfs(tmp_path)
     btrfs = os.statvfs_result([*status[:5], 0, 0, 0, *status[8:]])
     monkeypatch.setattr(os, "fstatvfs", lambda fd: btrfs)
-    assert filesystem.free_inodes(0) is None
+    assert room.free_inodes(0) is None
     assert store.pull(image(tmp_path).reference).created
     assert store.gauges().free_inodes is None
 

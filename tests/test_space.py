@@ -14,6 +14,7 @@ from crash.failing import full
 from crash.remote import remotely
 from layerstore import PullOptions, TarDiffer
 from layerstore.opening import reserve
+from layerstore.system import room
 from layerstore.verbs import space
 from layerstore.cli import main
 from layerstore.errors import DamagedError, InvalidArgumentError, LimitExceededError, NoSpaceError, QuotaError
@@ -192,7 +193,7 @@ def test_a_kill_while_a_quota_is_set_leaves_the_old_one_or_the_new(root):
 
 
 def free(monkeypatch, number):
-    monkeypatch.setattr(reserve, "free_bytes", lambda fd: number)
+    monkeypatch.setattr(space, "free_bytes", lambda fd: number)
 
 
 def test_a_pull_that_cannot_fit_is_refused_before_a_byte_is_fetched(store, root, tmp_path, monkeypatch):
@@ -365,7 +366,7 @@ def test_what_does_not_fit_is_rolled_back_on_a_disk_filled_to_the_last_block(tmp
 def test_a_bomb_with_the_usual_limits_is_stopped_before_the_disk_is_full_and_leaves_nothing(tmp_path):
     def scenario(root, disk):
         with layerstore.open(root) as store:
-            free = lambda: reserve.free_bytes(store._handle.root_fd)
+            free = lambda: room.free_bytes(store._handle.root_fd)
             before, least = free(), []
             with pytest.raises(NoSpaceError, match="would fill the disk") as caught:
                 store.stage(TarDiffer(Chunked(pattern_bomb())), progress=lambda _n: least.append(free()))
@@ -405,7 +406,7 @@ def test_recovery_works_on_a_disk_filled_to_the_last_block(tmp_path, point):
 def test_what_is_kept_to_resume_from_gives_way_to_the_layer_where_the_disk_has_no_room_for_both(tmp_path, share):
     def scenario(root, disk):
         with layerstore.open(root) as store:
-            free = reserve.free_bytes(store._handle.root_fd) - reserve.margin(store._handle.root_fd)
+            free = room.free_bytes(store._handle.root_fd) - reserve.margin(store._handle.root_fd)
             made = imagemaker.Image([imagemaker.Layer({"big": os.urandom(int(free * share))}, compression="gzip")])
             made.write_oci(tmp_path / "image", tag="latest")
             pulled = nullcontext() if share < 1 else pytest.raises(NoSpaceError, match="would fill the disk")

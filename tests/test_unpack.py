@@ -776,7 +776,7 @@ def test_a_disk_that_is_full_is_not_taken_for_an_attribute_that_is_too_large(tre
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "setxattr", refuse)
-    monkeypatch.setattr(os, "statvfs", lambda _where: types.SimpleNamespace(f_bavail=3, f_frsize=4096))
+    monkeypatch.setattr(os, "fstatvfs", lambda _fd: types.SimpleNamespace(f_bavail=3, f_frsize=4096))
     with pytest.raises(OSError, match="user.a"):
         tree.unpack(pax((b"SCHILY.xattr.user.a", b"x")) + file(b"a"))
 

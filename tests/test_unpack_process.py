@@ -10,7 +10,6 @@ import pathlib
 import subprocess
 import sys
 import threading
-from contextlib import closing
 from _socket import AF_UNIX, MSG_CTRUNC, SOCK_SEQPACKET, socketpair
 
 import pytest
@@ -18,10 +17,11 @@ from tarmaker import file, pax
 from test_unpack_threads import A, CLASHES, MANY, look, threads, trees  # noqa: F401 - a fixture
 
 from fuzz import nasties
+from layerstore.dedup import reading
 from layerstore.errors import ArchiveError, IoError, LimitExceededError
 from layerstore.formats.manifest import TIME, final_entries
 from layerstore.formats.tar import Entry
-from layerstore.system import kernel
+from layerstore.system import beside, kernel
 from layerstore.system.descriptors import Descriptor
 from layerstore.trees.dress import Dresser
 from layerstore.trees.unpack import creating, files, making, process
@@ -34,8 +34,8 @@ STARTED = "import sys\nfrom _socket import socket\npeer = socket(fileno=int(sys.
 def at_once(monkeypatch):
     """The process has the first file, and no thread has any that it could make."""
     monkeypatch.setattr(making, "_ITSELF", 0)
-    monkeypatch.setattr(process, "MSG_DONTWAIT", 0)
-    monkeypatch.setattr(process, "_never_start", set())
+    monkeypatch.setattr(beside, "MSG_DONTWAIT", 0)
+    monkeypatch.setattr(beside, "_never_start", set())
 
 
 def no_process_is_left():
@@ -131,17 +131,17 @@ def test_what_stops_a_process_is_in_the_error_and_nothing_goes_to_the_programs_s
 
 def test_a_process_that_ended_between_two_requests_leaves_the_files_to_the_thread_and_is_not_asked_again():
     ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
-    asking = process.Beside.__new__(process.Beside)
+    asking = beside.Beside.__new__(beside.Beside)
     asking._peer, asking._ready = ours, True
     theirs.close()
-    assert asking._ask([(0, b"a", 0o600, 3, 5, OURS)], []) == [None]
+    assert process.Maker(asking)._ask([(0, b"a", 0o600, 3, 5, OURS)], []) == [None]
     assert not asking.is_ready()
     ours.close()
 
 
 @pytest.mark.root
 def test_directories_that_cannot_be_passed_leave_the_files_to_the_threads(trees, at_once, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(process, "SCM_RIGHTS", 99)   # refused, as with too many descriptors on their way (ETOOMANYREFS)
+    monkeypatch.setattr(beside, "SCM_RIGHTS", 99)   # refused, as with too many descriptors on their way (ETOOMANYREFS)
     both(trees, MANY)
     assert no_process_is_left()
 
@@ -151,7 +151,7 @@ def test_where_the_program_cannot_run_threads_make_the_files_and_it_is_not_tried
     replaced(tmp_path, monkeypatch, "raise ValueError\n")
     both(trees, MANY)
     assert capfd.readouterr().err == ""
-    monkeypatch.setattr(process, "Beside", None)   # calling it would fail
+    monkeypatch.setattr(beside, "Beside", None)   # calling it would fail
     both(trees, MANY)
 
 
@@ -164,7 +164,7 @@ def test_where_there_is_no_python_to_run_threads_make_the_files(trees, at_once, 
 
 @pytest.mark.parametrize("unlike", ["frozen", "another program", "an ordinary user", "in an archive", "without memfd_create"])
 def test_what_is_no_python_of_roots_is_not_run(monkeypatch, unlike):
-    monkeypatch.setattr(process, "Beside", None)   # calling it would fail
+    monkeypatch.setattr(beside, "Beside", None)   # calling it would fail
     if unlike == "frozen":
         monkeypatch.setattr(sys, "frozen", True, raising=False)
     elif unlike == "another program":
@@ -208,10 +208,11 @@ def test_requests_are_answered_until_nobody_asks(here, tmp_path):
     ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
     thread = threading.Thread(target=creating.serve, args=(theirs, memoryview(b"new")))
     thread.start()
-    asking = process.Beside.__new__(process.Beside)
+    asking = beside.Beside.__new__(beside.Beside)
     asking._peer = ours
     assert ours.recv(100) == creating.READY
-    assert asking._ask([(0, b"a", 0o600, 3, 5, (0o600, os.geteuid(), os.getegid()))], here) == [hashlib.sha256(b"new").digest()]
+    row = (0, b"a", 0o600, 3, 5, (0o600, os.geteuid(), os.getegid()))
+    assert process.Maker(asking)._ask([row], here) == [hashlib.sha256(b"new").digest()]
     ours.close()
     thread.join()
     theirs.close()
@@ -238,14 +239,15 @@ KILLED = """
 import os, sys
 from layerstore.formats.tar import Entry
 from layerstore.system.descriptors import Descriptor
-from layerstore.trees.unpack import creating, process
+from layerstore.system import beside
+from layerstore.trees.unpack import creating
 import fcntl
 creating.__file__ = sys.argv[2]
 lock = Descriptor(sys.argv[1], os.O_RDONLY)
 fcntl.flock(lock.fd, fcntl.LOCK_EX)
-beside = process.Beside(lock.fd)
-process.MSG_DONTWAIT = 0
-assert beside.is_ready()
+helper = beside.Beside(creating.__file__, lock.fd, memory=4096)
+beside.MSG_DONTWAIT = 0
+assert helper.is_ready()
 print("started", flush=True)
 sys.stdin.read()
 """
@@ -291,7 +293,7 @@ def test_a_child_forked_meanwhile_does_not_keep_it_alive(tmp_path):
 @pytest.mark.timeout(60)
 @pytest.mark.root
 def test_a_child_forked_while_it_starts_does_not_hide_its_end(tmp_path, monkeypatch):
-    def started(*given, start=process._start):
+    def started(*given, start=beside._start):
         children.append(os.fork())
         if not children[0]:
             os.close(into)
@@ -302,9 +304,9 @@ def test_a_child_forked_while_it_starts_does_not_hide_its_end(tmp_path, monkeypa
     children = []
     out, into = os.pipe()
     replaced(tmp_path, monkeypatch, "raise SystemExit\n")
-    monkeypatch.setattr(process, "_start", started)
-    monkeypatch.setattr(process, "MSG_DONTWAIT", 0)
-    monkeypatch.setattr(process, "_never_start", set())
+    monkeypatch.setattr(beside, "_start", started)
+    monkeypatch.setattr(beside, "MSG_DONTWAIT", 0)
+    monkeypatch.setattr(beside, "_never_start", set())
     with Descriptor(tmp_path, os.O_RDONLY) as lock, process.beside(lock, Dresser()) as made:
         assert not made.is_ready()       # hears of its end
     os.close(into)
@@ -317,20 +319,20 @@ def test_a_child_forked_while_it_starts_does_not_hide_its_end(tmp_path, monkeypa
 def test_whoever_else_has_a_copy_of_the_socket_does_not_keep_it_alive(tmp_path):
     with Descriptor(tmp_path, os.O_RDONLY) as lock, process.beside(lock, Dresser()) as made:
         assert made is not None
-        copy = os.dup(made._peer.fileno())   # as a child has that was started without Python's knowing
+        copy = os.dup(made._process._peer.fileno())   # as a child has that was started without Python's knowing
     os.close(copy)
     assert no_process_is_left()
 
 
 @pytest.mark.root
 def test_a_umask_that_changes_while_it_lives_cuts_no_mode(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "MSG_DONTWAIT", 0)
+    monkeypatch.setattr(beside, "MSG_DONTWAIT", 0)
     old = os.umask(0o077)
     try:
-        with Descriptor(tmp_path, os.O_RDONLY) as lock, closing(process.Beside(lock)) as beside:
-            assert beside.is_ready()
+        with Descriptor(tmp_path, os.O_RDONLY) as lock, process.beside(lock, Dresser()) as made:
+            assert made.is_ready()
             os.umask(0o022)
-            assert beside.make([files.NewFile(lock, None, b"a", b"a", plain(0o644), memoryview(b"x"))]) == []
+            assert made.make([files.NewFile(lock, None, b"a", b"a", plain(0o644), memoryview(b"x"))]) == []
             assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o644
     finally:
         os.umask(old)
@@ -344,7 +346,7 @@ def test_the_memory_that_both_have_is_there_before_it_is_written_to(monkeypatch)
 
     monkeypatch.setattr(os, "posix_fallocate", no_memory)
     with pytest.raises(OSError, match="no memory"):
-        process.Beside(0)
+        beside.Beside(creating.__file__, 0, memory=4096)
 
 
 @pytest.mark.root
@@ -362,11 +364,16 @@ def test_a_name_that_leaves_the_environment_meanwhile_is_no_error(monkeypatch):
             assert made is None
 
 
+@pytest.mark.parametrize("program", [creating, reading])
+def test_a_program_that_imports_nothing_of_ours_says_and_reads_what_who_starts_it_does(program):
+    assert (program.READY, program.MESSAGE) == (beside.READY, beside.MESSAGE)
+
+
 def test_no_descriptor_is_handed_over_by_duplicating_it_onto_itself(monkeypatch):
     """A glibc before 2.29 leaves it close-on-exec then: the program would not have it."""
     given = []
     monkeypatch.setattr(os, "posix_spawn", lambda *_, file_actions, **__: given.extend(file_actions))
-    process._start("program", 5, 3, 0)
+    beside._start("program", 5, 3, 0)
     numbers = [(what[1], what[2]) for what in given if what[0] == os.POSIX_SPAWN_DUP2]
     assert numbers == [(5, 6), (3, 7), (0, 8)]
 
@@ -374,7 +381,7 @@ def test_no_descriptor_is_handed_over_by_duplicating_it_onto_itself(monkeypatch)
 @pytest.mark.root
 def test_the_program_is_started_where_every_low_descriptor_is_closed(tmp_path):
     """Its own may be 0 to 2 then."""
-    program = "import os\nfor fd in range(3): os.close(fd)\n" + KILLED.split("print")[0] + "beside.close()\n"
+    program = "import os\nfor fd in range(3): os.close(fd)\n" + KILLED.split("print")[0] + "helper.close()\n"
     assert subprocess.run([sys.executable, "-c", program, tmp_path, creating.__file__], check=False).returncode == 0
 
 
@@ -385,10 +392,10 @@ def plain(mode):
 @pytest.mark.root
 def test_what_is_too_much_for_one_request_is_left_to_the_thread(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "_MEMORY", 4096)
-    monkeypatch.setattr(process, "MSG_DONTWAIT", 0)
-    with Descriptor(tmp_path, os.O_RDONLY) as lock, closing(process.Beside(lock)) as beside:
+    monkeypatch.setattr(beside, "MSG_DONTWAIT", 0)
+    with Descriptor(tmp_path, os.O_RDONLY) as lock, process.beside(lock, Dresser()) as made:
         fits, large = (files.NewFile(lock, None, name, name, plain(0o600), memoryview(bytes(size)))
                        for name, size in ((b"fits", 4000), (b"large", 4097)))
-        assert beside.is_ready()
-        assert beside.make([large, fits]) == [large]
+        assert made.is_ready()
+        assert made.make([large, fits]) == [large]
         assert (fits.done, large.done) == (True, False)

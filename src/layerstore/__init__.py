@@ -11,7 +11,7 @@ Layout, top to bottom; a module imports only from below it (a test checks, and h
 - ``targets``, images out · ``differs`` ``chunked``, layers in · ``sources``, images in
 - ``trees``, a layer as files on disk · ``formats``, files' formats, without a store
 - ``model`` ``partial`` ``signatures`` ``progress`` ``observe``, the values and protocols that callers see
-- ``system``, every effect on the disk, and what the kernel gives · ``errors``, by whose fault
+- ``system``, every effect on the disk, and what the kernel gives (room, locks, processes) · ``errors``, by whose fault
 
 ``layerjournal`` is the write-ahead journal, a library of its own. Nothing imports ``testing``, which is for crash tests.
 """

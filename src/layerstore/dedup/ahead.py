@@ -10,15 +10,14 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from layerstore.dedup import reading
 from layerstore.dedup.places import LayerPlace
 from layerstore.partial import Place
+from layerstore.system.beside import MESSAGE, Beside, can_start, started
 from layerstore.system.threads import Channel, Worker
-from layerstore.trees.unpack.process import Beside, can_start
 
 __all__ = ["Ahead", "is_worth_it"]
 
@@ -28,7 +27,7 @@ _WINDOW = 1 << 20                        # bytes that are asked for at once; one
 _WINDOWS = 2
 _DEPTH = 2                               # answers that wait to be taken
 _MOST_PLACES = 256                       # of a request, and …
-_MOST_NAMES = reading.MESSAGE // 2       # … bytes of their paths: the other half is for the rest of the rows
+_MOST_NAMES = MESSAGE // 2               # … bytes of their paths: the other half is for the rest of the rows
 _LOOK_SECONDS = 0.01
 
 
@@ -76,7 +75,7 @@ class Ahead(Worker):
     # -- the thread ---------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        with _process() as helper:
+        with started(reading.__file__, memory=_WINDOWS * _WINDOW) as helper:
             while helper is not None and not helper.is_ready():
                 if helper.is_gone() or self._stop.wait(_LOOK_SECONDS):
                     return
@@ -140,15 +139,3 @@ def _answered(helper: Beside, request: _Request) -> tuple[int, list[bytes | None
         if is_right:
             pieces[number] = helper.memory[start:end]
     return request.first, pieces
-
-
-@contextmanager
-def _process() -> Iterator[Beside | None]:
-    helper = None
-    with suppress(OSError, KeyError):    # KeyError: a name left the environment while that was copied
-        helper = Beside(program=reading.__file__, memory=_WINDOWS * _WINDOW)
-    try:
-        yield helper
-    finally:
-        if helper is not None:
-            helper.close()

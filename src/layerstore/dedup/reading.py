@@ -23,7 +23,7 @@ except ImportError:                      # a Python without OpenSSL has its own
 
 __all__ = ["MESSAGE", "MOST_TREES", "READY", "Row", "read", "serve"]
 
-READY = b"ready"
+READY = b"ready"                         # this and the next equal those of ``system.beside``
 MESSAGE = 1 << 17                        # bytes of a request at most
 MOST_TREES = 64                          # of a request
 _DEEPEST = 64                            # directories that are open at once

@@ -29,7 +29,7 @@ from layerstore.errors import (
 from layerstore.model import Descriptor, DiffOutput, DiffTarget, check_digest
 from layerstore.partial import Ahead as Here
 from layerstore.partial import BlobSource, Digests, Finder, Place, ReadsAhead, until
-from layerstore.system import filesystem
+from layerstore.system.room import check_inodes
 from layerstore.system.threads import Channel, Worker, running
 from layerstore.trees.donors import Donors
 from layerstore.trees.spooled import through
@@ -144,8 +144,7 @@ def _heed_inodes(fd: int, opened: Opened) -> None:
     NoSpaceError where it is bytes that they are made of, and that are lacking.
     """
     needed = len({item.path for item in opened.items if isinstance(item, File)})
-    if (lack := filesystem.lack(fd, needed, "the layer's files need")) is not None:
-        raise lack
+    check_inodes(fd, needed, "the layer's files need")
 
 
 def _find(

@@ -14,8 +14,9 @@ from contextlib import suppress
 
 from layerstore.errors import HostError, NoSpaceError
 from layerstore.system import fs
+from layerstore.system.room import free_bytes
 
-__all__ = ["NAME", "ensure", "free_bytes", "margin", "open_up", "renew", "size_for"]
+__all__ = ["NAME", "ensure", "margin", "open_up", "renew", "size_for"]
 
 NAME = "reserve"
 SIZE = 4 << 20
@@ -24,12 +25,6 @@ SIZE = 4 << 20
 _SHARE = 64   # of a small file system the reserve takes no more than a 64th
 _MARGIN = 64 << 20
 _MARGIN_SHARE = 16
-
-
-def free_bytes(fd: int) -> int:
-    """What an ordinary process may still write on *fd*'s file system."""
-    status = os.fstatvfs(fd)
-    return status.f_bavail * status.f_frsize
 
 
 def size_for(root_fd: int) -> int:

@@ -12,8 +12,8 @@ import os
 import unicodedata
 from dataclasses import dataclass
 
-from layerstore.errors import NoInodesError, NoSpaceError, UnsafeFilesystemError
-from layerstore.system import fs, kernel
+from layerstore.errors import UnsafeFilesystemError
+from layerstore.system import kernel
 from layerstore.system.descriptors import Descriptor
 
 # statfs(2) f_type values, from linux/magic.h
@@ -43,33 +43,6 @@ def identify(fd: int) -> str:
     magic = kernel.filesystem_magic(fd)
     known = {**PROVEN, **LOCAL, **REFUSED, **READ_ONLY}
     return known.get(magic, f"unknown({magic:#x})")
-
-
-def free_inodes(fd: int) -> int | None:
-    """How many files an ordinary process may still make on *fd*'s; None where no number is told (btrfs).
-
-    Where inodes are made as they are needed, but for btrfs, that is what the free bytes allow: XFS, ZFS, f2fs, bcachefs.
-    """
-    status = os.fstatvfs(fd)
-    return status.f_favail if status.f_files else None
-
-
-def lack(fd: int, files: int, what: str) -> NoSpaceError | None:
-    """The error, which begins with *what* needs them, if not so many *files* may still be made on *fd*'s file system.
-
-    NoInodesError, but where there are no bytes either (``fs.has_bytes``): then that may be all that the inodes lack.
-    """
-    free = free_inodes(fd)
-    if free is None or files <= free:
-        return None
-    status = os.fstatvfs(fd)
-    if fs.has_bytes(status):
-        return NoInodesError(f"{what} {files} inodes, and {free} are free", needed=files, free=free)
-    left, least = status.f_bavail * status.f_frsize, files * status.f_frsize
-    return NoSpaceError(
-        f"{what} {files} inodes, and there is no space for them: {left} bytes are free",
-        needed=least if least > left else None, free=left,
-    )
 
 
 def probe(fd: int, *, allow: tuple[str, ...] = (), functional: bool = False) -> Filesystem:

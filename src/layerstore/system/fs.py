@@ -28,9 +28,9 @@ from layerstore.errors import (
 )
 from layerstore.system import faults, kernel
 from layerstore.system.descriptors import DIRECTORY, NEW_FILE, Descriptor
+from layerstore.system.room import free_bytes, free_inodes, has_bytes
 
 _PIECE = 1 << 20
-_HAS_BYTES = 1 << 20     # so many that who is told that there is no space was not refused for want of them
 TXID_FILE = "txid"
 
 
@@ -48,10 +48,9 @@ def host_error(error: OSError, doing: str, *, at: int | None = None) -> HostErro
     text = f"{doing}: {error.strerror or error}"
     number = error.errno
     if number == errno.ENOSPC and at is not None:
-        status = os.fstatvfs(at)
-        if status.f_favail == 0 < status.f_files and has_bytes(status):
+        if free_inodes(at) == 0 and has_bytes(at):
             return NoInodesError(f"{doing}: the file system has no inode left for another file", free=0)
-        return NoSpaceError(text, free=status.f_bavail * status.f_frsize)
+        return NoSpaceError(text, free=free_bytes(at))
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return NoSpaceError(text)
     if number == errno.EROFS:
@@ -61,11 +60,6 @@ def host_error(error: OSError, doing: str, *, at: int | None = None) -> HostErro
     if number in (errno.EMFILE, errno.ENFILE):
         return BusyError(text, hint="raise the limit on open files (ulimit -n), or use fewer workers")
     return IoError(text)
-
-
-def has_bytes(status: os.statvfs_result) -> bool:
-    """Whether a file system has bytes left, so that inodes are what it lacks, if it lacks any."""
-    return status.f_bavail * status.f_frsize >= _HAS_BYTES
 
 
 def open_dir(name: str, dir_fd: int | None = None) -> Descriptor:
@@ -232,14 +226,9 @@ def make_node(dir_fd: int, name: str, kind: int, device: int, *, point: str) -> 
         os.mknod(name, kind | 0o600, device, dir_fd=dir_fd)
 
 
-def write_pieces(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str, public: bool = False) -> None:
-    """Create *name* with all *pieces*; it must not exist. What is raised while they come leaves it torn. Not synced.
-
-    *public*: everybody may read it, whatever the umask.
-    """
+def write_pieces(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:
+    """Create *name* with all *pieces*; it must not exist. What is raised while they come leaves it torn. Not synced."""
     with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
-        if public:
-            os.fchmod(fd, 0o644)
         for piece in pieces:
             write_all(fd, piece)
 

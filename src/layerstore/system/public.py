@@ -1,6 +1,6 @@
-"""Effects on what others read, a view: files and directories for everybody, whatever the umask, each turned at once.
+"""Effects on what others read, a view: files and directories for everybody, whatever the umask, and links that are turned.
 
-Elsewhere in the store only its owner reads; those effects are ``fs``'s.
+Elsewhere in the store only its owner reads; those effects are ``fs``'s, and so are those that have no mode (links, syncs).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from layerstore.system import faults
-from layerstore.system.descriptors import Descriptor
+from layerstore.system.descriptors import NEW_FILE, Descriptor
 from layerstore.system.fs import fsync, make_symlink, unlink, write_all
 
-__all__ = ["make_dir", "put_file", "remove_if_empty", "turn_link"]
+__all__ = ["make_dir", "put_file", "remove_if_empty", "turn_link", "write_pieces"]
 
 
 def make_dir(dir_fd: int, name: str, *, point: str) -> None:
@@ -22,6 +22,14 @@ def make_dir(dir_fd: int, name: str, *, point: str) -> None:
     with faults.point(point), suppress(FileExistsError):
         os.mkdir(name, dir_fd=dir_fd)
         os.chmod(name, 0o755, dir_fd=dir_fd)  # noqa: S103 - that is its purpose
+
+
+def write_pieces(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:
+    """Create *name* with all *pieces*; it must not exist. What is raised while they come leaves it torn. Not synced."""
+    with faults.point(point), Descriptor(name, NEW_FILE, dir_fd=dir_fd) as fd:
+        os.fchmod(fd, 0o644)
+        for piece in pieces:
+            write_all(fd, piece)
 
 
 def put_file(dir_fd: int, name: str, pieces: Iterable[bytes], *, point: str) -> None:

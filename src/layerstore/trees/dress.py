@@ -29,6 +29,7 @@ from layerstore.system import filecaps
 from layerstore.system.descriptors import NEW_FILE, Descriptor
 from layerstore.system.idmap import IDENTITY, IdMap, Range
 from layerstore.system.privilege import Powers, own_map
+from layerstore.system.room import has_bytes
 from layerstore.trees import override
 
 __all__ = ["Dresser", "entry_text", "improvable", "is_safe_time"]
@@ -38,7 +39,6 @@ _SAFE_UNTIL = (1 << 31) * 1_000_000_000   # nanoseconds: every file system holds
 _SAFE_FROM = -_SAFE_UNTIL
 _XATTR_UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS})
 _XATTR_TOO_LARGE = frozenset({errno.E2BIG, errno.ERANGE})
-_ROOM = 1 << 20                          # free bytes, with which a file system is not what is full
 
 
 class Dresser:
@@ -164,8 +164,7 @@ def _has_no_place(number: int | None, where: int | bytes) -> bool:
         return True
     if number != errno.ENOSPC:
         return False
-    found = os.statvfs(where if isinstance(where, int) else where.rpartition(b"/")[0])   # not what a link leads to
-    return found.f_bavail * found.f_frsize >= _ROOM
+    return has_bytes(where if isinstance(where, int) else where.rpartition(b"/")[0])   # not what a link leads to
 
 
 def improvable(manifest: int, ids: IdMap = IDENTITY) -> bool:

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from layerstore.system import fs
 from layerstore.system.descriptors import Descriptor
 from layerstore.system.removing import remove_tree
+from layerstore.system.room import free_bytes
 
 __all__ = ["NAME", "PIECE", "WORTH_BYTES", "Spool", "kept_ns", "length", "start_over"]
 
@@ -184,8 +185,7 @@ class Spool:
         """What is unpacked beside it looks at the same disk, and would fail for what is kept here."""
         if self._least_free and self._file is not None:
             with suppress(OSError):
-                found = os.fstatvfs(self._dir_fd)
-                if found.f_bavail * found.f_frsize >= self._least_free:
+                if free_bytes(self._dir_fd) >= self._least_free:
                     return
             self._give_up()
 

@@ -15,7 +15,8 @@ from layerstore.errors import DamagedError
 from layerstore.lifecycle.states import TRANSITIONS, Kind, State
 from layerstore.opening import reserve
 from layerstore.opening.handle import Handle
-from layerstore.system import filesystem, fs
+from layerstore.system import fs
+from layerstore.system.room import free_bytes, free_inodes
 from layerstore.verbs import quota
 
 __all__ = ["Gauges", "gauges"]
@@ -68,8 +69,8 @@ def gauges(handle: Handle) -> Gauges:
     status = os.fstatvfs(handle.root_fd)
     archived = _segments(handle)
     return Gauges(
-        total=status.f_blocks * status.f_frsize, free=reserve.free_bytes(handle.root_fd),
-        free_inodes=filesystem.free_inodes(handle.root_fd), trees=dict(trees), counted=counted, quota=limit,
+        total=status.f_blocks * status.f_frsize, free=free_bytes(handle.root_fd),
+        free_inodes=free_inodes(handle.root_fd), trees=dict(trees), counted=counted, quota=limit,
         reserve=reserve.held(handle.root_fd), reserve_wanted=reserve.size_for(handle.root_fd),
         trash=len(fs.names_in(handle.dirs["trash"])), quarantine=len(fs.names_in(handle.dirs["quarantine"])),
         journal=os.stat("journal/data.mdb", dir_fd=handle.root_fd).st_size, head=head, low_water=low_water,

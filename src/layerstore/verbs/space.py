@@ -12,7 +12,8 @@ from layerstore.lifecycle import catalog
 from layerstore.model import LayerSource
 from layerstore.opening import reserve
 from layerstore.opening.handle import Handle
-from layerstore.system import filesystem, fs
+from layerstore.system import fs
+from layerstore.system.room import check_inodes, free_bytes
 from layerstore.trees.measure import measure
 from layerstore.verbs import quota
 
@@ -61,7 +62,7 @@ def space(handle: Handle) -> Space:
         whole, archived = measure(journal).allocated, measure(segments).allocated
     return Space(
         filesystem=handle.filesystem.name, total=status.f_blocks * status.f_frsize,
-        free=reserve.free_bytes(handle.root_fd), layers=recorded, **here, journal=whole - archived, segments=archived,
+        free=free_bytes(handle.root_fd), layers=recorded, **here, journal=whole - archived, segments=archived,
         reserve=reserve.held(handle.root_fd), counted=counted, quota=quota.limit_of(handle),
     )
 
@@ -95,7 +96,7 @@ def preflight(handle: Handle, missing: Sequence[LayerSource]) -> None:
         sizes = {source.diff_id: estimate(view, source) for source in missing}
     quota.held_to(handle, sizes)
     needed = sum(sizes.values()) + _ENTRY_BYTES * len(sizes)
-    free = reserve.free_bytes(handle.root_fd)
+    free = free_bytes(handle.root_fd)
     if sizes and needed > free:
         raise NoSpaceError(
             f"the {len(sizes)} layers that are missing need about {needed} bytes, and {free} are free", needed=needed,
@@ -104,5 +105,4 @@ def preflight(handle: Handle, missing: Sequence[LayerSource]) -> None:
         )
     # how many files are in them is told by none but those with a TOC
     what = f"the {len(sizes)} layers that are missing need at least"
-    if (lack := filesystem.lack(handle.root_fd, _INODES * len(sizes), what)) is not None:
-        raise lack
+    check_inodes(handle.root_fd, _INODES * len(sizes), what)

@@ -98,7 +98,7 @@ def _skeleton(at: int) -> None:
             public.make_dir(at, name, point="view.mkdir")
     for name in planning.LOCKS:          # podman opens them, and could not make them where the view is read-only
         if not fs.exists(at, name):
-            fs.write_pieces(at, name, [], point="view.file", public=True)
+            public.write_pieces(at, name, [], point="view.file")
     for name, target in planning.LINKS.items():
         _link(at, name, target, shown=True)
 
@@ -141,7 +141,7 @@ def _make_generation(at: int, plan: Plan) -> None:
     own = f"generations/{plan.generation}"
     public.make_dir(at, own, point="view.mkdir")
     for name, text in plan.documents.items():
-        fs.write_pieces(at, f"{own}/{name}", [text], point="view.file", public=True)
+        public.write_pieces(at, f"{own}/{name}", [text], point="view.file")
     public.make_dir(at, f"{own}/images", point="view.mkdir")
     for image_id, shown in plan.images.items():
         _link(at, f"{own}/images/{image_id}", f"../../../images/{planning.pool_name(shown)}")
@@ -156,7 +156,7 @@ def _file(at: int, directory: str, name: str, pieces: Iterable[bytes], *, shown:
     """A file of something that is *shown*, if it lacks it; else one that nobody takes for whole before the switch."""
     path = f"{directory}/{name}"
     if not shown:
-        fs.write_pieces(at, path, pieces, point=point, public=True)
+        public.write_pieces(at, path, pieces, point=point)
     elif not fs.exists(at, path):
         with fs.open_dir(directory, at) as own:
             public.put_file(own, name, pieces, point="view.restore")

@@ -23,7 +23,7 @@ except ImportError:                      # a Python without OpenSSL has its own
 
 __all__ = ["MESSAGE", "MOST_DIRECTORIES", "READY", "Row", "make", "serve"]
 
-READY = b"ready"
+READY = b"ready"                         # this and the next equal those of ``system.beside``
 MESSAGE = 1 << 17                        # bytes of a request or an answer at most
 MOST_DIRECTORIES = 200                   # of a request: the kernel passes 253 descriptors at once (SCM_MAX_FD)
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

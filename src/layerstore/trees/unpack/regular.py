@@ -14,6 +14,7 @@ from layerstore.formats.tar import Entry, TarReader
 from layerstore.formats.tarsplit import MemberRow
 from layerstore.model import DiffTarget
 from layerstore.partial import Donor
+from layerstore.system.room import free_bytes
 from layerstore.system.threads import running
 from layerstore.trees.dress import Dresser
 from layerstore.trees.unpack.donated import check_donor, link_in
@@ -56,8 +57,7 @@ class Files(Tree):
 
     def _check_free(self) -> None:
         """Limits know nothing of this disk; what is a bomb here may be a layer elsewhere, and several grow at once."""
-        found = os.fstatvfs(self._diff_fd)
-        free = found.f_bavail * found.f_frsize
+        free = free_bytes(self._diff_fd)
         if free < self._keep_free:
             raise NoSpaceError(
                 f"the layer would fill the disk: {free} bytes are free, and {self._keep_free} shall stay so", free=free,
