@@ -34,8 +34,8 @@ def _database_at_once() -> None:
     """Nothing of the new database is on disk when it takes the name of the old one."""
     open_ = engine.lmdb.open
 
-    def open_unsynced(path: str, **options: Any) -> Any:
-        return open_(path, **options | {"sync": "/rebuild/" not in path})
+    def open_unsynced(path: bytes, **options: Any) -> Any:
+        return open_(path, **options | {"sync": b"/rebuild/" not in path})
 
     def sync_path(self: Effects, _path: str, *, point: str) -> None:
         with self.point(point):
