@@ -197,7 +197,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if say_length and "Content_Length" not in headers:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":       # a body would be taken for the next answer of this connection
+            self.wfile.write(body)
 
     def cut(self):
         """End the connection here, in the middle of whatever was being said."""

@@ -72,7 +72,9 @@ def test_a_process_that_ends_in_the_middle_leaves_the_rest_to_who_asked(store, a
     add(store, FILES)
     wanted = list(FILES.values())
     program = tmp_path / "reading.py"
-    program.write_text(pathlib.Path(reading.__file__).read_text().replace("peer.send(right)", "peer.send(right); return"))
+    # its end would take the first answer along, were a request left unread
+    ending = "peer.send(right); peer.recvmsg(MESSAGE, room); return"
+    program.write_text(pathlib.Path(reading.__file__).read_text().replace("peer.send(right)", ending))
     monkeypatch.setattr(reading, "__file__", str(program))
     found = taken(store, wanted)
     assert found[0] == wanted[0]
