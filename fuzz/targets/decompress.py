@@ -1,8 +1,8 @@
 """Any bytes decompress to what the plain library makes of them, or are refused as there; never to more than the limit.
 
-And the pieces in which they come change nothing, nor which of the two gzip decoders there is, but that ISA-L may take a set
-of codes that zlib finds incomplete. The first byte chooses the decoder: one of four, or detection. The libraries' objects are
-what is compared with, not their one-call functions: those overlook a missing end, or what comes after it.
+And the pieces in which they come change nothing, nor which of the two gzip decoders there is, but that ISA-L may take a
+set of codes that zlib finds incomplete. The first byte chooses the decoder: one of four, or detection. The libraries'
+objects are what is compared with, not their one-call functions: those overlook a missing end, or what comes after it.
 """
 
 from __future__ import annotations
