@@ -15,6 +15,8 @@ from layerstore.formats.compression import decoders, decompressed, detect
 from layerstore.formats.compression.writing import ZstdWriter
 from layerstore.model import Limits
 
+from deflatemaker import member
+
 TEXT = b"".join(b"line %d of a text that compresses\n" % n for n in range(20_000))
 NOISE = os.urandom(300_000)
 
@@ -50,6 +52,32 @@ def inflate(request, monkeypatch):
 def test_isal_is_used_where_it_is_installed():
     pytest.importorskip("isal")
     assert decoders.inflate.__name__ == "isal.isal_zlib"
+
+
+FEWER, MORE = [   # codes than their lengths leave room for
+    {"lengths": {0: 3, 1: 3, 2: 3, 3: 3}}, {"literals": {ord("a"): 2, 256: 2}}, {"distances": {0: 2}},
+], [
+    {"lengths": {0: 1, 1: 1, 2: 2, 3: 2}}, {"literals": {ord("a"): 1, ord("b"): 1, 256: 1}}, {"distances": {0: 1, 1: 1, 2: 1}},
+]
+
+
+def test_a_block_with_the_codes_that_its_lengths_allow_is_read(inflate):
+    assert run(member(b"aaaa"))[0] == b"aaaa"
+
+
+@pytest.mark.parametrize("codes", MORE)
+def test_a_block_with_more_codes_than_their_lengths_allow_is_refused(inflate, codes):
+    with pytest.raises(CompressionError):
+        run(member(b"aaaa", **codes))
+
+
+@pytest.mark.parametrize("codes", FEWER)
+def test_a_block_with_fewer_codes_than_their_lengths_allow_is_refused_by_zlib_alone(inflate, codes):
+    if decoders.inflate is zlib:
+        with pytest.raises(CompressionError, match=r"invalid .* set"):
+            run(member(b"aaaa", **codes))
+    else:
+        assert run(member(b"aaaa", **codes))[0] == b"aaaa"
 
 
 @pytest.mark.parametrize("head, kind", [

@@ -2,6 +2,9 @@
 
 Because every one-call interface gets something wrong: a truncated stream read as a short one, junk after the end ignored,
 or only the first member seen. A stream ends well only when its last member does, exactly at the last byte.
+
+One thing depends on whether ISA-L is there: it takes a block whose codes do not use up all that their lengths allow, which
+zlib refuses and no compressor writes. What the block says is certain all the same, and so what comes out.
 """
 
 from __future__ import annotations
