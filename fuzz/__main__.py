@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 
 from fuzz import figures, supervise
 from fuzz.campaign import Campaign
@@ -26,6 +27,8 @@ def main() -> int:
     if options.target == "table":
         figures.write_table(options.out)
         return 0
+    if find_spec("atheris") is None:     # else each of its processes says so, which looks like a finding
+        sys.exit("the engine is not installed: pip install -e '.[fuzz]', or make fuzz")
     chosen = list(TARGETS) if options.target == "all" else [options.target]
     failed = _until(chosen, options) if options.until else _each(chosen, options)
     print(f"{len(chosen)} targets, {len(failed)} with findings {' '.join(failed)}")

@@ -38,6 +38,10 @@ def run(data, *, chunk=65_536, limits=None, **more):
     return b"".join(stream), stream.compression
 
 
+def run_pieces(*pieces):
+    return b"".join(decompressed(iter(pieces), limits=Limits(), compression="zstd"))
+
+
 @pytest.fixture(params=["isal", "zlib"])
 def inflate(request, monkeypatch):
     """Both gzip decoders."""
@@ -349,10 +353,37 @@ def test_what_a_zstd_frame_is_does_not_depend_on_whether_it_comes_whole(frame):
 
     def outcome(*pieces):
         try:
-            return b"".join(decompressed(iter(pieces), limits=Limits(), compression="zstd"))
+            return run_pieces(*pieces)
         except CompressionError:
             return None
 
     found = {outcome(data[:at], data[at:]) for at in range(1, len(data))}
     assert len(found) == 1
     assert outcome(data) in found
+
+
+# in each the end of the header looks like the beginning of a frame: a skippable one of nothing, twice, and one of b"x"
+@pytest.mark.parametrize("frame", [
+    "28b52ffd23 502a4d1800000000", "28b52ffda3 502a4d18 00000000", "28b52ffd23 28b52ffd 2001090000 78",
+])
+def test_a_zstd_frame_that_wants_a_dictionary_is_refused_wherever_it_is_cut(frame):
+    data = bytes.fromhex(frame)
+    for at in range(len(data)):
+        with pytest.raises(CompressionError, match="dictionary|truncated"):
+            run_pieces(data[:at], data[at:])
+
+
+def test_a_zstd_frame_whose_header_ends_like_another_ones_beginning_is_read_wherever_it_is_cut():
+    """Its window and its size, and the first of its two blocks, are a skippable frame of nothing."""
+    data = bytes.fromhex("28b52ffd40 50 2a4d 180000 000000") + (3 | 20_007 << 3).to_bytes(3, "little") + b"\0"
+    assert data[5:13] == skippable(b"")
+    assert {run_pieces(data[:at], data[at:]) for at in range(len(data))} == {bytes(20_010)}
+
+
+def test_a_zstd_frame_with_a_dictionary_of_number_0_needs_none():
+    assert run_pieces(bytes.fromhex("28b52ffd21 00 01 090000 78")) == b"x"
+
+
+def test_what_is_behind_a_skippable_frame_of_nothing_is_read_wherever_it_is_cut():
+    data = skippable(b"") + zst(b"x") + skippable(b"") + skippable(b"abc")
+    assert {run_pieces(data[:at], data[at:]) for at in range(len(data))} == {b"x"}

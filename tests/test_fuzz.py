@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import os
 import re
+import sys
 import zlib
 from pathlib import Path
 
@@ -275,3 +276,12 @@ def test_an_eighth_of_a_run_has_long_inputs_unless_something_was_found(monkeypat
     told = supervise.run("pax", seconds=80, runs=runs, workers=1, out="nowhere")
     assert ran == parts
     assert told == supervise.Ran(5 * len(parts), 1.0 * len(parts), failed)
+
+
+def test_without_its_engine_nothing_is_run_and_nothing_looks_like_a_finding(monkeypatch):
+    from fuzz.__main__ import main
+
+    monkeypatch.setitem(sys.modules, "atheris", None)
+    monkeypatch.setattr(sys, "argv", ["fuzz", "pax", "--no-figures"])
+    with pytest.raises(SystemExit, match="the engine is not installed"):
+        main()

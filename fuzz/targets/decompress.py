@@ -1,8 +1,8 @@
 """Any bytes decompress to what the plain library makes of them, or are refused as there; never to more than the limit.
 
-And the pieces in which they come change nothing, nor which of the two gzip decoders there is, but that ISA-L may take a set
-of codes that zlib finds incomplete. The first byte chooses the decoder: one of four, or detection. The libraries' objects are
-what is compared with, not their one-call functions: those overlook a missing end, or what comes after it.
+And the pieces in which they come change nothing, nor which of the two gzip decoders there is, but that ISA-L may take a
+set of codes that zlib finds incomplete. The first byte chooses the decoder: one of four, or detection. The libraries'
+objects are what is compared with, not their one-call functions: those overlook a missing end, or what comes after it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from layerstore.model import Limits
 LIMITS = Limits(max_bytes=1 << 18)
 _KINDS = ("gzip", "zstd", "auto", "xz", "bzip2")
 _INSTALLED = decoders.inflate
+_ZSTD_HEADER = 18                        # bytes at most (RFC 8878, 3.1.1.1)
 _INVALID_SET = re.compile(r"invalid (code lengths|literal/lengths|distances) set")   # as zlib says it
 
 
@@ -77,12 +78,18 @@ def _theirs(data: bytes, kind: str) -> bytes | None:
     try:
         while data:
             member = _decoder(kind)
-            content = member.decompress(data[:5]) if kind == "zstd" else b""   # a whole frame libzstd reads by other rules
-            content += member.decompress(data[5:] if kind == "zstd" else data)
+            content, at = b"", 0
+            while kind == "zstd" and not member.eof and at < min(_ZSTD_HEADER, len(data)):
+                content += member.decompress(data[at : at + 1])   # what libzstd has whole it reads by other rules
+                at += 1
+            rest = data[at:]
+            if not member.eof:
+                content += member.decompress(rest)
+                rest = member.unused_data
             if not member.eof or (kind == "zstd" and zstandard.frame_content_size(data) not in (-1, len(content))):
                 return None                 # libzstd overlooks a wrong size now and then
             out += content
-            data = member.unused_data
+            data = rest
     except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, EOFError):
         return None
     return out

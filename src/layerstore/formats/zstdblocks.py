@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["in_pieces"]
+__all__ = ["FIRST", "header_size", "in_pieces"]
+
+FIRST = 5                                # bytes of a frame's beginning that say how long its header is
 
 _MOST = 8                                # headers in a piece: so it becomes little more than 1 MiB
 _UNKNOWN = 512                           # bytes of a piece that is not understood: 16 MiB at most
@@ -55,10 +57,8 @@ class _Walk:
         return self._then(self._begin, 4, int.from_bytes(header, "little"))
 
     def _frame(self, header: bytes) -> bool:
-        flags = header[0]
-        single = flags >> 5 & 1
-        self._tail = 4 if flags & 4 else 0
-        return self._then(self._block, 3, (1 - single) + _DICTIONARY[flags & 3] + (_SIZE[flags >> 6] or single))
+        self._tail = 4 if header[0] & 4 else 0
+        return self._then(self._block, 3, _after_flags(header[0]))
 
     def _block(self, header: bytes) -> bool:
         value = int.from_bytes(header, "little")
@@ -70,6 +70,25 @@ class _Walk:
         if value & 1:
             return self._then(self._begin, 4, stored + self._tail)
         return self._then(self._block, 3, stored)
+
+
+def _after_flags(flags: int) -> int:
+    single = flags >> 5 & 1
+    return (1 - single) + _DICTIONARY[flags & 3] + (_SIZE[flags >> 6] or single)
+
+
+def header_size(first: bytes) -> tuple[int, int, int]:
+    """Bytes of the header of the frame whose ``FIRST`` bytes are given; and where in it the number of a dictionary lies.
+
+    Of what is no frame: no more than is given, and no dictionary.
+    """
+    magic = int.from_bytes(first[:4], "little")
+    if magic >> 4 == _SKIPPABLE:
+        return 8, 0, 0
+    if magic != _MAGIC:
+        return FIRST, 0, 0
+    start = FIRST + 1 - (first[4] >> 5 & 1)
+    return FIRST + _after_flags(first[4]), start, start + _DICTIONARY[first[4] & 3]
 
 
 def in_pieces(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from typing import Any
 import zstandard
 
 from layerstore.errors import CompressionError, LimitExceededError
-from layerstore.formats.zstdblocks import in_pieces
+from layerstore.formats.zstdblocks import FIRST, header_size, in_pieces
 from layerstore.model import Limits
 
 inflate: Any
@@ -34,8 +34,6 @@ _GZIP_HEADER_CRC = 0x02                 # FHCRC: of a header that comes in piece
 _GZIP_SLICE = 32 << 10                  # bytes fed at once: a member's end copies the rest of them
 _GZIP_LONG = 512 << 10                  # the same in a member that goes on: what comes out needs no joining
 _GZIP_OUTPUT = 512 << 10                # its limit for a call: malloc gives back and takes anew what is larger
-_ZSTD_HEADER = 18                       # bytes of a frame's header at most (RFC 8878, 3.1.1.1)
-_ZSTD_APART = 5                         # bytes given alone: a frame given whole libzstd reads by other rules
 ZSTD_WINDOW = 1 << 27                   # what zstd(1) takes without --long, and as much memory; larger frames are refused
 _XZ_MEMORY = 1 << 27                    # bytes that decoding may take; xz -9 makes streams that take half of it
 PIECE = 1 << 20                         # bytes of a chunk handed on at most
@@ -163,24 +161,44 @@ def _streams(
         raise CompressionError(meter.truncated(kind, whole))
 
 
+class _ZstdHeader:
+    """The header of a zstd frame, which libzstd is given alone.
+
+    For at its end libzstd looks whether the rest of what it was given is a whole frame, and reads that by other rules; and
+    it takes for the frame what is only the end of its header, if that looks like one.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = b""
+        self._size, self._dictionary = FIRST, slice(0)
+
+    def next(self, rest: memoryview) -> memoryview:
+        """What of *rest* is to be given now. ValueError if the frame wants a dictionary."""
+        if len(self.bytes) == self._size:
+            return rest
+        given = rest[: self._size - len(self.bytes)]
+        self.bytes += given
+        if len(self.bytes) == FIRST:
+            self._size, start, end = header_size(self.bytes)
+            self._dictionary = slice(start, end)
+        elif len(self.bytes) == self._size and any(self.bytes[self._dictionary]):
+            raise ValueError("a frame wants a dictionary, of which layers have none")
+        return given
+
+
 def _unzstd(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
     context = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
-    frame = context.decompressobj()
+    frame, header = context.decompressobj(), _ZstdHeader()
     frames = made = 0               # whole frames; bytes that the current one has become
-    head = b""                      # its beginning
-    fresh = True
     for data in in_pieces(chunks):   # zstandard has no output limit
         meter.bytes_in += len(data)
         rest = memoryview(data)
         while rest:
-            given = rest[:_ZSTD_APART] if fresh else rest
             try:
+                given = header.next(rest)
                 output = frame.decompress(given)
-            except zstandard.ZstdError as error:
+            except (zstandard.ZstdError, ValueError) as error:
                 raise CompressionError(meter.broken("zstd", frames, error)) from error
-            if len(head) < _ZSTD_HEADER:
-                head += given[: _ZSTD_HEADER - len(head)]
-            fresh = False
             if output:
                 meter.account(len(output))
                 made += len(output)
@@ -188,13 +206,13 @@ def _unzstd(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
             if not frame.eof:
                 rest = rest[len(given):]
                 continue
-            if zstandard.frame_content_size(head) not in (-1, made):   # libzstd looks only if the last block has bytes
+            rest = rest[len(given) - len(frame.unused_data):]
+            # libzstd looks only if the last block has bytes
+            if zstandard.frame_content_size(header.bytes) not in (-1, made):
                 raise CompressionError(meter.broken("zstd", frames, "a frame has not the size that it says"))
-            rest = memoryview(frame.unused_data)
             frames += 1
-            head, made = b"", 0
-            frame, fresh = context.decompressobj(), True
-    if not fresh or not frames:
+            frame, header, made = context.decompressobj(), _ZstdHeader(), 0
+    if header.bytes or not frames:
         raise CompressionError(meter.truncated("zstd", frames))
 
 
