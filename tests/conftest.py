@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -14,6 +15,10 @@ from spreading import (  # noqa: E402, F401 - its hooks are found here
     pytest_testnodedown,
     pytest_xdist_make_scheduler,
 )
+
+# how long an example takes says how busy the machine is
+settings.register_profile("any load", deadline=None)
+settings.load_profile("any load")
 
 IN_CI = bool(os.environ.get("LAYERSTORE_CI"))
 

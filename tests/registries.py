@@ -10,7 +10,6 @@
 """
 
 import base64
-import contextlib
 import http.server
 import json
 import re
@@ -31,9 +30,9 @@ PROGRAM = shutil.which("docker-registry")
 
 
 def quick(**changes):
-    """Options for tests: no pauses, and nothing is waited for long."""
-    return RegistryOptions(**{"plain_http": True, "retries": 2, "backoff": 0.0, "longest_wait": 0.01, "idle_timeout": 5.0,
-                              **changes})
+    """Options for tests: no pauses; and no try is given up because the machine is busy."""
+    return RegistryOptions(**{"plain_http": True, "retries": 2, "backoff": 0.0, "longest_wait": 0.01, "idle_timeout": 300.0,
+                              "connect_timeout": 300.0, **changes})
 
 
 class Authority:
@@ -77,29 +76,22 @@ class Registry:
         return f"http{'s' if self.tls else ''}://{self.host}"
 
     def __enter__(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.host = f"127.0.0.1:{port}"
-        http = {"addr": self.host, "secret": "for tests"}
+        http = {"addr": "127.0.0.1:0", "secret": "for tests"}   # a free port, of which its log tells: none can be taken meanwhile
         if self.tls:
             http["tls"] = {"certificate": self.tls.cert, "key": self.tls.key}
-        config = {"version": 0.1, "log": {"level": "error", "accesslog": {"disabled": True}}, "http": http,
+        config = {"version": 0.1, "log": {"level": "info", "accesslog": {"disabled": True}}, "http": http,
                   "storage": {"filesystem": {"rootdirectory": str(self._directory / "data")}}}
         if self._auth:
             config["auth"] = self._auth
-        path = self._directory / "config.yml"
+        path, log = self._directory / "config.yml", self._directory / "log"
         path.write_text(json.dumps(config))   # JSON is YAML
-        with open(self._directory / "log", "wb") as log:
-            self._process = subprocess.Popen([PROGRAM, "serve", str(path)], stdout=log, stderr=log)
-        for _ in range(1000):
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                return self
-            if self._process.poll() is not None:
-                raise AssertionError((self._directory / "log").read_text())
+        with open(log, "wb") as file:
+            self._process = subprocess.Popen([PROGRAM, "serve", str(path)], stdout=file, stderr=file)
+        while (found := re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text())) is None:
+            assert self._process.poll() is None, log.read_text()
             time.sleep(0.02)
-        raise AssertionError("docker-registry does not listen")
+        self.host = found[1]
+        return self
 
     def __exit__(self, *_):
         self._process.kill()

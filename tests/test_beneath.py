@@ -433,7 +433,7 @@ def test_who_waits_for_one_store_beneath_keeps_nobody_from_another(both, monkeyp
     def slow(path):
         if path == str(both.below):
             waiting.set()
-            passed.append(go.wait(10))
+            passed.append(go.wait(300))
         return opening(path)
 
     with layerstore.open(both.home / "second"):
@@ -441,7 +441,7 @@ def test_who_waits_for_one_store_beneath_keeps_nobody_from_another(both, monkeyp
     monkeypatch.setattr(beneath, "_open", slow)
     other = threading.Thread(target=lambda: both.open().close())
     other.start()
-    assert waiting.wait(10)
+    assert waiting.wait(300)
     with layerstore.open(both.home / "third", beneath=[both.home / "second"]) as store:
         assert len(store.beneath) == 1
     go.set()

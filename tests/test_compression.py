@@ -224,6 +224,17 @@ def test_a_sum_of_the_header_is_verified_whatever_the_decoder_and_wherever_it_is
                 list(decompressed([bad[:at], bad[at:]], limits=Limits()))
 
 
+@pytest.mark.parametrize("flags", range(0, 0x20, 2))
+def test_a_header_with_any_fields_is_read_whatever_the_decoder_and_wherever_it_is_cut(inflate, flags):
+    fields = {0x04: b"\x05\0extra", 0x08: b"a name\0", 0x10: b"a comment\0"}
+    header = b"\x1f\x8b\x08" + bytes([flags]) + bytes(6) + b"".join(field for flag, field in fields.items() if flags & flag)
+    if flags & 0x02:
+        header += (zlib.crc32(header) & 0xFFFF).to_bytes(2, "little")
+    data = header + gzip.compress(b"content", mtime=0)[10:]
+    for at in range(len(header) + 1):
+        assert b"".join(decompressed([data[:at], data[at:]], limits=Limits(), compression="gzip")) == b"content", at
+
+
 def test_a_gzip_stream_cut_anywhere_is_refused(inflate):
     data = gzip.compress(b"hello world" * 3)
     for n in range(2, len(data)):

@@ -53,6 +53,13 @@ def spawn(code, *arguments, **environment):
     )
 
 
+def wait_until_stopped(process):
+    """Until it has sent itself SIGSTOP: a SIGCONT that comes before that is lost, and it would stop for ever."""
+    while (state := open(f"/proc/{process.pid}/stat").read().rpartition(")")[2].split()[0]) != "T":
+        assert state != "Z", "it ended without having stopped"
+        time.sleep(0.01)
+
+
 def big_image(tmp_path, name="image", salt=0):
     return imagemaker.Image([
         imagemaker.Layer(imagemaker.many_files(300, prefix=f"l{n}", seed=n + salt), compression=c)
@@ -113,10 +120,7 @@ def test_a_reader_never_waits_for_a_writer_that_holds_its_locks(root, tmp_path):
         puller = spawn(PULL, root, made.reference, LAYERSTORE_FAULT=point)
         puller.stdin.write("\n")
         puller.stdin.flush()
-        deadline = time.monotonic() + 30
-        while open(f"/proc/{puller.pid}/stat").read().rpartition(")")[2].split()[0] != "T":
-            assert time.monotonic() < deadline, "the puller did not stop"
-            time.sleep(0.01)
+        wait_until_stopped(puller)
         reader = spawn(LIST, root, 0.3)
         out, _ = reader.communicate(timeout=30)
         assert reader.returncode == 0
@@ -242,8 +246,8 @@ def test_opening_does_not_disturb_a_live_pull(root, tmp_path):
     puller = spawn(PULL, root, made.reference, LAYERSTORE_FAULT="stage.mkdir:after:stop")
     puller.stdin.write("\n")
     puller.stdin.flush()
-    while not tree_names(root, "staging"):
-        time.sleep(0.01)
+    wait_until_stopped(puller)
+    assert tree_names(root, "staging")
     for _ in range(3):
         layerstore.open(root).close()   # sweeps the directory: no row, no lock
     assert tree_names(root, "staging") == []
@@ -258,10 +262,10 @@ def test_recovery_waits_for_a_live_holder_of_a_promise_and_finds_it_done(root, t
     puller = spawn(PULL, root, made.reference, LAYERSTORE_FAULT="publish.rename:before:stop")
     puller.stdin.write("\n")
     puller.stdin.flush()
-    while "incomplete" not in states_of(root):
-        time.sleep(0.01)
-    threading.Timer(0.5, lambda: puller.send_signal(signal.SIGCONT)).start()
+    wait_until_stopped(puller)
+    assert "incomplete" in states_of(root)
     begun = time.monotonic()
+    threading.Timer(0.5, lambda: puller.send_signal(signal.SIGCONT)).start()
     with layerstore.open(root) as store:
         assert time.monotonic() - begun > 0.3
         assert len(store.images()) == 1

@@ -93,8 +93,8 @@ def test_a_delete_waits_for_a_reader_that_goes_away_in_time(store):
     reader = threading.Thread(target=read)
     reader.start()
     entered.wait(10)
-    threading.Timer(0.2, leave.set).start()
     begun = time.monotonic()
+    threading.Timer(0.2, leave.set).start()
     assert store.delete_layer(layer.id, wait=10).layers == (layer.id,)
     assert time.monotonic() - begun >= 0.1
     reader.join()

@@ -229,8 +229,8 @@ def test_closing_waits_for_the_calls_of_other_threads(root):
     thread = threading.Thread(target=lambda: results.append(store.stage(Slow())))
     thread.start()
     begun.wait(30)
-    threading.Timer(0.3, go.set).start()
     at = time.monotonic()
+    threading.Timer(0.3, go.set).start()
     store.close()
     assert time.monotonic() - at > 0.2
     thread.join(30)

@@ -10,16 +10,10 @@ import pytest
 import layerstore
 from layerstore import Credentials, PullOptions, Tally, errors
 from layerstore.cli.commands import run
-import registries
-from registries import PASSWORD, USER, Authority, Fake, Registry
+from registries import PASSWORD, USER, Authority, Fake, Registry, quick
 from storekit import digest, image
 
 KEEP = PullOptions(keep_blobs=True)
-
-
-def quick(**changes):
-    """No pauses between tries, and no try given up because the machine is busy."""
-    return registries.quick(**{"idle_timeout": 300.0, "connect_timeout": 300.0, **changes})
 
 
 @pytest.fixture

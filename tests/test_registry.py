@@ -346,7 +346,7 @@ def test_no_more_layers_are_read_at_once_than_connections_are_allowed(tmp_path, 
 
     with Fake(made) as fake:
         fake.hook = hook
-        options = PullOptions(workers=16, registry=quick(connections=connections, idle_timeout=300.0))
+        options = PullOptions(workers=16, registry=quick(connections=connections))
         pulled = store.pull(fake.reference, options=options)
         assert most[0] == connections
         assert fake.connections <= connections + 1

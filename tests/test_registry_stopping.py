@@ -198,3 +198,32 @@ def test_what_had_come_by_then_is_kept_and_the_next_pull_goes_on(store, plain, o
         store.pull(fake.reference, options=PullOptions(registry=quick()), progress=tally)
         assert tally.total().resumed > 0
     assert store.check(content=True).sound
+
+
+def test_an_interrupt_while_a_thread_is_started_leaves_none_that_unpacks(store, plain, monkeypatch):
+    """Python's pool of threads does not know of that thread, and so would not wait for it."""
+    from layerstore.verbs import pull_layers
+
+    start, begun, go_on = threading.Thread.start, threading.Event(), threading.Event()
+
+    def starting(thread):
+        start(thread)
+        if thread.name == "layerstore-stage_1":
+            begun.wait(1)
+            raise KeyboardInterrupt
+
+    def filling(*given, real=pull_layers.fill, **more):
+        if threading.current_thread().name == "layerstore-stage_1":
+            begun.set()
+            go_on.wait(PATIENCE)
+        return real(*given, **more)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    monkeypatch.setattr(pull_layers, "fill", filling)
+    with Fake(plain) as fake:
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                store.pull(fake.reference, options=PullOptions(registry=quick()))
+            assert not begun.is_set()
+        finally:
+            go_on.set()

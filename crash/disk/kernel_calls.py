@@ -114,12 +114,14 @@ class Loop:
 def _configure(control: int, config: bytes) -> tuple[int, str]:
     while True:
         device = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
-        fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        fd = -1
         try:
+            fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
             fcntl.ioctl(fd, _LOOP_CONFIGURE, config)
         except OSError as error:
-            os.close(fd)
-            if error.errno != errno.EBUSY:   # somebody else was quicker
+            if fd >= 0:
+                os.close(fd)
+            if error.errno not in (errno.EBUSY, errno.ENXIO):   # somebody else was quicker; and is done with it already
                 raise
         else:
             return fd, device

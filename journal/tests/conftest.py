@@ -4,10 +4,16 @@ import pathlib
 import sys
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import parcels  # noqa: E402
+
+
+# how long an example takes says how busy the machine is
+settings.register_profile("any load", deadline=None)
+settings.load_profile("any load")
 
 
 @pytest.fixture

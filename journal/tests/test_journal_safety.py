@@ -226,7 +226,8 @@ def test_a_child_that_leaves_an_inherited_read_does_not_end_it_in_the_parent(jou
         context.__enter__()
         assert in_child(lambda: context.__exit__(None, None, None))[0] in (0, 70)
         readers = journal._engine.env.readers()
-        assert readers.count(str(os.getpid())) == 2 and "-" not in readers.split("txnid")[1]
+        rows = [line.split() for line in readers.splitlines()[1:]]     # pid, thread, transaction
+        assert [(pid, txn == "-") for pid, _thread, txn in rows] == [(str(os.getpid()), False)] * 2
         context.__exit__(None, None, None)
         assert view.head()[0] == 2
 

@@ -25,7 +25,8 @@ EACH = 40            # states of each recording: 17 workloads on 4 file systems 
 FLOOR = 3000
 SLICED = ("partial",)   # a few states on two file systems; the whole is for `make crash`
 NOT_HERE = ("check", "gc-segments", "repair-source", "repair-parts", "repair-rest", "repair-whole")   # ``posix`` cuts a slice of these
-CAUGHT_WITHIN = 60   # states in which each planted mistake must be seen
+CAUGHT_WITHIN = 60   # states of a recording in which each planted mistake must be seen …
+RECORDINGS = 12      # … of one of so many: the kernel writes back when it likes, and in some makes up for a mistake
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +178,12 @@ def test_what_e2fsck_says_after_fast_commits_it_says_without_layerstore_too(scra
 
 
 def assert_caught(record_property, scratch, fs, workload, **planted):
-    found = states(scratch, fs=[fs], workload=[workload], each=CAUGHT_WITHIN, fsck=1000, **planted)
-    assert any(state.violations for state in found), f"not seen in {CAUGHT_WITHIN} states"
-    record_property("caught", 1)
+    for seed in range(1, RECORDINGS + 1):
+        found = states(scratch, fs=[fs], workload=[workload], each=CAUGHT_WITHIN, fsck=1000, seed=seed, **planted)
+        if any(state.violations for state in found):
+            record_property("caught", 1)
+            return
+    pytest.fail(f"not seen in {CAUGHT_WITHIN} states of {RECORDINGS} recordings")
 
 
 REAL = ("ext4", "ext4-fc", "xfs", "btrfs")
@@ -216,7 +220,8 @@ def test_a_disk_that_only_says_that_it_flushed_is_caught(record_property, scratc
 
 def test_a_violation_is_shown_again_by_the_command_it_comes_with(scratch):
     mistake = plants.RECORDED["staging without its sync"]
-    found = next(s for s in states(scratch, fs=["ext4"], workload=["pull"], each=CAUGHT_WITHIN, plant=mistake) if s.violations)
+    found = next(s for seed in range(1, RECORDINGS + 1) for s in states(
+        scratch, fs=["ext4"], workload=["pull"], each=CAUGHT_WITHIN, plant=mistake, seed=seed) if s.violations)
     python, *words = shlex.split(found.reproduce)
     assert python == "python"
     again = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)

@@ -205,6 +205,8 @@ def _start_worker(generator: Callable[[], Iterator[T]]) -> _Worker:
                 pickle.dump(("error", error), pipe)
 
     pid = start_child(work)
+    with suppress(OSError):              # it may not have come so far when it is to be ended
+        os.setpgid(pid, pid)
     os.close(write_fd)
     return pid, os.fdopen(read_fd, "rb")
 

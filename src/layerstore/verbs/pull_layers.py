@@ -109,8 +109,10 @@ def _stage_in_order(missing: list[Job], filler: _Filler, sealer: _Sealer, option
 def _stage_in_parallel(missing: list[Job], filler: _Filler, sealer: _Sealer, options: PullOptions) -> None:
     cancelled = threading.Event()
     running: dict[Future[None], Job] = {}
-    with ThreadPoolExecutor(options.workers, thread_name_prefix="layerstore-stage") as pool:
+    workers = max(1, min(options.workers, len(missing)))
+    with ThreadPoolExecutor(workers, thread_name_prefix="layerstore-stage") as pool:
         try:
+            _start_all(pool, workers)
             for begun in _begun(filler.handle, missing, filler.progress, options.wait):
                 for job in begun:
                     if job.filling is not None:
@@ -125,6 +127,20 @@ def _stage_in_parallel(missing: list[Job], filler: _Filler, sealer: _Sealer, opt
             for future in running:
                 future.cancel()
             raise
+
+
+def _start_all(pool: ThreadPoolExecutor, workers: int) -> None:
+    """Start the threads before there is work: one that an interrupt comes upon while it is started the pool never knows of.
+
+    Nobody would wait for what that one does. Having had no work, it ends with the pool by itself.
+    """
+    started = threading.Barrier(workers)
+    try:
+        for each in [pool.submit(started.wait) for _ in range(workers)]:
+            each.result()
+    except BaseException:
+        started.abort()
+        raise
 
 
 def _begun(handle: Handle, missing: list[Job], progress: Progress, wait: float | None) -> Iterator[list[Job]]:

@@ -30,7 +30,9 @@ __all__ = ["DECODERS", "PIECE", "ZSTD_WINDOW", "Meter", "inflate"]
 
 _GZIP_WBITS = 31                        # a gzip wrapper and a 32 KiB window (zlib.h, inflateInit2)
 _GZIP_RESERVED = 0xE0                   # header flags that must be zero (RFC 1952, 2.3.1.2); ISA-L does not look
-_GZIP_HEADER_CRC = 0x02                 # FHCRC: of a header that comes in pieces ISA-L gets this sum wrong
+# flags of headers that ISA-L reads right in whatever pieces they come: with one of FEXTRA, FNAME and FCOMMENT, and no FHCRC
+_GZIP_ISALS = frozenset({0, 0x04, 0x08, 0x10})
+_GZIP_FIELDS = 0x1E
 _GZIP_SLICE = 32 << 10                  # bytes fed at once: a member's end copies the rest of them
 _GZIP_LONG = 512 << 10                  # the same in a member that goes on: what comes out needs no joining
 _GZIP_OUTPUT = 512 << 10                # its limit for a call: malloc gives back and takes anew what is larger
@@ -100,7 +102,7 @@ def _gunzip(meter: Meter, chunks: Iterator[bytes]) -> Iterator[bytes]:
                     break
                 if rest[3] & _GZIP_RESERVED:
                     raise CompressionError(meter.broken("gzip", members, "a reserved header flag is set"))
-                member = (zlib if rest[3] & _GZIP_HEADER_CRC else inflate).decompressobj(_GZIP_WBITS)
+                member = (inflate if rest[3] & _GZIP_FIELDS in _GZIP_ISALS else zlib).decompressobj(_GZIP_WBITS)
             try:
                 output = member.decompress(rest, _GZIP_OUTPUT)
             except (zlib.error, inflate.error) as error:   # isal's is a class of its own
