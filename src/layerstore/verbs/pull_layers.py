@@ -30,6 +30,9 @@ from layerstore.verbs.staging import Staging, give_up, leave, seal
 
 __all__ = ["Job", "PullOptions", "differ_of", "stage_all"]
 
+# who waits for threads looks up so often: of an interrupt that comes just before it sleeps Python tells only when it wakes
+_LOOK_SECONDS = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:
@@ -120,7 +123,7 @@ def _stage_in_parallel(missing: list[Job], filler: _Filler, sealer: _Sealer, opt
                 _collect(running, filler, timeout=0.0)
                 sealer.seal_if_due()
             while running:
-                _collect(running, filler, timeout=None)
+                _collect(running, filler, timeout=_LOOK_SECONDS)
                 sealer.seal_if_due()
         except BaseException:
             cancelled.set()
@@ -245,7 +248,7 @@ class _Filler:
         self.progress.layer(job.source.diff_id, state="staged", size=job.source.descriptor.size)
 
 
-def _collect(running: dict[Future[None], Job], filler: _Filler, *, timeout: float | None) -> None:
+def _collect(running: dict[Future[None], Job], filler: _Filler, *, timeout: float) -> None:
     """Whatever is filled by now; raise the first failure, after telling of what succeeded."""
     done, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
     jobs = [(future, running.pop(future)) for future in done]
