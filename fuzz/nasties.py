@@ -51,6 +51,7 @@ def _tars() -> Seeds:
         header(b"link", b"2", link=b"/etc/passwd") + file(b"link/evil") + END,
         header(b"link", b"2", link=b"../..") + file(b"link/evil") + END,
         header(b"loop", b"2", link=b"loop") + file(b"loop/x") + END,
+        pax({"linkpath": b"n" * 256}) + header(b"l", b"2", link=b"cut") + file(b"l/x") + END,
         header(b"d", b"5") + header(b"l", b"2", link=b"d") + file(b"l/through") + END,
         file(b"target") + header(b"hard", b"1", link=b"target") + END,
         header(b"hard", b"1", link=b"../canary/file") + END, header(b"hard", b"1", link=b"absent") + END,

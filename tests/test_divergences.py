@@ -205,6 +205,7 @@ NOT_UNPACKED = {
     "7ee0395b": ("bsd", "which is not in this layer"), "8e9f0411": ("", "which is not in this layer before it"),
     "1252753a": ("gnu bsd tarfile", "is a whiteout of nothing"), "13cf7384": ("gnu bsd tarfile", "is a device 0:0: a whiteout"),
     "ee795aa1": ("gnu bsd tarfile", "by way of symbolic links the path of"),
+    "d67dd97f": ("", "a component of which is longer than 255 bytes"),
 }
 _NAMES = {readings.label(data): name for name, data in odd_tars.ARCHIVES.items()}
 _IGNORED = ("mtime_ns", "xattrs")   # directories that have no entry are made now; of attributes see test_differential

@@ -411,6 +411,20 @@ def test_a_link_whose_target_is_not_in_the_layer_is_no_parent(tree):
     refused(tree, symlink(b"lib", b"usr/lib") + file(b"lib/x"), "not in this layer")
 
 
+@pytest.mark.parametrize("beneath", [
+    file(b"l/x"), directory(b"l/x"), header(b"l/.wh.x"), hardlink(b"h", b"l/x"), file(b"l/further/x"),
+], ids=["file", "directory", "whiteout", "hard link", "implied directory"])
+@pytest.mark.parametrize("target", [b"n" * 256, b"/d/../" + b"n" * 256 + b"/..", b"n" * 4095])
+def test_a_link_whose_target_has_a_component_that_no_file_can_have_is_no_parent(tree, target, beneath):
+    link = symlink(b"l", target) if len(target) <= 100 else pax((b"linkpath", target)) + symlink(b"l", b"")
+    refused(tree, directory(b"d") + link + beneath, "longer than 255 bytes")
+
+
+def test_a_link_whose_target_no_file_can_have_is_kept_as_it_is(tree):
+    tree.unpack(pax((b"linkpath", b"n" * 256)) + symlink(b"l", b""))
+    assert os.readlink(tree.diff / "l") == "n" * 256
+
+
 def test_links_that_go_round_are_refused(tree):
     refused(tree, symlink(b"a", b"b") + symlink(b"b", b"a") + file(b"a/x"), "too many symbolic links")
 

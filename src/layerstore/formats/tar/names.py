@@ -5,9 +5,9 @@ from __future__ import annotations
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import Limits
 
-__all__ = ["Cleaner", "checked_link", "os_text", "show"]
+__all__ = ["NAME_MAX", "Cleaner", "checked_link", "os_text", "show"]
 
-_NAME_MAX = 255                          # bytes of one path component (Linux, every file system)
+NAME_MAX = 255                           # bytes of one path component (Linux, every file system)
 
 
 class Cleaner:
@@ -27,7 +27,7 @@ class Cleaner:
         clean = self.clean(name, "name", offset)
         if len(base) > 2:                # not a directory, and neither "." nor ".."
             self._parent, self._clean_parent = parent, clean[: len(clean) - len(base)]
-            self._room = min(_NAME_MAX, self._limits.max_path_length - len(self._clean_parent))
+            self._room = min(NAME_MAX, self._limits.max_path_length - len(self._clean_parent))
         return clean
 
     def clean(self, name: bytes, what: str, offset: int) -> bytes:
@@ -50,9 +50,9 @@ class Cleaner:
                 f"the {what} {show(clean)} has {len(clean)} bytes", limit="max_path_length",
                 maximum=limits.max_path_length,
             )
-        if len(clean) > _NAME_MAX and max(map(len, parts)) > _NAME_MAX:
+        if len(clean) > NAME_MAX and max(map(len, parts)) > NAME_MAX:
             raise ArchiveError(
-                f"a component of the {what} {show(clean)} is longer than {_NAME_MAX} bytes", offset=offset
+                f"a component of the {what} {show(clean)} is longer than {NAME_MAX} bytes", offset=offset
             )
         return clean
 

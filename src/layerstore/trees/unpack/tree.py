@@ -13,6 +13,7 @@ from typing import Any
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.formats.manifest import ManifestEntry
 from layerstore.formats.tar import Entry, os_text
+from layerstore.formats.tar.names import NAME_MAX, show
 from layerstore.model import DiffTarget
 from layerstore.system.removing import remove_tree
 from layerstore.trees.dirfds import DirFds
@@ -179,6 +180,11 @@ class Tree:
 
     def _enter(self, real: bytes, node: Dir, name: bytes, path: bytes, entry: Entry, *, make: bool) -> Dir | bytes:
         """Make the missing directory *name* in *real*; or return the target of the link that is there."""
+        if len(name) > NAME_MAX:         # only a link's target: the reader saw to the names of entries
+            raise ArchiveError(
+                f"{entry_text(entry)} leads by a symbolic link to {show(path)}, a component of which is longer than "
+                f"{NAME_MAX} bytes", offset=entry.offset,
+            )
         self.settle(path)
         dir_fd = self.fds.get(real)
         try:
