@@ -70,6 +70,8 @@ def _tars() -> Seeds:
         pax({"uid": b"4294967295"}) + file(b"owned") + END, pax({"SCHILY.xattr.user.a": b"1"}) + file(b"attr") + END,
         pax({"SCHILY.xattr.trusted.overlay.opaque": b"y"}) + header(b"d", b"5") + END,
         pax({"LIBARCHIVE.xattr.user%2Ea": b"!!"}) + file(b"attr") + END,
+        pax({"SCHILY.xattr.user.": b"1"}) + file(b"attr") + END,
+        pax({"SCHILY.xattr.security.capability": b"\1\0\0\2"}) + file(b"attr") + END,
         pax({"comment": b"x" * 3000}) + file(b"c") + END, pax({"path": b"a\0b"}) + file(b"nul") + END,
         pax({"mtime": b"1"}, b"g") + file(b"g") + END, pax({"path": b"all"}, b"g") + file(b"g") + END,
         pax({"a": b"1"}) + pax({"b": b"2"}) + file(b"two") + END, pax({"a": b"1"}) + END, pax({"a": b"1"}),

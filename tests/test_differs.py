@@ -351,6 +351,17 @@ def test_what_an_attribute_says_of_owner_and_type_is_left_out_and_not_heeded(tmp
     assert not any("override" in key for key in member.pax_headers)
 
 
+@pytest.mark.root
+@ROOT
+def test_capabilities_of_a_user_namespaces_root_are_packed_as_those_of_any_root(tmp_path):
+    """Of whose ID there the archive's reader knows nothing."""
+    (tmp_path / "f").touch()
+    os.setxattr(tmp_path / "f", "security.capability", bytes.fromhex("010000030020000000000000000000000000000040420f00"))
+    member = tarfile.open(fileobj=io.BytesIO(packed(tmp_path))).getmember("f")
+    said = member.pax_headers["SCHILY.xattr.security.capability"].encode("utf-8", "surrogateescape")
+    assert said == bytes.fromhex("0100000200200000000000000000000000000000")
+
+
 @pytest.mark.parametrize("name", [b"user.a=b", b"user.=", b"user.\xff"])
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_an_attribute_that_no_tar_can_name_is_refused(tmp_path, name, kind):

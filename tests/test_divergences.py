@@ -41,6 +41,8 @@ DELIBERATE = {
     "03c40132": ('gnu', "GNU tar's listing cuts -1.5 s to -1; what it extracts is as ours (test_differential)"),
     "f6ad83be": ('tarfile gnu bsd', "a PAX time that is not a number: b'1e9'"),
     "14094b08": ('tarfile gnu bsd', "the owner 4294967295:0 of 'owned' is not a possible one"),
+    "60182c32": ('tarfile gnu bsd', "an extended attribute named b'user.'"),
+    "8cc4c6b7": ('tarfile gnu bsd', "capabilities of a file that no kernel takes: b'\\x01\\x00\\x00\\x02'"),
     "e278d0e3": ('tarfile gnu bsd', "an attribute that is not base64: b'!!'"),
     "2c05b287": ('tarfile gnu bsd', "a NUL byte in the name 'a\\x00b'"),
     "1546a89b": ('tarfile gnu bsd', "a global PAX header must not set 'mtime' for every entry"),

@@ -148,6 +148,21 @@ def test_what_only_the_manifest_has_of_attributes_is_set_where_a_layer_is_extrac
 
 
 @pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: security.capability")
+def test_capabilities_that_name_a_hosts_root_are_in_no_tree_and_set_where_a_layer_is_extracted(store, tmp_path):
+    value = b"\1\0\0\3" + bytes(16) + (1000).to_bytes(4, "little")
+    data = nasties.pax({"SCHILY.xattr.security.capability": value}) + nasties.file(b"f") + nasties.END
+    layer = put(store, data)
+    assert layer.unset == 1 and store.check(content=True).sound and exported(store, layer.id) == data
+    assert store.extract(layer.id, tmp_path / "out").unset == 0
+    assert os.getxattr(tmp_path / "out" / "f", "security.capability") == value
+    expect = Descriptor("x", digest="sha256:" + hashlib.sha256(data).hexdigest(), size=len(data))
+    store.stage(TarDiffer(data, expect=expect)).release()
+    with store.stage(TarDiffer(b"", expect=expect)) as staged:
+        assert staged.adopted
+
+
+@pytest.mark.root
 def test_what_nobody_sets_keeps_no_tree_from_being_adopted(store):
     expect = Descriptor("x", digest="sha256:" + hashlib.sha256(WITH_ATTRIBUTES).hexdigest(), size=len(WITH_ATTRIBUTES))
     store.stage(TarDiffer(WITH_ATTRIBUTES, expect=expect)).release()

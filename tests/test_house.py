@@ -38,7 +38,7 @@ INSIDE = {   # the same within a package; what has no entry here is free inside
         digests manifest records tar tarsplit > folding > packed > containers_storage > compression > crc64 zstdblocks
     """,
     "system": """
-        threads > beside filesystem flock public > fs removing > filecaps namespace privilege > rate > kernel faults descriptors idmap room
+        pool > threads > beside filesystem flock public > fs removing > filecaps namespace privilege > rate > kernel faults descriptors idmap room
     """,
 }
 

@@ -14,6 +14,9 @@ from layerstore.model import Limits
 from layerstore.formats.tar import TarReader
 
 
+CAPABILITY = b"SCHILY.xattr.security.capability"
+
+
 def read(data, *, chunk=1 << 20, limits=None, require_end=True):
     """Every entry with its stored data."""
     reader = TarReader(chunks(data, chunk), limits, require_end=require_end)
@@ -162,6 +165,13 @@ def test_xattrs_come_from_schily_records_with_any_bytes():
     assert entry.xattrs == {b"user.a": b"\0\n=\xff", b"user.empty": b""}
 
 
+@pytest.mark.parametrize("value", [
+    b"\0\0\0\2" + bytes(16), b"\1\0\0\2" + b"\xff" * 16, b"\1\0\0\3" + bytes(20),
+], ids=["2", "2 effective", "3"])
+def test_capabilities_are_those_that_linux_takes(value):
+    assert one(pax((CAPABILITY, value)) + file(b"f")).xattrs == {b"security.capability": value}
+
+
 def test_xattrs_come_from_libarchive_records_where_schily_has_none():
     entry = one(pax(
         (b"LIBARCHIVE.xattr.user.a%20b", b"aGk"), (b"LIBARCHIVE.xattr.user.c", b"eA=="), (b"SCHILY.xattr.user.c", b"y"),
@@ -292,6 +302,15 @@ BAD = {
     "a PAX size with a sign": (pax((b"size", b"-1")) + file(b"f"), "not a decimal"),
     "a PAX time that is no number": (pax((b"mtime", b"nan")) + file(b"f"), "not a number"),
     "an attribute that is not base64": (pax((b"LIBARCHIVE.xattr.user.a", b"!!")) + file(b"f"), "base64"),
+    "an attribute of user. without a name": (pax((b"SCHILY.xattr.user.", b"1")) + file(b"f"), "attribute named b'user.'"),
+    "an attribute of trusted. without a name": (pax((b"LIBARCHIVE.xattr.trusted.", b"eA==")) + file(b"f"), "attribute named"),
+    "an attribute of security. without a name": (pax((b"SCHILY.xattr.security.", b"")) + file(b"f"), "attribute named"),
+    "an attribute of system. without a name": (pax((b"SCHILY.xattr.system.", b"1")) + file(b"f"), "attribute named"),
+    "capabilities of another size": (pax((CAPABILITY, b"\1\0\0\2" + bytes(15))) + file(b"f"), "capabilities of a file"),
+    "capabilities of version 3 in the size of 2": (pax((CAPABILITY, b"\1\0\0\3" + bytes(16))) + file(b"f"), "capabilities of a file"),
+    "capabilities of version 1": (pax((CAPABILITY, b"\1\0\0\1" + bytes(8))) + file(b"f"), "capabilities of a file"),
+    "no capabilities, which Linux takes but never gives back": (pax((CAPABILITY, b"")) + file(b"f"), "capabilities of a file"),
+    "capabilities with an unknown flag": (pax((CAPABILITY, b"\2\0\0\2" + bytes(16))) + file(b"f"), "capabilities of a file"),
     "two PAX headers": (pax((b"uid", b"1")) + pax((b"gid", b"1")) + file(b"f"), "two PAX"),
     "two long names": (gnu_long(b"L", b"a") + gnu_long(b"L", b"b") + file(b"f"), "two GNU"),
     "two kinds of long name": (pax((b"path", b"a")) + gnu_long(b"L", b"b") + file(b"f"), "both a PAX and"),

@@ -281,6 +281,39 @@ def test_capabilities_survive_the_change_of_owner(tree):
     tree.sound()
 
 
+@pytest.mark.root
+@ROOT
+@pytest.mark.parametrize("value, taken", [
+    (b"\1\0\0\2" + bytes(16), True), (b"\0\0\0\2" + b"\xff" * 16, True),
+    (b"\1\0\0\3" + bytes(16), False), (b"\1\0\0\1" + bytes(8), False), (b"\2\0\0\2" + bytes(16), False), (b"v", False),
+    (b"\1\0\0\2" + bytes(20), False), (b"\1\0\0\4" + bytes(16), False),
+])
+def test_capabilities_are_refused_that_this_kernel_refuses_and_no_others(tree, value, taken):
+    (tree.path / "probe").touch()
+    try:
+        os.setxattr(tree.path / "probe", "security.capability", value)
+    except OSError as error:
+        assert error.errno == errno.EINVAL and not taken
+        refused(tree, pax((b"SCHILY.xattr.security.capability", value)) + file(b"f"), "capabilities of a file")
+    else:
+        assert taken
+        tree.unpack(pax((b"SCHILY.xattr.security.capability", value)) + file(b"f"))
+        assert os.listxattr(tree.diff / "f") == ["security.capability"]
+        tree.sound()
+
+
+@pytest.mark.root
+@ROOT
+@pytest.mark.parametrize("root", [0, 1000, 0xffff_ffff])
+def test_capabilities_that_name_a_hosts_id_of_a_root_are_kept_in_the_manifest(tree, root):
+    """That means nothing here, and the kernel gives back another value, by who asks (capabilities(7))."""
+    value = b"\1\0\0\3" + bytes(16) + root.to_bytes(4, "little")
+    tree.unpack(pax((b"SCHILY.xattr.security.capability", value)) + file(b"f"))
+    assert os.listxattr(tree.diff / "f") == []
+    found = tree.sound().manifest()[b"f"]
+    assert found.xattrs == {b"security.capability": value} and found.unset & XATTR
+
+
 def test_user_attributes_are_kept_with_any_bytes(tree):
     tree.unpack(pax((b"SCHILY.xattr.user.a", b"\0\xff\n")) + file(b"f") + pax((b"SCHILY.xattr.user.b", b"")) + directory(b"d"))
     assert os.getxattr(tree.diff / "f", "user.a") == b"\0\xff\n"

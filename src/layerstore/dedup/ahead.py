@@ -54,7 +54,7 @@ class Ahead(Worker):
         super().__init__("layerstore-here")
         self._places = places
         self._answers: Channel[tuple[int, list[bytes | None]]] = Channel(_DEPTH)
-        self._stop = threading.Event()
+        self._stopped = threading.Event()
         self._next = 0                   # the place that is taken next
         self._begins: int | None = None  # the first that was asked for
         self._at, self._answer = 0, list[bytes | None]()   # the answer that is being taken, and the place that it begins at
@@ -65,7 +65,7 @@ class Ahead(Worker):
         if self._begins is None or number < self._begins:
             return None
         while number >= self._at + len(self._answer):
-            answer = self._answers.get(self._thread.is_alive)
+            answer = self._answers.get(self.is_alive)
             if answer is None:           # it has ended, or the process is gone
                 self._begins = None
                 return None
@@ -77,7 +77,7 @@ class Ahead(Worker):
     def _work(self) -> None:
         with started(reading.__file__, memory=_WINDOWS * _WINDOW) as helper:
             while helper is not None and not helper.is_ready():
-                if helper.is_gone() or self._stop.wait(_LOOK_SECONDS):
+                if helper.is_gone() or self._stopped.wait(_LOOK_SECONDS):
                     return
             if helper is not None:
                 self._begins = asked = self._next
@@ -87,11 +87,11 @@ class Ahead(Worker):
     def _go_through(self, helper: Beside, asked: int) -> None:
         out: deque[_Request] = deque()
         window = 0
-        while (self._can_ask(helper, asked) or out) and not self._stop.is_set():
+        while (self._can_ask(helper, asked) or out) and not self._stopped.is_set():
             while len(out) < _WINDOWS and self._can_ask(helper, asked):
                 out.append(self._ask(helper, asked, window * _WINDOW))
                 asked, window = out[-1].end, (window + 1) % _WINDOWS
-            if not self._answers.put(_answered(helper, out.popleft()), lambda: not self._stop.is_set()):
+            if not self._answers.put(_answered(helper, out.popleft()), lambda: not self._stopped.is_set()):
                 return
 
     def _can_ask(self, helper: Beside, asked: int) -> bool:
@@ -123,12 +123,10 @@ class Ahead(Worker):
     def _ended(self) -> None:
         self._answers.end()
 
-    def close(self) -> None:
-        """End thread and process; what is being read is read to its end."""
-        self._stop.set()
+    def _stop(self) -> None:
+        """The process ends, too; what is being read is read to its end."""
+        self._stopped.set()
         self._answers.make_room()
-        if self._thread.is_alive():
-            self._thread.join()
 
 
 def _answered(helper: Beside, request: _Request) -> tuple[int, list[bytes | None]]:

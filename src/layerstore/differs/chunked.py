@@ -225,7 +225,7 @@ class _Ahead(Worker):
 
     def __init__(self, blob: BlobSource, plan: Plan, progress: Callable[[int], None], stop: threading.Event) -> None:
         super().__init__("layerstore-fetch")
-        self._blob, self._ranges, self._progress, self._stop = blob, plan.ranges, progress, stop
+        self._blob, self._ranges, self._progress, self._no_more = blob, plan.ranges, progress, stop
         self._pieces: Channel[tuple[int, bytes]] = Channel(_DEPTH)
         self._stopped = False
         self._at, self._piece = 0, memoryview(b"")
@@ -251,9 +251,9 @@ class _Ahead(Worker):
 
     def _next(self) -> None:
         """The next piece. What stopped the thread, or SourceError if there is none."""
-        found = self._pieces.get(self._thread.is_alive)
+        found = self._pieces.get(self.is_alive)
         if found is None:
-            self._thread.join()          # it has said its last word
+            self._wait()
             self._check()
             raise SourceError(f"{self._blob.label} gave fewer bytes than were asked for")
         self._at, self._piece = found[0], memoryview(found[1])
@@ -270,10 +270,8 @@ class _Ahead(Worker):
             start, length = start + len(part), length - len(part)
             yield bytes(part)
 
-    def close(self) -> None:
-        """Stop after the piece being fetched, or rather than wait for it, and end the thread."""
+    def _stop(self) -> None:
+        """After the piece being fetched, or rather than wait for it."""
         self._stopped = True
-        self._stop.set()
+        self._no_more.set()
         self._pieces.make_room()
-        if self._thread.is_alive():
-            self._thread.join()

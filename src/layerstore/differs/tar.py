@@ -216,7 +216,7 @@ class _Ahead(Worker):
 
     def __init__(self, chunks: Iterator[bytes], cancelled: threading.Event, stop: threading.Event | None) -> None:
         super().__init__("layerstore-read")
-        self._source, self._cancelled, self._stop = chunks, cancelled, stop
+        self._source, self._cancelled, self._no_more = chunks, cancelled, stop
         self._chunks: Channel[bytes] = Channel(_DEPTH)
         self._stopped = False
 
@@ -239,17 +239,15 @@ class _Ahead(Worker):
             raise LayerstoreError("cancelled: the layer is no longer wanted")
         if self._stopped:
             raise LayerstoreError("the layer's stream was closed")
-        self._thread.join()   # it has said its last word
+        self._wait()
         self._check()
 
     def _comes(self) -> bool:
-        return self._thread.is_alive() and not self._cancelled.is_set()
+        return self.is_alive() and not self._cancelled.is_set()
 
-    def close(self) -> None:
-        """Stop after the chunk being read, or rather than wait for it, and end the thread."""
+    def _stop(self) -> None:
+        """After the chunk being read, or rather than wait for it."""
         self._stopped = True
-        if self._stop is not None:
-            self._stop.set()
+        if self._no_more is not None:
+            self._no_more.set()
         self._chunks.make_room()
-        if self._thread.is_alive():
-            self._thread.join()

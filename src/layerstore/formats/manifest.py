@@ -27,11 +27,12 @@ from typing import Any, NamedTuple
 from layerstore.errors import DamagedError
 from layerstore.formats.folding import folded
 from layerstore.formats.packed import PackedWriter, file_digest, open_regular, read_packed
+from layerstore.system import filecaps
 from layerstore.system.descriptors import Descriptor
 
 __all__ = [
     "KINDS", "MODE", "NAME", "NODE", "OVERRIDE", "OWNER", "TIME", "UNSET", "XATTR", "ManifestEntry", "ManifestWriter",
-    "final_entries", "manifest_digest", "meaningful_xattr", "read_manifest", "storable_xattr",
+    "final_entries", "manifest_digest", "meaningful_xattr", "read_manifest", "storable_xattr", "stored_xattrs",
 ]
 
 NAME = "manifest"
@@ -252,6 +253,14 @@ def _clean(path: bytes) -> bool:
 def storable_xattr(name: bytes) -> bool:
     """Whether a layer's tree may carry this extended attribute: no other is set in one that an archive becomes."""
     return name in _KEPT or (name.startswith(b"user.") and not name.startswith(_INTERPRETED))
+
+
+def stored_xattrs(xattrs: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Those of an archive's attributes that the tree carries: such, but no capabilities that name a host's ID."""
+    return {
+        name: value for name, value in xattrs.items()
+        if storable_xattr(name) and not (name == filecaps.NAME and filecaps.is_of_another_root(value))
+    }
 
 
 def meaningful_xattr(name: bytes) -> bool:

@@ -9,11 +9,28 @@ from __future__ import annotations
 
 from layerstore.system.idmap import IdMap
 
-__all__ = ["NAME", "from_disk", "to_disk"]
+__all__ = ["NAME", "from_disk", "is_of_another_root", "is_whole", "portable", "to_disk"]
 
 NAME = b"security.capability"
 _V2, _V3, _REVISION = 0x0200_0000, 0x0300_0000, 0xFF00_0000
 _V2_SIZE, _V3_SIZE = 20, 24
+_EFFECTIVE = 1                           # the only flag
+
+
+def is_whole(value: bytes) -> bool:
+    """Whether Linux takes *value*, and gives it back: of another version, size or flags it does not (commoncap.c)."""
+    magic = int.from_bytes(value[:4], "little") & ~_EFFECTIVE
+    return (len(value), magic) in ((_V2_SIZE, _V2), (_V3_SIZE, _V3))
+
+
+def is_of_another_root(value: bytes) -> bool:
+    """Whether *value* of an archive names the ID of a root, which it had on the host where the archive was made."""
+    return _revision(value) == _V3
+
+
+def portable(value: bytes) -> bytes:
+    """*value* as an archive shall have it: the ID of that root means nothing elsewhere (so do the field's writers)."""
+    return _with_revision(value, _V2)[:_V2_SIZE] if _revision(value) == _V3 and len(value) == _V3_SIZE else value
 
 
 def to_disk(value: bytes, ids: IdMap) -> bytes:

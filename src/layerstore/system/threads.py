@@ -1,7 +1,8 @@
 """Threads that live as long as a ``with`` does, and bounded channels between them. Knows nothing of layers.
 
 Everything is made of SimpleQueues, whose every operation is one step of C: an interrupt inside a ``queue.Queue`` can
-leave its lock held, and then whoever closes it hangs.
+leave its lock held, and then whoever closes it hangs; one inside ``Thread.join`` or ``is_alive`` can make a running
+thread count as ended (Python before 3.13); one inside ``Thread.start`` leaves nobody who knows whether there is one.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Generic, NoReturn, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 from layerstore.errors import BusyError, IoError
 
 __all__ = ["Channel", "Worker", "running"]
 
 T = TypeVar("T")
-W = TypeVar("W", bound="Worker")
+R = TypeVar("R", bound="Running")
 
 _LOOK_SECONDS = 0.5                      # who waits for another thread looks so often whether it is alive
 
@@ -72,23 +73,51 @@ class Worker:
         self._whole = False
         self._maker = threading.current_thread()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._begun = self._over = False
+        self._may_begin: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._gone: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def start(self) -> None:
+        """Raises BusyError if the system gives no thread. Interrupted within, there is none, or one that does nothing."""
         try:
             self._thread.start()
         except RuntimeError as error:   # what Python makes of clone(2)'s EAGAIN
             hint = "raise the limit on threads (ulimit -u), or use fewer workers"
             raise BusyError(f"no thread to unpack with: {error}", hint=hint) from error
+        self._begun = True               # from here on it is waited for
+        self._may_begin.put(True)
+
+    def is_alive(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._begun and not self._over and self._thread in threading.enumerate()
 
     def close(self) -> None:
         """End the thread and wait for it. May be called again."""
+        self._may_begin.put(False)
+        self._stop()
+        self._wait()
+
+    def _stop(self) -> None:
+        """Tell the thread, which may have ended, to end. For the one that closes it; may be called again."""
         raise NotImplementedError
+
+    def _wait(self) -> None:
+        """Wait until the thread has said its last word."""
+        while self.is_alive():
+            with suppress(queue.Empty):
+                self._gone.get(timeout=_LOOK_SECONDS)
+        if self._begun:
+            self._thread.join()          # the few steps of Python's own that are left
 
     def _run(self) -> None:
         try:
-            self._do()
+            if self._may_begin.get():
+                self._do()
         except BaseException as error:  # noqa: BLE001 - e.g. MemoryError: handed to whoever waits for the work
             self._error = error
+        finally:
+            self._over = True
+            self._gone.put(None)
 
     def _do(self) -> None:
         try:
@@ -108,7 +137,7 @@ class Worker:
 
         The main one lives on when it counts as ended: it waits for others, or runs what was left for the exit.
         """
-        return self._maker is threading.main_thread() or self._maker.is_alive()
+        return self._maker is threading.main_thread() or self._maker in threading.enumerate()
 
     def _check(self) -> None:
         """Raise what stopped the work before its end."""
@@ -128,9 +157,19 @@ class Worker:
         return error
 
 
+class Running(Protocol):
+    """What lives for a while."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def close(self) -> None:
+        """End, and wait for the end. May be called again, and though nothing began."""
+
+
 @contextmanager
-def running(worker: W) -> Iterator[W]:
-    """The worker's thread lives as long as this lasts, and no longer, whatever comes between."""
+def running(worker: R) -> Iterator[R]:
+    """The worker's threads live as long as this lasts, and no longer, whatever comes between."""
     try:
         try:
             worker.start()

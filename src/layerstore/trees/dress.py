@@ -22,7 +22,7 @@ from layerstore.formats.manifest import (
     ManifestEntry,
     final_entries,
     meaningful_xattr,
-    storable_xattr,
+    stored_xattrs,
 )
 from layerstore.formats.tar import Entry, os_text
 from layerstore.system import filecaps
@@ -37,7 +37,8 @@ __all__ = ["Dresser", "entry_text", "improvable", "is_safe_time"]
 _UNKNOWN = (-1, -1, -1)
 _SAFE_UNTIL = (1 << 31) * 1_000_000_000   # nanoseconds: every file system holds times this far from 1970
 _SAFE_FROM = -_SAFE_UNTIL
-_XATTR_UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS})
+# EINVAL: a value that this kernel does not know, or capabilities of a root whose ID this namespace does not map
+_XATTR_UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL})
 _XATTR_TOO_LARGE = frozenset({errno.E2BIG, errno.ERANGE})
 
 
@@ -138,11 +139,9 @@ class Dresser:
         return unset
 
     def _set_xattrs(self, where: int | bytes, entry: Entry) -> int:
-        unset = 0
-        for name, value in entry.xattrs.items():
-            if not storable_xattr(name):
-                unset |= XATTR if meaningful_xattr(name) else 0
-                continue
+        stored = stored_xattrs(entry.xattrs)
+        unset = XATTR if any(name not in stored and meaningful_xattr(name) for name in entry.xattrs) else 0
+        for name, value in stored.items():
             if self._mapped and name == filecaps.NAME:
                 value = filecaps.to_disk(value, self._ids)  # noqa: PLW2901
             try:
@@ -183,7 +182,7 @@ def _improvable(
         owners = (("uid", ids.uid(entry.uid)), ("gid", ids.gid(entry.gid)))
         if all(n is not None and any(a <= n < a + size for a, _, size in here[kind]) for kind, n in owners):
             return True
-    if entry.unset & XATTR and powers.is_root and any(map(storable_xattr, entry.xattrs)):   # the others nobody sets
+    if entry.unset & XATTR and powers.is_root and stored_xattrs(entry.xattrs):   # the others nobody sets
         return True
     return bool(entry.unset & MODE and powers.reads_all)
 

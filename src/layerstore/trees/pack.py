@@ -17,6 +17,7 @@ from layerstore.errors import LimitExceededError, SourceError
 from layerstore.formats.manifest import meaningful_xattr
 from layerstore.formats.tar import BLOCK
 from layerstore.formats.tar.writing import encoded
+from layerstore.system import filecaps
 from layerstore.system.descriptors import DIRECTORY, Descriptor
 from layerstore.trees.whiteouts import is_whiteout
 
@@ -166,9 +167,9 @@ def _xattrs(where: int | bytes, names: set[bytes], path: bytes) -> dict[bytes, b
                 f"{os.fsdecode(path or b'.')!r} has the attribute {os.fsdecode(name)!r}: no tar can have one of that name",
                 hint="remove it (setfattr -x)",
             )
-    if isinstance(where, int):
-        return {name: os.getxattr(where, name) for name in kept}
-    return {name: os.getxattr(where, name, follow_symlinks=False) for name in kept}
+    follow = isinstance(where, int)
+    found = {name: os.getxattr(where, name, follow_symlinks=follow) for name in kept}
+    return {name: filecaps.portable(value) if name == filecaps.NAME else value for name, value in found.items()}
 
 
 def _is_utf8(name: bytes) -> bool:

@@ -10,7 +10,18 @@ from __future__ import annotations
 import os
 import stat
 
-from layerstore.formats.manifest import KINDS, MODE, NODE, OVERRIDE, OWNER, TIME, XATTR, ManifestEntry, storable_xattr
+from layerstore.formats.manifest import (
+    KINDS,
+    MODE,
+    NODE,
+    OVERRIDE,
+    OWNER,
+    TIME,
+    XATTR,
+    ManifestEntry,
+    storable_xattr,
+    stored_xattrs,
+)
 from layerstore.system import faults, filecaps
 from layerstore.system.idmap import IdMap
 from layerstore.trees import override
@@ -52,7 +63,7 @@ def _own(dir_fd: int, name: bytes, entry: ManifestEntry, status: os.stat_result,
 
 def _attributes(path: bytes, entry: ManifestEntry, form: str, ids: IdMap) -> None:
     here = {os.fsencode(each) for each in os.listxattr(path, follow_symlinks=False)}
-    wanted = {each: value for each, value in entry.xattrs.items() if storable_xattr(each)}
+    wanted = stored_xattrs(entry.xattrs)
     if filecaps.NAME in wanted:
         wanted[filecaps.NAME] = filecaps.to_disk(wanted[filecaps.NAME], ids)
     if entry.unset & OVERRIDE:

@@ -10,34 +10,35 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from layerstore.chunked import is_chunked
 from layerstore.dedup import LayerFinder
 from layerstore.differs import ChunkedDiffer, TarDiffer
-from layerstore.errors import DigestMismatchError, LayerstoreError
+from layerstore.errors import DigestMismatchError, InvalidArgumentError, LayerstoreError
 from layerstore.lifecycle import catalog
 from layerstore.model import Differ, LayerSource, Limits
 from layerstore.opening.handle import Handle
 from layerstore.progress import Progress
 from layerstore.signatures import OfferedImage
 from layerstore.sources.registry import RegistryOptions
+from layerstore.system import pool
 from layerstore.verbs.begin import Want, begin
 from layerstore.verbs.stage import fill
 from layerstore.verbs.staging import Staging, give_up, leave, seal
 
 __all__ = ["Job", "PullOptions", "differ_of", "stage_all"]
 
-# who waits for threads looks up so often: of an interrupt that comes just before it sleeps Python tells only when it wakes
-_LOOK_SECONDS = 0.5
+_SEAL_LOOK_SECONDS = 0.5                 # who waits for layers looks so often whether it is time to seal some
 
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:
-    """How to pull. ``workers`` layers are staged at once; ``platform`` is ``os/arch[/variant]`` (None: this machine's).
+    """How to pull. ``workers`` layers, 1 or more, are staged at once.
 
+    ``platform`` is ``os/arch[/variant]`` (None: this machine's).
     ``wait`` seconds for another process or thread that stages the same content, then BusyError (None: as long as it lives).
     ``seal_every`` seconds, what is finished is made durable by a sync of its own, so that a loss of power in the middle
     of a long pull does not cost it; None: once, at the end, together with everything else. 0: each as it is finished.
@@ -65,6 +66,10 @@ class PullOptions:
     wait: float | None = None
     registry: RegistryOptions = field(default_factory=RegistryOptions)
 
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InvalidArgumentError(f"{self.workers} workers stage nothing", hint="workers is 1 or more")
+
 
 @dataclass(slots=True)
 class Job:
@@ -88,6 +93,8 @@ def stage_all(
 
     *names* is what the image will be called: others of the name are where its content is looked for first.
     """
+    if not missing:
+        return
     filler, sealer = _Filler(handle, names, options, progress), _Sealer(handle, missing, options)
     try:
         if options.workers == 1:
@@ -111,39 +118,20 @@ def _stage_in_order(missing: list[Job], filler: _Filler, sealer: _Sealer, option
 
 def _stage_in_parallel(missing: list[Job], filler: _Filler, sealer: _Sealer, options: PullOptions) -> None:
     cancelled = threading.Event()
-    running: dict[Future[None], Job] = {}
-    workers = max(1, min(options.workers, len(missing)))
-    with ThreadPoolExecutor(workers, thread_name_prefix="layerstore-stage") as pool:
+    running: dict[pool.Job, Job] = {}
+    with pool.pooled(min(options.workers, len(missing)), "layerstore-stage") as threads:
         try:
-            _start_all(pool, workers)
             for begun in _begun(filler.handle, missing, filler.progress, options.wait):
                 for job in begun:
                     if job.filling is not None:
-                        running[pool.submit(filler.fill, job, cancelled)] = job
-                _collect(running, filler, timeout=0.0)
+                        running[threads.submit(partial(filler.fill, job, cancelled))] = job
+                _collect(threads.finished(wait=0.0), running, filler)
                 sealer.seal_if_due()
-            while running:
-                _collect(running, filler, timeout=_LOOK_SECONDS)
+            while threads:
+                _collect(threads.finished(wait=_SEAL_LOOK_SECONDS), running, filler)
                 sealer.seal_if_due()
-        except BaseException:
-            cancelled.set()
-            for future in running:
-                future.cancel()
-            raise
-
-
-def _start_all(pool: ThreadPoolExecutor, workers: int) -> None:
-    """Start the threads before there is work: one that an interrupt comes upon while it is started the pool never knows of.
-
-    Nobody would wait for what that one does. Having had no work, it ends with the pool by itself.
-    """
-    started = threading.Barrier(workers)
-    try:
-        for each in [pool.submit(started.wait) for _ in range(workers)]:
-            each.result()
-    except BaseException:
-        started.abort()
-        raise
+        finally:
+            cancelled.set()              # before the threads are waited for
 
 
 def _begun(handle: Handle, missing: list[Job], progress: Progress, wait: float | None) -> Iterator[list[Job]]:
@@ -248,20 +236,15 @@ class _Filler:
         self.progress.layer(job.source.diff_id, state="staged", size=job.source.descriptor.size)
 
 
-def _collect(running: dict[Future[None], Job], filler: _Filler, *, timeout: float) -> None:
-    """Whatever is filled by now; raise the first failure, after telling of what succeeded."""
-    done, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
-    jobs = [(future, running.pop(future)) for future in done]
-    for future, job in jobs:
-        if future.exception() is None:
-            filler.tell_staged(job)
-    for future, job in jobs:
-        if future.exception() is not None:
-            job.staging = None   # given up by fill
-            try:
-                future.result()   # raises it
-            finally:
-                del future, jobs, done   # they hold the error, which holds this frame: nothing may wait for a collection
+def _collect(finished: list[pool.Job], running: dict[pool.Job, Job], filler: _Filler) -> None:
+    """Raise the first failure, after telling of what succeeded."""
+    for each in finished:
+        if each.error is None:
+            filler.tell_staged(running[each])
+    for each in finished:
+        if each.error is not None:
+            running[each].staging = None   # given up by fill
+            each.check()
 
 
 class _Sealer:

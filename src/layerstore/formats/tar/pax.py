@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import Limits
+from layerstore.system import filecaps
 
 __all__ = ["Overrides", "Records", "SparseMap", "decimal", "instant", "matters", "overrides", "parse"]
 
@@ -22,6 +23,7 @@ _SCHILY = "SCHILY.xattr."
 _LIBARCHIVE = "LIBARCHIVE.xattr."
 _KEYS = frozenset({"path", "linkpath", "size", "uid", "gid", "mtime", "SCHILY.realsize", "SUN.holesdata"})
 _TEXTS = frozenset({b"linkpath", b"uname", b"gname"})   # and path, which has its own words for it
+_BARE = frozenset({b"user.", b"trusted.", b"security.", b"system."})   # of which Linux has no attribute (xattr(7))
 _SPARSE = "GNU.sparse."
 _SPARSE_KEYS = {                         # those of each version; no other's may stand beside them
     (b"1", b"0"): frozenset({"major", "minor", "name", "realsize"}),
@@ -150,8 +152,10 @@ def _check_xattrs(xattrs: Mapping[bytes, bytes], offset: int, limits: Limits) ->
             maximum=limits.max_xattrs,
         )
     for name, value in xattrs.items():
-        if not name or b"\0" in name or len(name) > 255:
+        if not name or name in _BARE or b"\0" in name or len(name) > 255:
             raise ArchiveError(f"an extended attribute named {name[:80]!r}", offset=offset)
+        if name == filecaps.NAME and not filecaps.is_whole(value):
+            raise ArchiveError(f"capabilities of a file that no kernel takes: {value[:32]!r}", offset=offset)
         if len(value) > limits.max_xattr_value:
             raise LimitExceededError(
                 f"the attribute {name!r} at offset {offset} has {len(value)} bytes", limit="max_xattr_value",

@@ -26,7 +26,7 @@ class Hasher(Worker):
 
     def add(self, digest: Any, piece: Buffer) -> None:
         """*piece* goes on what *digest* is of."""
-        if not self._pieces.put((digest, piece), self._thread.is_alive):
+        if not self._pieces.put((digest, piece), self.is_alive):
             self._complain()
 
     def settle(self) -> None:
@@ -36,7 +36,7 @@ class Hasher(Worker):
             try:
                 self._hashed.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
-                if not self._thread.is_alive():
+                if not self.is_alive():
                     self._complain()
             else:
                 return
@@ -50,9 +50,7 @@ class Hasher(Worker):
                 digest.update(piece)
         self._whole = self._ending
 
-    def close(self) -> None:
-        """End the thread. What it was given it hashes first; nobody may be adding."""
+    def _stop(self) -> None:
+        """What it was given it hashes first; nobody may be adding."""
         self._ending = True
-        if self._thread.is_alive():
-            self._pieces.end()
-            self._thread.join()
+        self._pieces.end()

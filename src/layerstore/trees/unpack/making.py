@@ -66,9 +66,6 @@ class Creator(Worker):
         self._batches, self._make, self._help = batches, make, help
         self._stopped = False
 
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
     def _work(self) -> None:
         helper, left = None, _ITSELF
         with ExitStack() as stack:
@@ -114,12 +111,10 @@ class Creator(Worker):
     def _goes_on(self) -> bool:
         return not self._stopped
 
-    def close(self) -> None:
-        """Stop after the file being made, and end the thread."""
+    def _stop(self) -> None:
+        """After the file being made."""
         self._stopped = True
-        if self._thread.is_alive():
-            self._batches.end()
-            self._thread.join()
+        self._batches.end()
 
 
 class InFlight:

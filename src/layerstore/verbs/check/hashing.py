@@ -123,9 +123,6 @@ class _Hasher(Worker):
         self._batches, self._pace, self._budget = batches, pace, budget
         self._stopped = False
 
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
     def _work(self) -> None:
         _yield_to_others()
         while (batch := self._batches.get(lambda: not self._stopped)) is not None:
@@ -134,12 +131,10 @@ class _Hasher(Worker):
                 break
         self._batches.end()              # passed on: whoever takes the end may not be whom it was meant for
 
-    def close(self) -> None:
-        """End the thread after the batch it is at."""
+    def _stop(self) -> None:
+        """After the batch it is at."""
         self._stopped = True
-        if self._thread.is_alive():
-            self._batches.end()
-            self._thread.join()
+        self._batches.end()
 
 
 def _yield_to_others() -> None:
