@@ -59,6 +59,7 @@ def test_every_twentieth_line_of_every_mutating_verb_interrupted(work, record_pr
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("verb", "functions"), [
+    ("pull-parallel", ("Pool.", "_Thread.", "Job.", "pooled", "Worker.", "running", "_stage_in_parallel", "_collect")),
     ("delete", ("Gate.", "lock_tree", "TreeLock.", "_same")),
     ("delete", ("Engine.writing", "Engine._write_once", "Engine._begin_writing", "Engine._end", "Engine.reading")),
     ("apply", ("Worker.", "Channel.", "_Hashes.", "Hasher.", "_Ahead.", "running")),

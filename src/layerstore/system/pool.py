@@ -96,8 +96,8 @@ class Pool:
 
     def close(self) -> None:
         """Leave jobs that no thread has begun, and wait for the others. May be called again."""
-        for thread in self._threads:
-            thread.stopped = True
+        for thread in self._threads:     # all, first: whoever takes an end may not be whom it was meant for
+            thread.stop()
         for thread in self._threads:
             thread.close()
         for job in self._all:
@@ -110,13 +110,12 @@ class _Thread(Worker):
     def __init__(self, name: str, todo: queue.SimpleQueue[Job | None], done: queue.SimpleQueue[Job]) -> None:
         super().__init__(name)
         self._todo, self._done = todo, done
-        self.stopped = False
+        self._stopped = False
 
     def _work(self) -> None:
-        while (job := self._todo.get()) is not None and not self.stopped:
+        while (job := self._todo.get()) is not None and not self._stopped:
             job.run()
             self._done.put(job)
-        self._todo.put(None)             # passed on: whoever takes the end may not be whom it was meant for
 
     def check(self) -> None:
         """Raise what ended the thread."""
@@ -125,9 +124,12 @@ class _Thread(Worker):
                 raise self._take_error()
             raise IoError(f"the thread {self._thread.name!r} ended by itself")
 
-    def _stop(self) -> None:
-        self.stopped = True
+    def stop(self) -> None:
+        """End after the job that it is at; not waited for."""
+        self._stopped = True
         self._todo.put(None)
+
+    _stop = stop
 
 
 @contextmanager

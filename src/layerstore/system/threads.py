@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from layerstore.errors import BusyError, IoError
@@ -20,6 +21,7 @@ __all__ = ["Channel", "Worker", "running"]
 T = TypeVar("T")
 R = TypeVar("R", bound="Running")
 
+_TICK_SECONDS = 0.001
 _LOOK_SECONDS = 0.5                      # who waits for another thread looks so often whether it is alive
 
 
@@ -73,9 +75,8 @@ class Worker:
         self._whole = False
         self._maker = threading.current_thread()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._begun = self._over = False
+        self._begun = False
         self._may_begin: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._gone: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def start(self) -> None:
         """Raises BusyError if the system gives no thread. Interrupted within, there is none, or one that does nothing."""
@@ -89,7 +90,7 @@ class Worker:
 
     def is_alive(self) -> bool:
         """Whether it was started and has not ended."""
-        return self._begun and not self._over and self._thread in threading.enumerate()
+        return self._begun and self._thread in threading.enumerate()
 
     def close(self) -> None:
         """End the thread and wait for it. May be called again."""
@@ -104,10 +105,10 @@ class Worker:
     def _wait(self) -> None:
         """Wait until the thread has said its last word."""
         while self.is_alive():
-            with suppress(queue.Empty):
-                self._gone.get(timeout=_LOOK_SECONDS)
-        if self._begun:
-            self._thread.join()          # the few steps of Python's own that are left
+            if self._thread.is_alive():
+                self._thread.join(_LOOK_SECONDS)
+            else:                        # it counts as ended, and is not
+                time.sleep(_TICK_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -115,9 +116,6 @@ class Worker:
                 self._do()
         except BaseException as error:  # noqa: BLE001 - e.g. MemoryError: handed to whoever waits for the work
             self._error = error
-        finally:
-            self._over = True
-            self._gone.put(None)
 
     def _do(self) -> None:
         try:
