@@ -59,7 +59,7 @@ def write_table(out: str) -> None:
 
 def table(figures: dict[str, Any]) -> str:
     """The table, as the README has it."""
-    lines = ["| target | executions | hours | last revision | findings: open | mended |", "|---|--:|--:|---|--:|--:|"]
+    lines = ["| target | executions | hours | last revision | findings: open | settled |", "|---|--:|--:|---|--:|--:|"]
     for name in TARGETS:
         row = figures.get(name, {"executions": 0, "seconds": 0, "open": 0, "revisions": {}})
         mended = os.path.join(_HERE, "findings", name)
