@@ -75,7 +75,7 @@ def wrong(row: Row, sabotage: Sabotage) -> str:
     if row.failed and (sabotage is CONTROL or row.caught_by == EQUIVALENT):
         return f"not shown: {row.note}"
     if row.caught_by == SURVIVES and sabotage is not CONTROL:
-        return f"it survives; {row.note}" if row.failed else "it survives"
+        return f"it survives; {row.note}" if row.note else "it survives"
     if sabotage.equivalent and row.caught_by != EQUIVALENT:
         return f"it is not equivalent: {row.note}"
     return ""

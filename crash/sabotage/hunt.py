@@ -20,6 +20,7 @@ from crash.sabotage.ways import Way
 
 FOUND = os.path.join(HERE, "found.json")
 SURVIVES, EQUIVALENT = "", "equivalent"
+REMEMBERED_SECONDS = 300.0               # what is remembered takes seconds; more, where the mistake makes it hang
 
 
 @dataclass(slots=True)
@@ -52,7 +53,11 @@ def remembered(path: str = FOUND) -> dict[str, dict[str, Any]]:
 def hunt(
     sabotage: Sabotage, ways: Iterable[Way], *, first: dict[str, Any] | None = None,
 ) -> tuple[Row, dict[str, Any] | None]:
-    """Try *first* (what is remembered), then *ways*; the row, and what to remember of it."""
+    """Try *first* (what is remembered), then *ways*; the row, and what to remember of it.
+
+    Without *ways* it is tried twice, for a busy machine, and there is no hunt.
+    """
+    ways = tuple(ways)
     row = Row(sabotage.name, sabotage.file, sabotage.was, sabotage.now)
     begun = time.monotonic()
     notes: list[str] = []
@@ -72,6 +77,8 @@ def hunt(
                 break
             elif first is not None and way.arguments == tuple(first["again"]):
                 notes.append("no longer caught as remembered")
+    if row.caught_by == SURVIVES and first is not None and not ways:
+        notes.append(f"to hunt it anew: python -m crash.sabotage --learn --only {sabotage.name}")
     row.seconds, row.note = round(time.monotonic() - begun, 1), "; ".join(notes)
     if row.caught_by == SURVIVES:
         return row, None
@@ -80,10 +87,11 @@ def hunt(
     return row, {"by": row.caught_by, "after_states": row.after_states, "again": again, "what": what}
 
 
-def _with_memory(first: dict[str, Any] | None, ways: Iterable[Way]) -> Iterable[Way]:
-    if first is not None:
-        yield Way(first["by"], tuple(first["again"]))
-    yield from ways
+def _with_memory(first: dict[str, Any] | None, ways: tuple[Way, ...]) -> tuple[Way, ...]:
+    if first is None:
+        return ways
+    memory = Way(first["by"], tuple(first["again"]), REMEMBERED_SECONDS)
+    return (memory, *(ways or (memory,)))
 
 
 def attempt(way: Way, copy: str, path: list[str], directory: str) -> dict[str, Any] | None:
