@@ -21,7 +21,7 @@ from layerstore.testing import telling
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3600)]
 
-EACH = 40            # states of each recording: 17 workloads on 4 file systems (less 2 on one); half as many of one recovery of each
+EACH = 34            # states of each recording: 17 workloads on 4 file systems (less 2 on one); half as many of one recovery of each
 FLOOR = 3000
 SLICED = ("partial",)   # a few states on two file systems; the whole is for `make crash`
 NOT_HERE = ("check", "gc-segments", "repair-source", "repair-parts", "repair-rest", "repair-whole")   # ``posix`` cuts a slice of these

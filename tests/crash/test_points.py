@@ -27,12 +27,12 @@ from layerstore.verbs import begin
 ROOT = Path(__file__).parents[2]
 FLOORS = {   # workload: (states at the first level, states in all), with some margin: they are counts, not times
     "pull": (100, 1600), "apply": (115, 1000), "batch": (70, 700), "delete": (44, 350), "image-delete": (125, 1200),
-    "checkpoint": (120, 800), "gc": (85, 700), "adopt": (44, 320), "take": (48, 100), "resume": (55, 350), "everything": (400, 600), "create": (70, 1000),
+    "checkpoint": (120, 800), "gc": (85, 700), "adopt": (44, 320), "take": (48, 100), "resume": (55, 350), "create": (70, 1000),
     "recovery": (48, 1000), "repair": (76, 110), "repair-whole": (50, 55), "beneath": (70, 90),
 }
 SLICES = {   # a share of the first level, no second one, and a floor: the whole is for `make crash`
     "partial": (0.25, 15), "repair-source": (0.06, 4), "repair-parts": (0.04, 5), "repair-rest": (0.4, 3), "check": (0.3, 3),
-    "gc-segments": (0.3, 4),
+    "gc-segments": (0.3, 4), "everything": (0.25, 100),
 }
 
 
