@@ -26,6 +26,7 @@ MEASURES: dict[str, str] = {   # name: module; the order of the page
     "unpack": "bench.unpack",
     "image": "bench.image",
     "partial": "bench.partial",
+    "network": "bench.network",
     "memory": "bench.memory",
     "dedup": "bench.dedup",
     "check": "bench.checking",

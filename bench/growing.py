@@ -24,14 +24,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     Path(options.cache).mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        command = [sys.executable, "-m", "bench.store", "--json", file.name, "--dir", options.cache,
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = Path(scratch, "figures.json")   # not there yet: what is there is added to
+        command = [sys.executable, "-m", "bench.store", "--json", str(figures), "--dir", options.cache,
                    *(["--small"] if options.quick else [])]
         here = str(Path(__file__).parent.parent)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
         if subprocess.run(command, env=environment, check=False).returncode != 0:
             raise machine.CannotError("python -m bench.store failed")
-        return {"figures": json.loads(file.read())}
+        return {"figures": json.loads(figures.read_text())}
 
 
 def page(result: dict[str, Any], pictures: Path | None) -> str:

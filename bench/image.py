@@ -71,9 +71,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             also = number == 0 and not options.quick
             active = [name for name, way in ways.items() if missing[name] is None and (way.core or also)]
             for name in active:
-                disk.room_for(size, inodes)   # not a round at once: that would be too much for a small disk
                 row = rows[ways[name].contender]
-                run = clock.quiet(lambda n=name, r=row: _once(options, disk, layers, ways[n], r), options.tries)
+
+                def attempt(way: _Way = ways[name], row: peers.Contender = row) -> clock.Run:
+                    disk.room_for(size, inodes)   # of each try: for a round at once a small disk would not do
+                    return _once(options, disk, layers, way, row)
+
+                run = clock.quiet(attempt, options.tries)
                 result["runs"].append({"way": name, "round": number, **{k: round(v, 4) for k, v in asdict(run).items()}})
                 print(f"   image {number} {name:12s} {clock.line(run)}", flush=True)
     return result

@@ -6,6 +6,7 @@ The registry's data is a directory that stays.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import time
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from crash.disk.kernel_calls import own_network
+from crash.disk.kernel_calls import enter_network, own_network
 
 from bench import machine
 
@@ -46,13 +47,31 @@ def serving(data: Path) -> Iterator[str]:
         process.wait()
 
 
-def narrow(megabits: int) -> None:
-    """From now on this process and its children have a loopback of their own, over which so much goes in a second."""
+@contextmanager
+def own_loopback(megabits: int) -> Iterator[None]:
+    """As long as it lasts, this process and its children have a loopback of their own, over which so much goes in a second.
+
+    CannotError where that cannot be: without root, iproute2, or a kernel that can (``sch_tbf``).
+    """
+    machine.need_root("a narrow network")
     machine.need("ip", "tc")
-    own_network()
-    for command in (["ip", "link", "set", "lo", "up"],
-                    ["tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", f"{megabits}mbit", "burst", "256kb", "latency", "400ms"]):
-        subprocess.run([machine.which(command[0]) or "", *command[1:]], check=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        own_network()
+        try:
+            _set(["ip", "link", "set", "lo", "up"])
+            _set(["tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", f"{megabits}mbit", "burst", "256kb", "latency", "400ms"])
+            yield
+        finally:
+            enter_network(before)
+    finally:
+        os.close(before)
+
+
+def _set(command: list[str]) -> None:
+    done = subprocess.run([machine.which(command[0]) or "", *command[1:]], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise machine.CannotError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 def _wait(host: str, process: subprocess.Popen[bytes]) -> None:

@@ -33,9 +33,9 @@ def _processor() -> str:
     return platform.machine()
 
 
-def need_root() -> None:
+def need_root(what: str = "a private file system") -> None:
     if os.geteuid() != 0:
-        raise CannotError("a private file system needs root")
+        raise CannotError(f"{what} needs root")
 
 
 def need(*programs: str) -> None:

@@ -35,10 +35,20 @@ _SIZES = (8 << 20, 256 << 20, 1 << 30, 8 << 30)
 _KINDS = ("one directory", "directories", "implied directories", "deep", "hard links", "symbolic links", "attributes", "replaced")
 _MANY = (100_000, 1_000_000)
 _WINDOW = "zstd with a window of 128 MiB"   # what zstd(1) takes, and so we; who writes one asks every reader for it
+_ALL = ("files", "one file", *_KINDS, _WINDOW)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kinds", type=_chosen, default=_ALL, metavar="KIND,…", help=f"of layers: {', '.join(_ALL)} (default: all)")
     parser.add_argument("--disk-gib", type=float, default=16, help="size of the private file system (default: %(default)s)")
+
+
+def _chosen(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    for kind in kinds:
+        if kind not in _ALL:
+            raise argparse.ArgumentTypeError(f"there is no kind {kind!r}: {', '.join(_ALL)}")
+    return kinds
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -46,6 +56,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     layers = [("files", count, 20) for count in _FILES[less]] + [("one file", 1, size) for size in _SIZES[less]]
     layers += [(kind, count, 20) for kind in _KINDS for count in _MANY[less]]
     layers.append((_WINDOW, 1, 300 << 20))
+    layers = [layer for layer in layers if layer[0] in options.kinds]
     result: dict[str, Any] = {"runs": []}
     machine.need("zstd")
     with private(options.cache, gib=options.disk_gib) as disk:

@@ -30,13 +30,16 @@ def write_page(results: Path, page: Path, measures: Mapping[str, str]) -> str:
             continue
         result = json.loads(found.read_text())
         if len(sections) == 1:
-            sections.append(_machine(result["machine"]))
+            first = result["machine"]
+            sections.append(_machine(first))
         if "cannot" in result:
             sections.append(f"## {name}\n\nNot measured: {result['cannot']}.\n")
         else:
             pictures.mkdir(parents=True, exist_ok=True)
-            targets += promised_of(module, result)
+            other = _other_machine(result["machine"], first)
+            targets += [(what + (f" ({other})" if other else ""), *rest) for what, *rest in promised_of(module, result)]
             quick = "*A quick run: fewer rounds than a figure to publish needs.*\n\n" if result.get("quick") else ""
+            quick += f"*Measured on another machine or day than what is above: {other}.*\n\n" if other else ""
             quick += f"*Not finished: {result['unfinished']}.*\n\n" if "unfinished" in result else ""
             section = importlib.import_module(module).page(result, pictures)
             title, _, rest = section.partition("\n\n")
@@ -51,6 +54,11 @@ def write_page(results: Path, page: Path, measures: Mapping[str, str]) -> str:
 def promised_of(module: str, result: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
     """The measure's targets and how they fare; none for a measure of which nothing was promised."""
     return list(getattr(importlib.import_module(module), "targets", lambda _result: [])(result))
+
+
+def _other_machine(facts: Mapping[str, str], first: Mapping[str, str]) -> str:
+    """What differs from the page's first section; nothing, if nothing does."""
+    return "; ".join(value for key, value in facts.items() if value != first.get(key))
 
 
 def _machine(facts: Mapping[str, object]) -> str:

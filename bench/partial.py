@@ -1,8 +1,8 @@
 """The second image of a family, as zstd:chunked from a real registry: only what is missing, and all of it; and by skopeo.
 
 Whole processes, in turn within each round, each into a new store on the private file system; for the partial pull the
-store has the family's first image already. The registry is on loopback, where bytes cost nothing; ``--rate`` makes it a network
-of so many megabits a second.
+store has the family's first image already. The registry is on loopback, where bytes cost nothing; ``network`` has the same
+where they cost time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from bench.compiled import compiled
 from bench.disk import Disk, private
 from bench.family import Family, served
 from bench.layers import Layer, cached
-from bench.local_registry import narrow
 from bench.tables import promised, seconds, spread, table
 
 BYTES, WALL = 1.05, 0.4      # what is promised
@@ -48,6 +47,9 @@ with open(out, "w") as file:
 """
 
 
+Pair = tuple[list[Layer], list[Layer]]
+
+
 @dataclass(frozen=True)
 class _Way:
     label: str
@@ -59,7 +61,6 @@ class _Way:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family-rounds", type=int, help="paired rounds (default: 5)")
-    parser.add_argument("--rate", type=int, metavar="MBIT", help="megabits a second of the loopback (default: what it can)")
     parser.add_argument("--maker", default="skopeo", metavar="SKOPEO", help="makes the images (default: %(default)s); one of "
                         "1.18 or later writes today's form, Debian 12's that of 2022")
     parser.add_argument("--tries", type=int, default=3, help="runs of one that strangers' load disturbs (default: %(default)s)")
@@ -68,33 +69,50 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     rounds = options.family_rounds or (2 if options.quick else 5)
-    machine.need_root()
-    names = [("sample",), ("sample-newer",)] if options.quick else [("base", "small"), ("base", "newer")]
-    first, second = (cached(options.cache, each) for each in names)
-    every = {each.name: each for each in (*first, *second)}.values()
-    size = int(sum(each.tar_size + 4096 * each.files for each in every) * 2)
-    inodes = int(sum(each.files + each.directories for each in every) * 1.2)
-    result: dict[str, Any] = {"rounds": rounds, "runs": [], "images": [_told(first), _told(second)]}
-    if options.rate:
-        with served(options.cache, first, second, options.maker):
-            pass                             # made, if it was not there, without the narrow network
-        narrow(options.rate)
-        result["rate"] = options.rate
-    with served(options.cache, first, second, options.maker) as family, private(options.cache, gib=options.disk_gib) as disk:
-        result["family"] = {"made_by": family.made_by, "forms": {form: asdict(f) for form, f in family.forms.items()}}
-        ways = {name: way for name, way in WAYS.items() if way.form in family.forms}
+    pair = images(options)
+    result: dict[str, Any] = {"rounds": rounds, "runs": [], "images": told_of(pair)}
+    with served(options.cache, *pair, options.maker) as family, private(options.cache, gib=options.disk_gib) as disk:
+        result["family"] = facts(family)
         for number in range(rounds):
-            for name in ways:
-                disk.room_for(size, inodes)
-                run = clock.quiet(lambda n=name: _once(options, disk, family, n, result), options.tries)
-                result["runs"].append({"way": name, "round": number, **{k: round(v, 4) for k, v in asdict(run).items()}})
-                print(f"   family {number} {name:10s} {clock.line(run)}", flush=True)
+            for name in [name for name, way in WAYS.items() if way.form in family.forms]:
+                result["runs"].append({"way": name, "round": number, **run_of(options, disk, family, name, pair, result)})
             options.keep(result)
     return result
 
 
-def _told(layers: list[Layer]) -> list[dict[str, Any]]:
-    return [{"name": each.name, "made_of": each.made_of, "files": each.files, "tar_size": each.tar_size} for each in layers]
+def images(options: argparse.Namespace) -> Pair:
+    """The layers of the family's first and second image. CannotError without root, which the rest needs."""
+    machine.need_root()
+    first, second = [("sample",), ("sample-newer",)] if options.quick else [("base", "small"), ("base", "newer")]
+    return cached(options.cache, first), cached(options.cache, second)
+
+
+def told_of(pair: Pair) -> list[list[dict[str, Any]]]:
+    """What a result says of them."""
+    return [[{"name": each.name, "made_of": each.made_of, "files": each.files, "tar_size": each.tar_size} for each in layers]
+            for layers in pair]
+
+
+def facts(family: Family) -> dict[str, Any]:
+    """What a result says of the family in the registry."""
+    return {"made_by": family.made_by, "forms": {form: asdict(f) for form, f in family.forms.items()}}
+
+
+def run_of(
+    options: argparse.Namespace, disk: Disk, family: Family, name: str, pair: Pair, result: dict[str, Any],
+) -> dict[str, Any]:
+    """One run of a way, as quiet as *options* may try for; what it fetched goes into *result*."""
+    every = {each.name: each for layers in pair for each in layers}.values()
+    size = int(sum(each.tar_size + 4096 * each.files for each in every) * 2)
+    inodes = int(sum(each.files + each.directories for each in every) * 1.2)
+
+    def attempt() -> clock.Run:
+        disk.room_for(size, inodes)          # of each try
+        return _once(options, disk, family, name, result)
+
+    run = clock.quiet(attempt, options.tries)
+    print(f"   family {name:10s} {clock.line(run)}", flush=True)
+    return {key: round(value, 4) for key, value in asdict(run).items()}
 
 
 def _pull(place: peers.Place, reference: str, partial: str) -> str:
@@ -149,30 +167,35 @@ def targets(result: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
             if name in result.get(what, {}):
                 ratio = result[what][name] / result["family"]["forms"][WAYS[name].form]["least"]
                 found.append((f"{said} / the least, form of {form}", f"≤ {BYTES}", f"{ratio:.3f}", ratio <= BYTES))
-    walls = _by_round(result, "wall")
+    walls = by_round(result, "wall")
+    return found if result["quick"] else [*found, *wall_targets(walls)]
+
+
+def wall_targets(walls: dict[str, dict[int, float]], where: str = "") -> list[tuple[str, str, str, bool]]:
+    """What is promised of the time of a pull in parts, from the times of each way by round; *where* it was measured."""
+    found = []
     for other, what in (("full", "our full pull"), ("skopeo", "skopeo's full pull")):
         wall = ratios.paired(walls.get("parts", {}), walls.get(other, {}))
-        if wall is not None and not result["quick"]:
-            found.append((f"a family's second image in parts / {what}", f"≤ {WALL}", spread(wall.median, wall.low, wall.high),
-                          wall.median <= WALL))
+        if wall is not None:
+            found.append((f"a family's second image in parts / {what}{where}", f"≤ {WALL}",
+                          spread(wall.median, wall.low, wall.high), wall.median <= WALL))
     return found
 
 
 def page(result: dict[str, Any], pictures: Path | None) -> str:
     del pictures
     family, fetched, rows = result["family"], result.get("fetched", {}), []
-    walls, cpu = _by_round(result, "wall"), _by_round(result, "cpu")
+    walls, cpu = by_round(result, "wall"), by_round(result, "cpu")
     for name, way in WAYS.items():
         if name not in walls:
             continue
         got = [f"{counts[name]:,}" if name in counts else "–" for counts in (fetched, result.get("wire", {}))]
         rows.append((way.label, seconds(ratios.median(walls.get(name, {}))), seconds(ratios.median(cpu.get(name, {}))),
                      str(len(walls.get(name, {}))), *got))
-    network = f"a network of {result['rate']} Mbit/s" if result.get("rate") else "loopback"
     images = "; the second: ".join(", ".join(f"`{each['name']}`" for each in image) for image in result["images"])
     marked = sum(run["marked"] for run in result["runs"])
     return ("## The second image of a family\n\n"
-            f"zstd:chunked by {family['made_by']}, over {network}. The first: {images}. {marked} of {len(result['runs'])} runs were disturbed by "
+            f"zstd:chunked by {family['made_by']}, over loopback. The first: {images}. {marked} of {len(result['runs'])} runs were disturbed by "
             "foreign load.\n\n"
             + table(("layers of the second that the first has not", "bytes", "the least", "chunks", "tables", "headers"),
                     [(f"form of {form}", *(f"{n:,}" for n in (of["size"], of["least"], *of["least_of"].values())))
@@ -180,7 +203,8 @@ def page(result: dict[str, Any], pictures: Path | None) -> str:
             + table(("", "wall s", "processor s", "rounds", "bytes fetched", "over the wire"), rows) + "\n" + promised(targets(result)))
 
 
-def _by_round(result: dict[str, Any], what: str) -> dict[str, dict[int, float]]:
+def by_round(result: dict[str, Any], what: str) -> dict[str, dict[int, float]]:
+    """Of each way: that figure of each round."""
     found: dict[str, dict[int, float]] = {}
     for run in result["runs"]:
         found.setdefault(run["way"], {})[run["round"]] = run[what]

@@ -1,5 +1,6 @@
 """The bench's own parts: pairing and medians, bounds, targets, layers, clocks, the page; and the whole command once, small."""
 
+import argparse
 import contextlib
 import importlib
 import json
@@ -356,6 +357,93 @@ def test_a_familys_second_image_is_told_beside_its_targets():
     assert "| a family's second image in parts / our full pull | ≤ 0.4 | 0.50 (0.50–0.50) | **not reached** |" in text
     assert "| a family's second image in parts / skopeo's full pull | ≤ 0.4 | 0.25 (0.25–0.25) | reached |" in text
     assert not [row for row in partial.targets({**found, "quick": True}) if "full pull" in row[0]]
+
+
+def test_the_familys_second_image_is_told_by_the_speed_of_the_network():
+    from bench import network
+
+    walls = {100: {"parts": 4.0, "full": 8.0, "skopeo": 12.0}, 1_000: {"parts": 3.0, "full": 3.0, "skopeo": 4.0}}
+    runs = [{"rate": rate, "way": way, "round": n, "wall": wall, "cpu": 1.0, "marked": n == 2}
+            for n in range(3) for rate, by in walls.items() for way, wall in by.items()]
+    found = {"quick": False, "rounds": 3, "rates": [100, 1_000], "runs": runs, "wire": {"parts": 1_060, "full": 9_900}}
+    text = network.page(found, None)
+    assert "| 100 Mbit/s | 4.00 | 8.00 | 12.0 | 0.50 (0.50–0.50) | 0.33 (0.33–0.33) |" in text
+    assert "| 1,000 Mbit/s | 3.00 | 3.00 | 4.00 | 1.00 (1.00–1.00) | 0.75 (0.75–0.75) |" in text
+    assert "| a family's second image in parts / skopeo's full pull, 100 Mbit/s | ≤ 0.4 | 0.33 (0.33–0.33) | reached |" in text
+    assert "6 of 18 runs were disturbed" in text
+    assert network.targets({**found, "quick": True}) == []
+
+
+SENDING = """
+import socket, threading, time
+from bench.local_registry import own_loopback
+
+def seconds():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def send():
+            with server.accept()[0] as connection:
+                connection.sendall(bytes(2_000_000))
+        thread = threading.Thread(target=send)
+        begun = time.monotonic()
+        with socket.create_connection(server.getsockname()) as connection:
+            thread.start()
+            while connection.recv(1 << 20):
+                pass
+        thread.join()
+        return time.monotonic() - begun
+
+quick = seconds()
+with own_loopback(8):
+    slow = seconds()
+print(quick, slow, seconds())
+"""
+
+
+@pytest.mark.root
+def test_a_narrow_loopback_lets_so_much_through_and_is_left_again():
+    """Two megabytes at 8 Mbit/s are two seconds, less what the bucket holds; elsewhere they are milliseconds."""
+    done = subprocess.run([sys.executable, "-c", SENDING], cwd=ROOT, check=True, capture_output=True, text=True)
+    before, within, after = map(float, done.stdout.split())
+    assert within > 1.5 and within > 2 * before and within > 2 * after
+
+
+def test_a_section_from_another_machine_or_day_says_so(tmp_path):
+    facts = {"processor": "2 × abacus", "date": "2026-01-02"}
+    for name, machine_, verb in (("memory", facts, "apply"), ("store", {**facts, "date": "2026-01-03"}, "")):
+        run_ = {"verb": verb, "kind": "files", "files": 1, "size": 1, "rss": 1.0, "wall": 1.0}
+        own = {"runs": [run_]} if verb else {"figures": {
+            "machine": {"cores": 2, "cpu": "abacus", "memory_gib": 1, "kernel": "6", "python": "3", "peer": None, "load": 0.0},
+            "startup": {"layerstore --version": {"n": 3, "p50": 0.1, "p99": 0.2, "max": 0.2}}}}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"machine": machine_, "quick": False, **own}))
+    text = write_page(tmp_path, tmp_path / "page.md", MEASURES)
+    assert text.count("*Measured on another machine or day than what is above: 2026-01-03.*") == 1
+    assert text.index("another machine") > text.index("## A store as it grows")
+
+
+def test_of_memory_the_kinds_are_chosen_by_name(capsys):
+    from bench.__main__ import parser
+
+    assert parser().parse_args(["run", "memory", "--kinds", "files,deep"]).kinds == ("files", "deep")
+    assert "hard links" in parser().parse_args(["run", "memory"]).kinds
+    with pytest.raises(SystemExit):
+        parser().parse_args(["run", "memory", "--kinds", "files,shallow"])
+    assert "there is no kind 'shallow'" in capsys.readouterr().err
+
+
+def test_a_measure_of_the_store_begins_where_there_are_no_figures(tmp_path, monkeypatch):
+    """``bench.store`` adds to what is there."""
+    from bench import growing
+    from bench.store import __main__ as store_command
+
+    def run(command, **_how):
+        store_command.measure(["startup"], {}, str(tmp_path), command[command.index("--json") + 1])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(store_command, "_each", lambda *_: iter([("startup", {"layerstore --version": {"p50": 0.1}})]))
+    monkeypatch.setattr(growing.subprocess, "run", run)
+    monkeypatch.setattr(store_command.figures, "machine", dict)
+    found = growing.measure(argparse.Namespace(cache=str(tmp_path), quick=True))
+    assert found["figures"]["startup"] == {"layerstore --version": {"p50": 0.1}}
 
 
 def test_what_a_store_costs_as_it_grows_becomes_a_section_of_the_page():

@@ -47,6 +47,11 @@ def own_network() -> None:
     _check(_libc.unshare(_CLONE_NEWNET), "unshare")
 
 
+def enter_network(fd: int) -> None:
+    """Let this process have the network of *fd*, an open ``/proc/PID/ns/net``. Threads that were there stay."""
+    _check(_libc.setns(fd, _CLONE_NEWNET), "setns")
+
+
 def die_with_parent() -> None:
     """SIGKILL for this process when its parent ends, however it ends."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
