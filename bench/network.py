@@ -77,4 +77,4 @@ def page(result: dict[str, Any], pictures: Path | None) -> str:
             f"The images of the section before, over a loopback of so many megabits a second (`tc`, a token bucket). Over the wire: "
             f"{fetched}. {result['rounds']} rounds at each; {marked} of {len(result['runs'])} runs were disturbed by foreign load.\n\n"
             + table(("", "in parts, s", "all of it, s", "skopeo, s", "in parts / all of it", "in parts / skopeo"), rows)
-            + "\n" + promised(targets(result)))
+            + ("\n" + promised(targets(result)) if targets(result) else ""))
