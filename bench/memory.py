@@ -32,7 +32,10 @@ _VERBS = {
 }
 _FILES = (1_000, 10_000, 100_000, 1_000_000)
 _SIZES = (8 << 20, 256 << 20, 1 << 30, 8 << 30)
-_KINDS = ("one directory", "directories", "implied directories", "deep", "hard links", "symbolic links", "attributes", "replaced")
+_KINDS = (
+    "one directory", "directories", "directories in one", "implied directories", "deep", "hard links", "symbolic links", "attributes",
+    "replaced",
+)
 _MANY = (100_000, 1_000_000)
 _WINDOW = "zstd with a window of 128 MiB"   # what zstd(1) takes, and so we; who writes one asks every reader for it
 _ALL = ("files", "one file", *_KINDS, _WINDOW)
@@ -110,7 +113,7 @@ def page(result: dict[str, Any], pictures: Path | None) -> str:
     rows = [(_shown(*layer), *(f"{found[*layer, verb]['rss']:.0f}" if (*layer, verb) in found else "" for verb in verbs),
              seconds(found[*layer, verbs[0]]["wall"])) for layer in layers]
     return ("## Peak memory\n\nThe resident set, MiB, of a process that does one thing with one plain layer. An entry of "
-            "*directories*, *deep* and *implied directories* is a directory. A zstd frame says what window its decoder has to hold; "
+            "*directories*, *directories in one*, *deep* and *implied directories* is a directory. A zstd frame says what window its decoder has to hold; "
             "up to 128 MiB are taken, as by zstd(1).\n\n"
             + table(("one plain layer, through a pipe", *verbs, f"{verbs[0]}: wall s"), rows) + "\n" + promised(targets(result)))
 

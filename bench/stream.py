@@ -45,6 +45,13 @@ def _directories(count: int, _size: int) -> Iterator[tarfile.TarInfo]:
         yield _info(f"d{above:05d}/e{number:07d}" if within else f"d{above:05d}", tarfile.DIRTYPE)
 
 
+def _wide(count: int, _size: int) -> Iterator[tarfile.TarInfo]:
+    """Empty directories, all in one."""
+    yield _info("d", tarfile.DIRTYPE)
+    for number in range(count - 1):
+        yield _info(f"d/e{number:07d}", tarfile.DIRTYPE)
+
+
 def _implied(count: int, size: int) -> Iterator[tarfile.TarInfo]:
     """Files each in a directory that has no entry of its own: half as many, so that both together are *count*."""
     for number in range(count // 2):
@@ -84,8 +91,9 @@ def _deep(count: int, size: int) -> Iterator[tarfile.TarInfo]:
 
 
 KINDS = {
-    "files": _files, "one directory": _one_directory, "directories": _directories, "implied directories": _implied,
-    "hard links": _hardlinks, "symbolic links": _symlinks, "attributes": _attributes, "replaced": _replaced, "deep": _deep,
+    "files": _files, "one directory": _one_directory, "directories": _directories, "directories in one": _wide,
+    "implied directories": _implied, "deep": _deep, "hard links": _hardlinks, "symbolic links": _symlinks, "attributes": _attributes,
+    "replaced": _replaced,
 }
 
 

@@ -19,7 +19,7 @@ from fuzz.campaign import Campaign
 from fuzz.canary import Canary
 from fuzz.targets import TARGETS
 from layerstore.errors import CompressionError
-from layerstore.trees.unpack.tree import Dir
+from layerstore.trees.unpack.nodes import Dir
 
 FINDINGS = Path(__file__).parent.parent / "fuzz" / "findings"
 MUTATIONS = {"unpack": 3_000, "tar_split": 6_000, "journal_segment": 3_000, "manifest": 6_000,

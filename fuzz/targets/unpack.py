@@ -3,7 +3,7 @@ a typed error. The same bytes come again, one for one, from the tree and the tar
 the Go tools.
 
 Of seven inputs of eight the headers' sums are set right first. For one of 64 it is done twice, with threads that make the
-files: both must give the same manifest and tar-split.
+files and nearly all directories put away: both must give the same manifest and tar-split.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from layerstore.errors import ArchiveError, LimitExceededError
 from layerstore.model import DiffTarget, Limits
 from layerstore.trees.assemble import assembled
 from layerstore.trees.gotarsplit import lines
-from layerstore.trees.unpack import Unpacked, unpack
+from layerstore.trees.unpack import Unpacked, nodes, unpack
 from layerstore.trees.verify import tree_problems
 
 LIMITS = Limits(max_entries=200, max_bytes=4 << 20, max_pax_record=1 << 14, max_depth=40)
@@ -35,10 +35,18 @@ def check(data: bytes) -> None:
     try:
         first = _unpack(tar, canary)
         if one_of(data, 64):
-            assert first == _unpack(tar, canary, alone=0), "the same bytes gave two different layers"
+            assert first == _otherwise(tar, canary), "the same bytes gave two different layers"
     except AssertionError:
         _canary.clear()   # the next one begins with what is whole
         raise
+
+
+def _otherwise(tar: bytes, canary: Canary) -> tuple[str, str] | None:
+    held, nodes.MOST_HELD = nodes.MOST_HELD, 2
+    try:
+        return _unpack(tar, canary, alone=0)
+    finally:
+        nodes.MOST_HELD = held
 
 
 def _unpack(tar: bytes, canary: Canary, *, alone: int | None = None) -> tuple[str, str] | None:

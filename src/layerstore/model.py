@@ -54,7 +54,7 @@ class Limits:
     """How much one layer may demand. Each limit passed raises LimitExceededError naming the field."""
 
     max_entries: int = 4_000_000
-    max_directories: int = 1_000_000    # each is remembered until the last entry: some 220 bytes, 350 in a chain
+    max_directories: int = 1_000_000    # remembered until the archive leaves the one that they are in: some 230 bytes
     max_bytes: int = 1 << 40            # uncompressed, bytes
     max_ratio: int = 2_000              # uncompressed : compressed, after 16 MiB of output; gzip has no more than 1,032
     max_path_length: int = 4_096        # bytes; also of where the layer's own symbolic links lead an entry

@@ -20,12 +20,22 @@ from layerstore.formats.compression.writing import ZstdWriter
 from layerstore.model import Limits
 from layerstore.system.descriptors import NEW_FILE, Descriptor
 
-__all__ = ["PackedWriter", "file_digest", "open_regular", "read_chunks", "read_packed"]
+__all__ = ["PackedWriter", "file_digest", "open_regular", "pack", "read_chunks", "read_packed", "unpack"]
 
 _CHUNK = 1 << 20
 _MAX_RECORD = 32 << 20                   # bytes; names and a whole PAX header of attributes fit many times
 _BATCH = 256                             # records, or …
 _BATCH_BYTES = 1 << 18                   # … bytes that are compressed at once: the call costs more than a record
+
+
+def pack(value: Any) -> bytes:
+    """One value by itself, as it is."""
+    return bytes(msgpack.packb(value))
+
+
+def unpack(data: bytes) -> Any:
+    """The value of ``pack``; its lists are tuples. For bytes that are known to be those."""
+    return msgpack.unpackb(data, use_list=False, strict_map_key=False)
 
 
 class PackedWriter:

@@ -55,13 +55,15 @@ that every file system holds. tests/test_system_calls.py counts them, by whomeve
 * ``fchown``, ``fchmod``: of files only where they were not born right; of the others always. ``fsetxattr``: for each
   attribute, and for overlayfs's marks. ``utimensat``: last, because all of these change the time.
 * For all entries together: the openings and writes of manifest and tar-split, and an ``fstatfs`` each 4 MiB of the stream
-  (``DiffTarget.keep_free``).
+  (``DiffTarget.keep_free``); where there are very many directories, those of the file that they are put away in
+  (``nodes``).
 
     entries   what each kind of entry does       tree      where it goes, and what must make room
     regular   by whom a file is made, and when   making    batches of files that threads make
     files     one regular file, made             donated   one that has its content already
     records   manifest and tar-split, in order   process   another process that makes a thread's files
     creating  that process's program             hashing   a thread that hashes what is large
+    nodes     directories, as they are remembered
 """
 
 from layerstore.trees.unpack.entries import Unpacked, unpack

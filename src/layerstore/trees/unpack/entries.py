@@ -18,9 +18,10 @@ from layerstore.system import faults
 from layerstore.system.descriptors import Descriptor
 from layerstore.trees import whiteouts
 from layerstore.trees.dress import entry_text
+from layerstore.trees.unpack.nodes import Dir, Meant
 from layerstore.trees.unpack.records import Records, record_of
 from layerstore.trees.unpack.regular import Files, split
-from layerstore.trees.unpack.tree import Dir, Meant, deepest_first, join
+from layerstore.trees.unpack.tree import deepest_first, join
 from layerstore.trees.whiteouts import is_whiteout
 
 __all__ = ["Unpacked", "unpack"]
@@ -30,7 +31,6 @@ _WHITEOUT = b".wh."
 _META = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
 _IMPLIED: Meant = (0o755, 0, 0, {})      # a directory that only others need
-_MOST_MEANT = 4_096                      # of what is said of directories, to be said once
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +82,20 @@ def unpack(
         finally:
             threads.close()
             unpacker.fds.close()
+            unpacker.shelf.close()
             records.abandon()
 
 
 class _Unpacker(Files):
     def __init__(self, target: DiffTarget, records: Records, threads: ExitStack, alone: int | None) -> None:
         super().__init__(target, records, threads, alone)
-        self._said: dict[tuple[int, ...], Meant] = {}
         self._form = target.overlay_form
         self._opaque_xattr = f"{target.overlay_form}.overlay.opaque"
 
     def add(self, entry: Entry, reader: TarReader) -> None:
         self.count()
+        if self.shelf.held > self.shelf.most:
+            self.put_away()
         parent, _, base = entry.name.rpartition(b"/")
         hidden = self._whiteout(entry, parent, base) if entry.name.find(_WHITEOUT) >= 0 else None   # faster than in
         if hidden is not None:
@@ -194,7 +196,7 @@ class _Unpacker(Files):
         return record_of(entry, path, self._dress.name(self.fds.get(real), base, entry))
 
     def _dir(self, entry: Entry, parent: bytes, base: bytes) -> None:
-        meant = self._meant(entry)
+        meant = self.shelf.meant(entry.mode, entry.uid, entry.gid, entry.xattrs)
         if not base:
             self.root.meant, self.root.mtime_ns = meant, entry.mtime_ns
             return
@@ -215,14 +217,6 @@ class _Unpacker(Files):
                 os.mkdir(base, 0o700, dir_fd=self.fds.get(real))
             node.add(base, child)
         child.meant, child.mtime_ns = meant, entry.mtime_ns
-
-    def _meant(self, entry: Entry) -> Meant:
-        said = (entry.mode, entry.uid, entry.gid, entry.xattrs)
-        if entry.xattrs:
-            return said
-        if len(self._said) >= _MOST_MEANT:
-            self._said = {}
-        return self._said.setdefault(entry[2:5], said)
 
     def _whiteout(self, entry: Entry, parent: bytes, base: bytes) -> tuple[ManifestEntry | None] | None:
         """Deal with AUFS names: what is recorded, if anything; None if the entry is not of that kind after all."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from layerstore.errors import ArchiveError, LimitExceededError
@@ -18,50 +18,14 @@ from layerstore.model import DiffTarget
 from layerstore.system.removing import remove_tree
 from layerstore.trees.dirfds import DirFds
 from layerstore.trees.dress import entry_text
+from layerstore.trees.unpack.nodes import Dir, Shelf
 from layerstore.trees.unpack.records import Records
 from layerstore.trees.whiteouts import is_whiteout
 
-__all__ = ["Dir", "Meant", "Tree", "deepest_first", "join"]
+__all__ = ["Tree", "deepest_first", "join"]
 
 _MOST_KNOWN = 4_096                      # directories that are found by their paths at once
 _MAX_LINKS = 40                          # symbolic links in one path, as in the kernel (path_resolution(7))
-
-
-Meant = tuple[int, int, int, Mapping[bytes, bytes]]
-
-
-class Dir:
-    """A directory of the tree being made; a small object, because all of them are kept to the end.
-
-    ``meant`` is what an archive's entry says of it: mode, uid, gid, attributes; an object that those have together of
-    which the same is said. None as long as only its children needed it. ``mtime_ns`` is its time. ``marked`` are
-    whiteouts in it that are marked files.
-    """
-
-    __slots__ = ("children", "marked", "meant", "mtime_ns", "opaque")
-
-    def __init__(self, *, opaque: bool = False) -> None:
-        self.children: dict[bytes, Dir] = _NO_CHILDREN
-        self.meant: Meant | None = None
-        self.mtime_ns = 0
-        self.opaque = opaque
-        self.marked: set[bytes] | frozenset[bytes] = _NONE
-
-    def add(self, name: bytes, child: Dir) -> Dir:
-        if self.children is _NO_CHILDREN:
-            self.children = {}
-        self.children[name] = child
-        return child
-
-    def mark(self, name: bytes, *, marked: bool = True) -> None:
-        """Remember whether the whiteout *name* is a marked file."""
-        if isinstance(self.marked, frozenset):
-            self.marked = set()
-        (self.marked.add if marked else self.marked.discard)(name)
-
-
-_NO_CHILDREN: dict[bytes, Dir] = {}      # of most directories; never added to
-_NONE: frozenset[bytes] = frozenset()    # one for all: each frozenset() is another object, of 216 bytes
 
 
 class Tree:
@@ -72,6 +36,7 @@ class Tree:
         self.records = records
         self.fds = DirFds(target.diff_fd)
         self.root = Dir()
+        self.shelf = Shelf(target.dir_fd, target.keep_free)
         self.absent: dict[bytes, ManifestEntry] = {}
         # the last parent: its name in the archive, its real path, its node
         self._resolved: tuple[bytes, bytes, Dir] = (b"", b"", self.root)
@@ -99,7 +64,16 @@ class Tree:
                 "the archive has too many directories, with those that it implies", limit="max_directories",
                 maximum=self.limits.max_directories,
             )
+        self.shelf.held += 1
         return Dir(opaque=opaque)
+
+    def put_away(self) -> None:
+        """Have only those directories in memory that lead to the last parent, and those in them. Between two entries."""
+        way = [self.root]
+        for name in filter(None, self._resolved[1].split(b"/")):
+            way.append(way[-1].children[name])
+        self._forget_ways()
+        self.shelf.put_away(way)
 
     # -- the way to a directory ---------------------------------------------------------------------------
 
@@ -281,13 +255,14 @@ class Tree:
 
 
 def deepest_first(root: Dir) -> Iterator[tuple[bytes, Dir]]:
-    """Every directory after all that it holds. Iterative: depth is the archive's choice."""
+    """Every directory after all that it holds, which is forgotten then. Iterative: depth is the archive's choice."""
     stack: list[tuple[bytes, Dir, Iterator[tuple[bytes, Dir]]]] = [(b"", root, iter(root.children.items()))]
     while stack:
         path, node, children = stack[-1]
         child = next(children, None)
         if child is None:
             stack.pop()
+            node.forget_children()
             yield path, node
         else:
             stack.append((join(path, child[0]), child[1], iter(child[1].children.items())))
