@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from crash.schedule.controller import Chooser, Run, Step
+
+
+TRIES = 3        # of a schedule that could not be run as it was found: a thread that was slow then may be quick now
+
+
+class OtherScheduleError(AssertionError):
+    """A process that was to go on cannot: the choices are another schedule's."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Plan:
         def choose(step: int, enabled: tuple[int, ...], current: int | None) -> int:
             if step < len(self.choices):
                 if self.choices[step] not in enabled:
-                    raise AssertionError(f"step {step}: {self.choices[step]} cannot go on; the schedule is another's")
+                    raise OtherScheduleError(f"step {step}: {self.choices[step]} cannot go on; the schedule is another's")
                 return self.choices[step]
             if drawn is not None and drawn.random() < _SWITCH:
                 return drawn.choice(enabled)
@@ -44,9 +52,17 @@ def bounded(execute: Execute, bound: int, *, part: int = 0, parts: int = 1) -> I
     stack = list(_alternatives(root, 0, bound))[part::parts]
     while stack:
         plan = Plan(stack.pop())
-        run = execute(plan)
+        run = _executed(execute, plan)
         yield plan, run
         stack += _alternatives(run, len(plan.choices), bound)
+
+
+def _executed(execute: Execute, plan: Plan) -> Run:
+    """The run of *plan*, which another run has led to; OtherScheduleError if it cannot be had in several tries."""
+    for _ in range(TRIES - 1):
+        with suppress(OtherScheduleError):
+            return execute(plan)
+    return execute(plan)
 
 
 def _alternatives(run: Run, begin: int, bound: int) -> Iterator[tuple[int, ...]]:
@@ -68,10 +84,10 @@ def kills(
 ) -> Iterator[tuple[Plan, Run]]:
     """One process killed at each step of a schedule; the others go on."""
     for choices in beginnings:
-        length = len(execute(Plan(choices)).steps)
+        length = len(_executed(execute, Plan(choices)).steps)
         for step in range(part, length, parts):
             plan = Plan(choices, kill=step)
-            yield plan, execute(plan)
+            yield plan, _executed(execute, plan)
 
 
 def drawn(execute: Execute, seed: str, number: int | None, *, part: int = 0, parts: int = 1) -> Iterator[tuple[Plan, Run]]:

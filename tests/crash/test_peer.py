@@ -97,12 +97,17 @@ def test_a_program_is_killed_with_its_children_before_the_change(work):
 
 def test_the_supervisor_and_strace_see_the_same_changes(work):
     rig = Rig.made(os.path.join(work, "rig"), "apply")
-    traced = Counter(point.name for point in rig.points())
-    root = rig.store("supervised")
-    supervised = run(rig.run.command(sys.executable, root), work, env=rig.environment())
-    # a store writes down in which pid namespace it is open; the supervised program has one of its own
-    assert Counter(change.split()[0] for change in supervised.changes) == traced + Counter({"pwrite64": 1})
-    assert [change.split()[0] for change in supervised.changes if change.endswith("/journal/pidns")][1:] == ["pwrite64"] * 3
+    different = []
+    for attempt in range(3):             # how many pages LMDB writes differs between two runs, seldom
+        traced = Counter(point.name for point in rig.points())
+        supervised = run(rig.run.command(sys.executable, rig.store(f"supervised{attempt}")), work, env=rig.environment())
+        seen = Counter(change.split()[0] for change in supervised.changes)
+        named = [change.split()[0] for change in supervised.changes if change.endswith("/journal/pidns")]
+        # a store writes down in which pid namespace it is open; the supervised program has one of its own
+        if seen == traced + Counter({"pwrite64": 1}) and named[1:] == ["pwrite64"] * 3:
+            return
+        different.append((traced, seen, named))
+    pytest.fail(f"they never saw the same: {different}")
 
 
 def test_the_page_counts_what_was_found():

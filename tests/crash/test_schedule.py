@@ -15,7 +15,7 @@ import pytest
 
 from crash import schedule
 from crash.schedule import search
-from crash.schedule.controller import Controller
+from crash.schedule.controller import Controller, Run, Step
 from crash.schedule.scenarios import Scenario, build
 from crash.schedule.search import Plan
 from layerstore.lifecycle import catalog
@@ -285,6 +285,23 @@ def test_a_check_that_others_wait_for_is_found(site, monkeypatch):
     found = first_switched(site, "check-pull")
     assert found is not None
     assert "one waited for another" in found.violations
+
+
+def test_a_schedule_that_cannot_be_run_again_is_tried_again_and_then_an_error():
+    calls = []
+
+    def execute(plan, fails=2):
+        calls.append(plan)
+        if plan.choices and len(calls) <= 1 + fails:
+            plan.chooser()(0, (1 - plan.choices[0],), None)
+        return Run([Step((0, 1), 0, "step", None)] if not plan.choices else [])
+
+    (_, _), (plan, _) = search.bounded(execute, 1)
+    assert plan.choices == (1,) and len(calls) == 1 + 3
+    calls.clear()
+    with pytest.raises(search.OtherScheduleError, match="step 0: 1 cannot go on"):
+        list(search.bounded(lambda plan: execute(plan, fails=3), 1))
+    assert len(calls) == 1 + search.TRIES
 
 
 def test_two_rebuilds_that_do_not_exclude_each_other_are_found(site, monkeypatch):
