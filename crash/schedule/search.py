@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from crash.schedule.controller import Chooser, Run, Step
 
-
 TRIES = 3        # of a schedule that could not be run as it was found: a thread that was slow then may be quick now
 
 
