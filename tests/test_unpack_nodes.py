@@ -266,3 +266,14 @@ def test_one_directory_with_very_many_is_put_away_when_the_archive_leaves_it_and
     with few():
         trees().unpack(b"".join(directory(b"wide/%d" % n) for n in range(3_000)) + DIRS)
     assert len(passes) < 40
+
+
+def test_what_was_held_of_a_wide_directory_is_let_go_of_when_the_archive_has_left_it(trees, monkeypatch):
+    held, put_away = [], nodes.Shelf.put_away
+    monkeypatch.setattr(nodes.Shelf, "put_away", lambda shelf, way: (put_away(shelf, way), held.append((shelf.held, shelf.most))))
+    narrow = b"".join(directory(b"p%d" % n) + directory(b"p%d/q" % n) for n in range(1, 400))
+    with few(30):
+        trees().unpack(b"".join(directory(b"wide/%d" % n) for n in range(600)) + b"".join(
+            directory(b"deep/%d/%d/%d" % (n % 7, n % 49, n)) for n in range(900)) + narrow)
+    assert max(each for each, _ in held) >= 300
+    assert any(each < 60 and most < 120 for each, most in held[-40:])

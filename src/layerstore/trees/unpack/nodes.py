@@ -24,6 +24,7 @@ __all__ = ["MOST_HELD", "Dir", "Meant", "Shelf"]
 
 MOST_HELD = 1 << 16                      # directories in memory, of which each takes some 230 bytes
 _MOST_MEANT = 4_096                      # of what is said of directories, to be said once
+_NEVER = 1 << 62
 _MOST_BYTES = 1 << 30                    # of the file: an archive that goes to and fro writes it again and again
 _PIECE = 1 << 20                         # written at once
 _CRC_BYTES = 4
@@ -103,7 +104,7 @@ class Shelf:
         self.held, self.most = 0, MOST_HELD
         self._dir_fd, self._keep_free = dir_fd, keep_free
         self._file: Descriptor | None = None
-        self._written = 0
+        self._written, self._given_up = 0, False
         self._waiting = bytearray()      # to be written behind that
         self._said: dict[tuple[int, int, int], Meant] = {}
 
@@ -126,7 +127,8 @@ class Shelf:
                 if id(child) not in kept:
                     self._put_away(child)
         self.held = sum(len(node.children) for node in way)
-        self.most = max(self.most, 2 * self.held)
+        # a directory that has very many is not to be passed over for each of them
+        self.most = _NEVER if self._given_up else max(MOST_HELD, 2 * self.held)
 
     def _put_away(self, top: Dir) -> None:
         """What is in *top*, the deepest first. Not recursive: depth is the archive's choice."""
@@ -144,9 +146,9 @@ class Shelf:
 
     def _has_room(self) -> bool:
         """Whether more may be put away; if not, that is for good."""
-        if len(self._waiting) >= _PIECE and not self._write():
-            self.most = 1 << 62
-        return self._written + len(self._waiting) < _MOST_BYTES and self.most < 1 << 62
+        if self._written + len(self._waiting) >= _MOST_BYTES or (len(self._waiting) >= _PIECE and not self._write()):
+            self._given_up = True
+        return not self._given_up
 
     def _put(self, children: dict[bytes, Dir]) -> _Away:
         data = pack([_row(name, node) for name, node in children.items()])
